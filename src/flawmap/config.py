@@ -1,0 +1,344 @@
+"""The settings: frozen models that refuse nonsense at birth, and the two presets.
+
+Every unit stands beside its field. A configuration is written and read as TOML or as a plain dictionary;
+unknown keys fail and name the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flawmap.errors import ConfigError
+
+PATCH_SIDES = (32, 64, 128, 256)
+
+Preset = Literal["paper", "fast"]
+Positive = Field(gt=0)
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown keys, no silent conversions of strings to numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SSIMSettings(Settings):
+    """Structural similarity: window, constants, exponents."""
+
+    window: Literal["uniform", "gaussian"] = "uniform"
+    size: int = Field(11, ge=3, le=101)  # K, pixels, odd
+    sigma: float = Field(1.5, gt=0)  # of the Gaussian window, pixels
+    constants: Literal["paper", "wang"] | tuple[float, float] = "paper"  # (c1, c2) for intensities in [0, 1]
+    alpha: float = Field(1.0, ge=0)  # exponent of luminance
+    beta: float = Field(1.0, ge=0)  # exponent of contrast
+    gamma: float = Field(1.0, ge=0)  # exponent of structure
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if self.size % 2 == 0:
+            raise ValueError(f"window size must be odd, so that it has a centre, got {self.size}")
+        if not isinstance(self.constants, str) and min(self.constants) <= 0:
+            raise ValueError(f"constants must be positive (they keep flat patches finite), got {self.constants}")
+        return self
+
+
+class ModelSettings(Settings):
+    """The network."""
+
+    name: Literal["autoencoder"] = "autoencoder"
+    patch: int = 128  # side, pixels
+    channels: Literal[1, 3] | None = None  # None: taken from the training images
+    latent: int = Field(100, gt=0, le=100_000)  # d, dimensions
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if self.patch not in PATCH_SIDES:
+            raise ValueError(f"patch must be one of {', '.join(map(str, PATCH_SIDES))} pixels, got {self.patch}")
+        return self
+
+
+class LossSettings(Settings):
+    """What training minimises."""
+
+    name: Literal["l2", "ssim"] = "ssim"
+    ssim: SSIMSettings = SSIMSettings()
+
+
+class ResidualSettings(Settings):
+    """What is mapped when an image is scored."""
+
+    name: Literal["l2", "ssim"] = "ssim"
+    ssim: SSIMSettings = SSIMSettings()
+
+
+class TilingSettings(Settings):
+    """How patches cover an image and are merged again."""
+
+    stride: int = Field(30, gt=0)  # pixels, of the worked image
+    average: Literal["reconstructions", "residuals"] | None = None  # None: what the method asks for
+    weights: Literal["uniform", "hann"] = "uniform"  # of a patch's pixels in the average
+    pad: bool = False  # reflect images that are smaller than a patch, instead of refusing them
+
+
+class RegionOfInterest(Settings):
+    """Where an image is trained on and scored. At most one of the three; none: everywhere."""
+
+    box: tuple[int, int, int, int] | None = None  # left, top, right, bottom; right and bottom are outside; pixels
+    masks: Path | None = None  # folder of masks with the images' names; above half of the range = inside
+    brightness: tuple[float, float] | None = None  # lowest and highest intensity inside, of [0, 1], after a 31 px mean
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        named = [name for name in ("box", "masks", "brightness") if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise ValueError(f"a region of interest is given in one way, got {' and '.join(named)}")
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            if left < 0 or top < 0 or right <= left or bottom <= top:
+                raise ValueError(
+                    f"box must be left,top,right,bottom with left < right and top < bottom, got {self.box}"
+                )
+        if self.brightness is not None and not 0 <= self.brightness[0] < self.brightness[1] <= 1:
+            raise ValueError(
+                f"brightness must be lowest,highest with 0 <= lowest < highest <= 1, got {self.brightness}"
+            )
+        return self
+
+    @property
+    def everywhere(self) -> bool:
+        return self.box is None and self.masks is None and self.brightness is None
+
+
+class ImageSettings(Settings):
+    """How image files become arrays."""
+
+    mode: Literal["auto", "grey", "colour"] = "auto"  # auto: as they are, all alike; grey, colour: converted
+    scale: float | tuple[int, int] = 1.0  # a factor, or (width, height) in pixels; images are worked at this size
+    white: float | None = Field(None, gt=0)  # the stored value that becomes 1; None: the integer type's largest, or 1
+    pixel_limit: int = Field(400_000_000, gt=0)  # pixels; larger images are refused (decompression bombs)
+    region: RegionOfInterest = RegionOfInterest()
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if isinstance(self.scale, tuple):
+            if min(self.scale) < 1:
+                raise ValueError(f"scale must be a factor or width,height in pixels, got {self.scale}")
+        elif not 0.01 <= self.scale <= 16:
+            raise ValueError(f"scale must lie between 0.01 and 16, got {self.scale}")
+        return self
+
+
+class SplitSettings(Settings):
+    """How the good images are parted into train, validation and held-out good test images."""
+
+    validation: float = Field(0.1, ge=0, lt=1)  # share of the good images
+    test: float = Field(0.1, ge=0, lt=1)  # share of the good images, never trained on
+    last: int | None = Field(None, ge=0)  # keep the last N good images by name as test images, instead of a share
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if self.validation + (0 if self.last is not None else self.test) >= 1:
+            raise ValueError(
+                f"validation and test must leave images to train on, got {self.validation} + {self.test} of 1"
+            )
+        return self
+
+
+class TrainingSettings(Settings):
+    """The loop. Of steps, epochs and minutes exactly one is set."""
+
+    steps: int | None = Field(None, gt=0)  # parameter updates
+    epochs: int | None = Field(None, gt=0)  # passes over the fixed pool
+    minutes: float | None = Field(None, gt=0)  # measured once at the start and turned into steps
+    batch: int = Field(32, gt=0)  # patches
+    pool: int | None = Field(None, gt=0)  # size of a fixed set of patches; None: fresh patches for ever
+    learning_rate: float = Field(1e-3, gt=0)  # Adam's, at its highest
+    warmup: int = Field(0, ge=0)  # steps
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = Field(0.0, ge=0)  # Adam's l2 penalty
+    augment: Literal["none", "flips", "turns"] = "none"  # flips: mirror both ways; turns: also by quarter turns
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(0, ge=0)
+    checkpoint_minutes: float = Field(1.0, gt=0)  # between checkpoints
+    plateau_steps: int = Field(1000, ge=0)  # stop if nothing is learnt by then; 0: never
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of steps, epochs and minutes is needed, got {' and '.join(given) or 'none'}")
+        if self.epochs is not None and self.pool is None:
+            raise ValueError("epochs need a fixed pool of patches; set pool, or give steps or minutes")
+        return self
+
+
+class ThresholdSettings(Settings):
+    """Where a residual becomes a flaw: taken from held-out good images alone."""
+
+    rule: Literal["quantile", "largest"] = "quantile"
+    false_positive_rate: float = Field(1e-4, gt=0, lt=1)  # share of good pixels above the threshold
+    opening: int = Field(4, ge=0, le=101)  # diameter of the opening's circle, pixels of the image; 0: none
+
+
+class Config(Settings):
+    """Everything that decides what a training does and what its detector says."""
+
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    residual: ResidualSettings = ResidualSettings()
+    tiling: TilingSettings = TilingSettings()
+    images: ImageSettings = ImageSettings()
+    split: SplitSettings = SplitSettings()
+    training: TrainingSettings = TrainingSettings(minutes=10)
+    threshold: ThresholdSettings = ThresholdSettings()
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if self.tiling.stride > self.model.patch:
+            raise ValueError(
+                f"stride must not exceed the patch, or pixels between patches go unseen, "
+                f"got stride {self.tiling.stride} with patch {self.model.patch}"
+            )
+        for part in (self.loss, self.residual):
+            if part.name == "ssim" and part.ssim.size > self.model.patch:
+                raise ValueError(f"window size {part.ssim.size} must not exceed the patch, {self.model.patch}")
+        return self
+
+
+def preset(name: Preset, loss: Literal["l2", "ssim"] = "ssim") -> Config:
+    """The settings of a preset: `paper` follows Bergmann et al. 2019 to the letter, `fast` is our own recipe."""
+    build = {"paper": _paper, "fast": _fast}.get(name)
+    if build is None:
+        raise ConfigError(f"preset must be paper or fast, got {name!r}")
+    return build(loss)
+
+
+def _paper(loss: Literal["l2", "ssim"]) -> Config:
+    ssim = SSIMSettings(window="uniform", size=11, constants="paper")
+    return Config(
+        loss=LossSettings(name=loss, ssim=ssim),
+        residual=ResidualSettings(name=loss, ssim=ssim),
+        tiling=TilingSettings(stride=30),
+        training=TrainingSettings(
+            epochs=200, pool=10_000, batch=32, learning_rate=2e-4, weight_decay=1e-5, schedule="constant"
+        ),
+    )
+
+
+def _fast(loss: Literal["l2", "ssim"]) -> Config:
+    return Config(
+        loss=LossSettings(name=loss, ssim=SSIMSettings(window="gaussian", size=11, constants="wang")),
+        residual=ResidualSettings(name=loss, ssim=SSIMSettings(window="uniform", size=11, constants="wang")),
+        tiling=TilingSettings(stride=30),
+        training=TrainingSettings(minutes=10, batch=32, learning_rate=1e-3, warmup=100, schedule="cosine"),
+    )
+
+
+def parse(data: dict[str, Any]) -> Config:
+    """A Config from plain data (parsed TOML or JSON). Raises ConfigError naming the key and the nearest known one."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def read_config(path: Path, base: Config) -> Config:
+    """`base` with the settings of a TOML file laid over it."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no configuration file {path}; `flawmap train --show-config` prints one to start from"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    try:
+        return override(base, data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def override(base: Config, changes: dict[str, Any]) -> Config:
+    """`base` with nested changes laid over it, checked as a whole.
+
+    Of steps, epochs and minutes a change of one replaces the others; an epoch count needs a pool, given or kept.
+    """
+    data = base.model_dump()
+    budget = ("steps", "epochs", "minutes")
+    training = changes.get("training", {})
+    if isinstance(training, dict) and any(training.get(name) is not None for name in budget):
+        data["training"].update(dict.fromkeys(budget))
+    return parse(_merged(data, changes))
+
+
+def to_toml(config: Config) -> str:
+    """The configuration as TOML that `read_config` accepts; unset values are left out."""
+    lines: list[str] = []
+    _write_table(config.model_dump(mode="json", exclude_none=True), "", lines)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _write_table(table: dict[str, Any], prefix: str, lines: list[str]) -> None:
+    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    if plain and prefix:
+        lines.append(f"\n[{prefix}]")
+    lines.extend(f"{key} = {_toml_value(value)}" for key, value in plain.items())
+    for key, value in table.items():
+        if isinstance(value, dict):
+            _write_table(value, f"{prefix}.{key}" if prefix else key, lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)
+
+
+def _explain(error: ValidationError) -> str:
+    """The first few problems of a validation, a sentence each."""
+    sentences: list[str] = []
+    for problem in error.errors()[:3]:
+        where = ".".join(str(part) for part in problem["loc"] if isinstance(part, str) and part in _known_keys())
+        if problem["type"] == "extra_forbidden":
+            key = str(problem["loc"][-1])
+            near = difflib.get_close_matches(key, sorted(_known_keys()), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            path = ".".join(str(part) for part in problem["loc"])
+            sentences.append(f"unknown setting {path}{hint}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            own = problem["type"] == "value_error"
+            sentences.append(f"{where}: {message}" if where else message)
+            if not own:
+                sentences[-1] += f", got {problem['input']!r}"
+    return "; ".join(dict.fromkeys(sentences))
+
+
+def _known_keys() -> set[str]:
+    known: set[str] = set()
+    waiting: list[type[BaseModel]] = [Config]
+    while waiting:
+        for key, info in waiting.pop().model_fields.items():
+            known.add(key)
+            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+                waiting.append(info.annotation)
+    return known

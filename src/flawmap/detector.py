@@ -1,0 +1,210 @@
+"""One detector object, used by the Python API, the command line and everything built on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flawmap.artifact import Artifact, load_artifact
+from flawmap.checks import image_array
+from flawmap.config import Config
+from flawmap.errors import ArtifactError, ConfigError, InputError
+from flawmap.hardware import autocast, choose_device, choose_precision
+from flawmap.images import LoadedImage, Pixels, read_image, to_size, worked
+from flawmap.interest import bounding_box, region_mask
+from flawmap.methods import build_network, score_image
+from flawmap.records import FloatMap, Inspection, Mask
+from flawmap.regions import find_regions, opened, threshold_mask
+
+BATCH = 32  # patches that go through the network at once; more spills the caches of a CPU
+
+COLOUR_NAMES = {1: "grey", 3: "colour"}
+
+
+class Explained(NamedTuple):
+    """Everything a picture of one image needs, in the image's own pixels.
+
+    residual: (H, W), not opened. reconstruction: (H, W, C). inside: the region of interest, None = everywhere.
+    """
+
+    residual: FloatMap
+    reconstruction: Pixels
+    inside: Mask | None
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A trained network with everything around it: image -> residual map -> inspection.
+
+    Scores do not depend on which images are scored together: patches run in batches of one fixed size.
+    """
+
+    artifact: Artifact
+    network: nn.Module
+    device: torch.device
+    precision: torch.dtype
+
+    @classmethod
+    def load(cls, path: Path | str, *, device: str = "auto", precision: str = "auto") -> Detector:
+        """The detector of a `.flawmap` file. Raises ArtifactError for a damaged, foreign or newer file."""
+        return cls.of(load_artifact(Path(path)), device=device, precision=precision)
+
+    @classmethod
+    def of(cls, artifact: Artifact, *, device: str = "auto", precision: str = "auto") -> Detector:
+        """The detector of a model in memory."""
+        where = choose_device(device)
+        network = build_network(artifact.config)
+        try:
+            network.load_state_dict(artifact.weights)
+        except RuntimeError as error:
+            raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
+        placed = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(artifact, placed.eval(), where, choose_precision(precision, where))
+
+    @property
+    def config(self) -> Config:
+        return self.artifact.config
+
+    def read(self, path: Path | str) -> LoadedImage:
+        """An image file as this detector wants it: (H, W, C) float32 in [0, 1] at its own size."""
+        return read_image(Path(path), self.config.images)
+
+    def score(self, image: Pixels, *, path: Path | str | None = None) -> FloatMap:
+        """The residual map (H, W) float32 of an image (H, W, C) in [0, 1]: larger is worse, 0 outside the region.
+
+        path: names the image where the region of interest is a folder of masks.
+        """
+        return self.explain(image, path=path).residual
+
+    def explain(self, image: Pixels, *, path: Path | str | None = None) -> Explained:
+        """The residual map together with the reconstruction it comes from."""
+        image = self._checked(image)
+        inside = self.region(image, path)
+        left, top, right, bottom = (0, 0, image.shape[1], image.shape[0]) if inside is None else bounding_box(inside)
+        part = image[top:bottom, left:right]
+        residual, reconstruction = self._score_part(part)
+        if inside is None:
+            return Explained(residual, reconstruction, None)
+        whole = np.zeros(image.shape[:2], np.float32)
+        whole[top:bottom, left:right] = residual
+        whole[~inside] = 0
+        rebuilt = image.copy()
+        rebuilt[top:bottom, left:right] = reconstruction
+        return Explained(whole, rebuilt, inside)
+
+    def region(self, image: Pixels, path: Path | str | None = None) -> Mask | None:
+        """Where this image counts: (H, W) bool; None = everywhere."""
+        region = self.config.images.region
+        if region.masks is not None and path is None:
+            raise InputError(
+                "this detector's region of interest is a folder of masks, found by the image's name; pass path="
+            )
+        return region_mask(Path(path or "image"), image, region)
+
+    def opened(self, residual: FloatMap) -> FloatMap:
+        """The residual map without peaks that are smaller than the opening's circle."""
+        return opened(residual, self.config.threshold.opening)
+
+    def inspect(
+        self, image: Pixels | Path | str, *, path: Path | str | None = None, threshold: float | None = None
+    ) -> Inspection:
+        """Mask, regions, score and verdict of an image, given as a file or as (H, W, C) float32 in [0, 1].
+
+        threshold: instead of the model's own.
+        """
+        notes: tuple[str, ...] = ()
+        if isinstance(image, str | Path):
+            path = image
+            loaded = self.read(image)
+            image, notes = loaded.pixels, loaded.notes
+        return self.judge(self.explain(image, path=path), path=path, notes=notes, threshold=threshold)
+
+    def judge(
+        self,
+        explained: Explained,
+        *,
+        path: Path | str | None = None,
+        notes: tuple[str, ...] = (),
+        threshold: float | None = None,
+    ) -> Inspection:
+        """The inspection that follows from a residual map: opening, threshold, regions. Nothing is rescaled."""
+        limit = self.artifact.threshold if threshold is None else threshold
+        if limit is None:
+            raise ConfigError(
+                "this model has no threshold; pass one, or train with good images held out (validation > 0)"
+            )
+        residual = self.opened(explained.residual)
+        if explained.inside is not None:
+            residual = np.where(explained.inside, residual, np.float32(0))
+        mask = threshold_mask(residual, limit, explained.inside)
+        return Inspection(
+            score=float(residual.max()),
+            threshold=limit,
+            verdict="flawed" if mask.any() else "ok",
+            regions=find_regions(mask, residual),
+            residual=residual,
+            mask=mask,
+            path=None if path is None else str(path),
+            notes=notes,
+        )
+
+    def _checked(self, image: Pixels) -> Pixels:
+        image_array(image)
+        channels = self.config.model.channels or 1
+        if image.shape[2] != channels:
+            raise InputError(
+                f"this model was trained on {COLOUR_NAMES[channels]} images, got a {COLOUR_NAMES[image.shape[2]]} one; "
+                f"convert the image, or train with --mode {COLOUR_NAMES[channels]} so that every image is converted"
+            )
+        return np.asarray(image, dtype=np.float32)
+
+    def _score_part(self, image: Pixels) -> tuple[FloatMap, Pixels]:
+        """Scale, pad, stride, and back to the image's own pixels."""
+        shape = image.shape[:2]
+        small = worked(image, self.config.images.scale)
+        tensor = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).to(self.device)
+        padded, (top, left) = self._padded(tensor)
+        with torch.inference_mode():
+            scored = score_image(padded, self._reconstruct, self.config)
+        height, width = small.shape[:2]
+        window = (slice(top, top + height), slice(left, left + width))
+        residual = scored.residual[window].float().cpu().numpy()
+        reconstruction = scored.reconstruction[(slice(None), *window)].float().cpu().numpy().transpose(1, 2, 0)
+        rebuilt: NDArray[np.float32] = np.stack(
+            [to_size(np.ascontiguousarray(reconstruction[..., c]), shape) for c in range(reconstruction.shape[2])],
+            axis=2,
+        )
+        return to_size(np.ascontiguousarray(residual), shape), rebuilt
+
+    def _padded(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The image reflected to at least one patch, if that was asked for, and where it begins in it."""
+        height, width = image.shape[-2:]
+        missing = [max(0, self.config.model.patch - side) for side in (height, width)]
+        if not self.config.tiling.pad or not any(missing):
+            return image, (0, 0)
+        if any(lack > 2 * (side - 1) for lack, side in zip(missing, (height, width), strict=True)):
+            raise InputError(
+                f"image must be at least a third of a patch of {self.config.model.patch} pixels to be padded by "
+                f"reflection, got {width}x{height}; use a smaller patch or a larger scale"
+            )
+        top, left = missing[0] // 2, missing[1] // 2
+        padding = (left, missing[1] - left, top, missing[0] - top)
+        return functional.pad(image[None], padding, mode="reflect")[0], (top, left)
+
+    def _reconstruct(self, patches: Tensor) -> Tensor:
+        """Patches through the network in batches of one size, the last one filled up, so that bits never depend on mates."""
+        outputs = torch.empty_like(patches)
+        for start in range(0, len(patches), BATCH):
+            part = patches[start : start + BATCH]
+            filled = functional.pad(part, (0, 0, 0, 0, 0, 0, 0, BATCH - len(part)))
+            with autocast(self.device, self.precision):
+                result = self.network(filled.contiguous(memory_format=torch.channels_last))
+            outputs[start : start + BATCH] = result[: len(part)]
+        return outputs

@@ -1,0 +1,21 @@
+"""The one family of exceptions. Every message says what was expected, what came, and what to do."""
+
+
+class FlawmapError(Exception):
+    """Base of every error that flawmap raises on purpose; the command line prints it and exits with 2."""
+
+
+class InputError(FlawmapError, ValueError):
+    """An image, mask, array or path is not what the call needs."""
+
+
+class ConfigError(FlawmapError, ValueError):
+    """A setting makes no sense, alone or beside another one."""
+
+
+class ArtifactError(FlawmapError, ValueError):
+    """A model file is damaged, foreign, or written by a newer flawmap."""
+
+
+class TrainingError(FlawmapError, RuntimeError):
+    """Training cannot go on: a NaN loss, or a loss that never leaves the plateau."""

@@ -1,0 +1,71 @@
+"""A method = network + loss + what it gives for a patch. One row each; everything behind `residual_map` is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from flawmap.config import Config, ResidualSettings
+from flawmap.losses import LOSSES, Loss
+from flawmap.models import NETWORKS, Autoencoder
+from flawmap.residuals import RESIDUALS, Residual
+from flawmap.tiling import Grid, Weights, merge, split
+
+Average = Literal["reconstructions", "residuals"]
+Reconstruct = Callable[[Tensor], Tensor]
+
+
+class Method(NamedTuple):
+    """What is trained, what it minimises, and which overlapping things are averaged when an image is scored."""
+
+    network: str
+    loss: Loss
+    average: Average
+
+
+METHODS: dict[str, Method] = {
+    "l2": Method("autoencoder", LOSSES["l2"], "reconstructions"),
+    "ssim": Method("autoencoder", LOSSES["ssim"], "reconstructions"),
+}
+
+
+def build_network(config: Config) -> Autoencoder:
+    """The method's network, not yet initialised."""
+    return NETWORKS[METHODS[config.loss.name].network](config.model)
+
+
+def residual_of(settings: ResidualSettings) -> Callable[[Tensor, Tensor], Tensor]:
+    """The residual named by the settings, as a function of (N, C, H, W) images and reconstructions."""
+    function: Residual = RESIDUALS[settings.name]
+    return lambda image, reconstruction: function(image, reconstruction, settings)
+
+
+class Scored(NamedTuple):
+    """residual: (H, W), larger is worse. reconstruction: (C, H, W), the average of the overlapping patches."""
+
+    residual: Tensor
+    reconstruction: Tensor
+
+
+def score_image(image: Tensor, reconstruct: Reconstruct, config: Config) -> Scored:
+    """Stride over an image, reconstruct every patch, average where patches overlap, and map the residual.
+
+    The one place that knows whether reconstructions are averaged and then compared (Bergmann et al. 2019, section
+    4.2), or every patch is compared by itself and the residuals are averaged (Bergmann et al. 2021).
+
+    Args:
+        image: (C, H, W) float32 in [0, 1], at least one patch large.
+        reconstruct: patches (N, C, P, P) to reconstructions of the same shape; any callable.
+    """
+    grid = Grid(config.model.patch, config.tiling.stride)
+    size = (image.shape[-2], image.shape[-1])
+    weights: Weights = config.tiling.weights
+    residual = residual_of(config.residual)
+    patches = split(image, grid)
+    outputs = reconstruct(patches)
+    reconstruction = merge(outputs, grid, size, weights)
+    if (config.tiling.average or METHODS[config.loss.name].average) == "reconstructions":
+        return Scored(residual(image[None], reconstruction[None])[0], reconstruction)
+    return Scored(merge(residual(patches, outputs)[:, None], grid, size, weights)[0], reconstruction)

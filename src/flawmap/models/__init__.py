@@ -1,0 +1,11 @@
+"""The networks: a table of names to builders."""
+
+from collections.abc import Callable
+
+from flawmap.config import ModelSettings
+from flawmap.models.autoencoder import Autoencoder
+from flawmap.models.initialisation import initialise
+
+__all__ = ["NETWORKS", "Autoencoder", "initialise"]
+
+NETWORKS: dict[str, Callable[[ModelSettings], Autoencoder]] = {"autoencoder": Autoencoder}

@@ -1,0 +1,93 @@
+"""What leaves the library: frozen records of numbers and NumPy arrays. No torch here, so reports never import it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatMap = NDArray[np.float32]
+"""(H, W) float32; a residual map: larger is worse."""
+Mask = NDArray[np.bool_]
+"""(H, W) bool; True = flaw (or, for a region of interest, inside)."""
+
+Verdict = Literal["ok", "flawed"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """One 8-connected component of a mask, in the image's own pixels.
+
+    area: pixels. box: (left, top, width, height), pixels. centroid: (x, y), pixels, the centre of the top left
+    pixel is (0, 0). peak, mean: the largest and the mean opened residual inside.
+    """
+
+    area: int
+    box: tuple[int, int, int, int]
+    centroid: tuple[float, float]
+    peak: float
+    mean: float
+
+    def to_dict(self) -> dict[str, Any]:
+        left, top, width, height = self.box
+        return {
+            "area": self.area,
+            "box": [left, top, width, height],
+            "centroid": [round(self.centroid[0], 2), round(self.centroid[1], 2)],
+            "peak": self.peak,
+            "mean": self.mean,
+        }
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a detector says of one image.
+
+    score: the largest opened residual inside the region of interest. threshold: residuals above it are flaws.
+    residual: (H, W) float32, opened, 0 outside the region of interest. mask: (H, W) bool.
+    """
+
+    score: float
+    threshold: float
+    verdict: Verdict
+    regions: tuple[Region, ...]
+    residual: FloatMap
+    mask: Mask
+    path: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON's types, without its arrays."""
+        height, width = self.mask.shape
+        return {
+            "path": self.path,
+            "width": width,
+            "height": height,
+            "score": self.score,
+            "threshold": self.threshold,
+            "verdict": self.verdict,
+            "flawed_pixels": int(self.mask.sum()),
+            "regions": [region.to_dict() for region in self.regions],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A ROC curve, from (0, 0) to (1, 1).
+
+    thresholds: (P,), falling. false_positive_rate, true_positive_rate: (P,), rising: the shares of the good and of the
+    defective pixels (or images) strictly above each threshold.
+    """
+
+    false_positive_rate: NDArray[np.float64]
+    true_positive_rate: NDArray[np.float64]
+    thresholds: NDArray[np.float64]
+
+    @property
+    def area(self) -> float:
+        """Area under the curve by trapezoids: 1 = perfect, 0.5 = chance."""
+        x, y = self.false_positive_rate, self.true_positive_rate
+        return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2)

@@ -1,0 +1,177 @@
+"""Structural similarity (SSIM): luminance, contrast and structure of whole windows instead of single pixels.
+
+Pure functions on tensors, differentiable, for intensities in [0, 1]. Symbols as in the paper:
+mu_p, sigma_p, sigma_pq, c1, c2.
+
+References:
+    Wang, Bovik, Sheikh, Simoncelli 2004, doi:10.1109/TIP.2003.819861.
+    Bergmann et al. 2019, arXiv:1807.02011, eq. 4-8.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flawmap.checks import image_batch, same_shape
+from flawmap.config import SSIMSettings
+from flawmap.errors import InputError
+
+Border = Literal["valid", "reflect"]
+
+CONSTANTS = {"paper": (0.01, 0.03), "wang": (0.01**2, 0.03**2)}
+"""c1, c2 for intensities in [0, 1]: as Bergmann et al. print them; Wang et al.'s (0.01 L)^2, (0.03 L)^2 for L = 1."""
+
+WHOLE_SIDE = 256  # sides up to this are blurred by one matrix; longer ones tile by tile
+TILE = 96  # outputs of one tile along a side; a little above the window keeps the banded matrix dense
+
+
+class Parts(NamedTuple):
+    """Luminance, contrast and structure, each (N, C, H, W) in [0, 1], structure in [-1, 1]; 1 = alike."""
+
+    luminance: Tensor
+    contrast: Tensor
+    structure: Tensor
+
+
+def ssim(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "reflect") -> Tensor:
+    """The similarity l^alpha * c^beta * s^gamma at every pixel (eq. 4; eq. 8 where all exponents are 1).
+
+    Args:
+        p, q: (N, C, H, W), floating point, intensities in [0, 1] (a reconstruction may leave the range a little).
+        border: `reflect` gives every pixel a value; `valid` only those whose window lies inside.
+    Returns:
+        (N, C, H, W), or (N, C, H - K + 1, W - K + 1) for `valid`, in [-1, 1]; 1 = the same. At least float32.
+        For a gamma other than 1, negative structure keeps its sign: sign(s) |s|^gamma.
+    Raises:
+        InputError: shapes differ, not floating point, or an image smaller than the window.
+    """
+    if settings.alpha == settings.beta == settings.gamma == 1:
+        return _closed_product(p, q, settings, border)
+    parts = ssim_parts(p, q, settings, border)
+    return (
+        _power(parts.luminance, settings.alpha)
+        * _power(parts.contrast, settings.beta)
+        * _power(parts.structure, settings.gamma)
+    )
+
+
+def ssim_parts(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "reflect") -> Parts:
+    """Luminance, contrast and structure apart (eq. 5-7), as `ssim` takes and returns them."""
+    p, q = _prepared(p, q, settings)
+    c1, c2 = constants(settings)
+    with torch.autocast(p.device.type, enabled=False):
+        p, q, offset = _centred(p, q)
+        blurred = _blur(torch.stack((p, q, p * p, q * q, p * q)), settings, border)
+        mean_p, mean_q, square_p, square_q, product = blurred.unbind(0)
+        sigma_p = _root(square_p - mean_p * mean_p)
+        sigma_q = _root(square_q - mean_q * mean_q)
+        sigma_pq = product - mean_p * mean_q
+        mu_p, mu_q = mean_p + offset, mean_q + offset
+        return Parts(
+            luminance=(2 * mu_p * mu_q + c1) / (mu_p * mu_p + mu_q * mu_q + c1),
+            contrast=(2 * sigma_p * sigma_q + c2) / (sigma_p * sigma_p + sigma_q * sigma_q + c2),
+            structure=(2 * sigma_pq + c2) / (2 * sigma_p * sigma_q + c2),
+        )
+
+
+def constants(settings: SSIMSettings) -> tuple[float, float]:
+    """c1 and c2 as numbers."""
+    named = settings.constants
+    return CONSTANTS[named] if isinstance(named, str) else named
+
+
+def window_weights(settings: SSIMSettings) -> Tensor:
+    """The K weights of the separable window along one axis, float64, summing to 1."""
+    if settings.window == "uniform":
+        return torch.full((settings.size,), 1 / settings.size, dtype=torch.float64)
+    distance = torch.arange(settings.size, dtype=torch.float64) - settings.size // 2
+    weights = torch.exp(-(distance**2) / (2 * settings.sigma**2))
+    return weights / weights.sum()
+
+
+def _closed_product(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
+    """Eq. 8: sigma_p sigma_q cancels, so no root is taken and four blurs are enough."""
+    p, q = _prepared(p, q, settings)
+    c1, c2 = constants(settings)
+    with torch.autocast(p.device.type, enabled=False):
+        p, q, offset = _centred(p, q)
+        blurred = _blur(torch.stack((p, q, p * p + q * q, p * q)), settings, border)
+        mean_p, mean_q, squares, product = blurred.unbind(0)
+        variances = (squares - mean_p * mean_p - mean_q * mean_q).clamp_min(0)
+        sigma_pq = product - mean_p * mean_q
+        mu_p, mu_q = mean_p + offset, mean_q + offset
+        above = (2 * mu_p * mu_q + c1) * (2 * sigma_pq + c2)
+        return above / ((mu_p * mu_p + mu_q * mu_q + c1) * (variances + c2))
+
+
+def _prepared(p: Tensor, q: Tensor, settings: SSIMSettings) -> tuple[Tensor, Tensor]:
+    image_batch(p, "p")
+    image_batch(q, "q")
+    same_shape(p, q, "p", "q")
+    height, width = p.shape[-2:]
+    if min(height, width) < settings.size:
+        raise InputError(
+            f"image must be at least as large as the {settings.size}x{settings.size} window, got {width}x{height}; "
+            "use a smaller window or a larger image"
+        )
+    dtype = torch.float64 if torch.float64 in (p.dtype, q.dtype) else torch.float32
+    return p.to(dtype), q.to(dtype)
+
+
+def _centred(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both less the mean of p: E[x^2] - E[x]^2 cancels badly for values far from 0 (N, C, 1, 1)."""
+    offset = p.detach().mean(dim=(-2, -1), keepdim=True)
+    return p - offset, q - offset, offset
+
+
+def _root(variance: Tensor) -> Tensor:
+    """The root of a variance that rounding may have pushed below 0, with a gradient of 0 instead of infinity there."""
+    positive = variance > torch.finfo(variance.dtype).tiny
+    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
+
+
+def _power(values: Tensor, exponent: float) -> Tensor:
+    if exponent == 1:
+        return values
+    if exponent == 0:
+        return torch.ones_like(values)
+    return values.sign() * values.abs().clamp_min(1e-12) ** exponent
+
+
+def _blur(stack: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
+    """Weighted window means of (..., H, W) along both axes."""
+    weights = window_weights(settings).to(stack.device, stack.dtype)
+    rows = _blur_last(stack, weights, border)
+    return _blur_last(rows.mT, weights, border).mT
+
+
+def _blur_last(stack: Tensor, weights: Tensor, border: Border) -> Tensor:
+    """Window means along the last axis: one banded matrix, or for long sides one per tile."""
+    side, size = stack.shape[-1], len(weights)
+    if side <= WHOLE_SIDE:
+        return stack @ _band(side, weights, border).mT
+    if border == "reflect":
+        flat = functional.pad(stack.flatten(0, -3), (size // 2, size // 2), mode="reflect")
+        stack = flat.reshape(*stack.shape[:-1], side + size - 1)
+    outputs = stack.shape[-1] - size + 1
+    tiles = -(-outputs // TILE)
+    padded = functional.pad(stack, (0, tiles * TILE + size - 1 - stack.shape[-1]))
+    windows = padded.unfold(-1, TILE + size - 1, TILE)  # (..., H, tiles, TILE + K - 1)
+    blurred = windows @ _band(TILE + size - 1, weights, "valid").mT
+    return blurred.flatten(-2)[..., :outputs]
+
+
+def _band(side: int, weights: Tensor, border: Border) -> Tensor:
+    """The matrix (outputs, side) whose rows hold the window's weights; a reflecting border folds them back inside."""
+    size = len(weights)
+    half = size // 2 if border == "reflect" else 0
+    outputs = side if border == "reflect" else side - size + 1
+    columns = torch.arange(outputs, device=weights.device)[:, None] + torch.arange(size, device=weights.device) - half
+    columns = columns.abs()
+    columns = torch.where(columns >= side, 2 * (side - 1) - columns, columns)
+    band = torch.zeros(outputs, side, dtype=weights.dtype, device=weights.device)
+    return band.scatter_add_(1, columns, weights.expand(outputs, size))

@@ -1,0 +1,308 @@
+"""fit(): the training loop, its checkpoints and its resume. Plain PyTorch.
+
+Everything random is a function of (seed, step): a batch, its augmentation, the network's birth. So a resumed training
+needs no saved generator, and a later run on several processes can part one step's batch among them.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from flawmap.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from flawmap.config import Config, TrainingSettings
+from flawmap.errors import TrainingError
+from flawmap.files import atomic
+from flawmap.hardware import autocast, choose_device, choose_precision
+from flawmap.methods import METHODS, build_network
+from flawmap.models import initialise
+from flawmap.sampling import augment
+
+log = logging.getLogger(__name__)
+
+ROW_STEPS = 20  # steps between two rows of the history
+VALIDATION_ROWS = 10  # rows between two looks at the validation patches
+BIRTH_PATCHES = 64  # for the initialisation and for the loss of a flat reconstruction
+PLATEAU = 0.98  # of the flat reconstruction's loss: above it nothing has been learnt
+TIMED_STEPS = (4, 10)  # run in, then measured, to turn minutes into steps
+
+# Streams of one seed, so that no two uses of it see the same numbers.
+_BATCH, _POOL, _EPOCH, _BIRTH = range(4)
+
+
+class Patches(Protocol):
+    """Where patches come from; `flawmap.sampling.PatchSource` is one."""
+
+    def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """(count,) numbers of patches, drawn uniformly from all places where a patch fits."""
+
+    def cut(self, drawn: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(count, C, P, P) in [0, 1]: the patches with these numbers."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the history. loss: mean since the row before. rate: Adam's. seconds: of training so far."""
+
+    step: int
+    loss: float
+    validation: float | None
+    rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an observer is told after every row."""
+
+    row: Row
+    steps: int
+    patches_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The end of a training. flat_loss: of a reconstruction that is flat, for comparison."""
+
+    network: nn.Module
+    history: tuple[Row, ...]
+    steps: int
+    seconds: float
+    patches_per_second: float
+    flat_loss: float
+
+
+@dataclass
+class _Run:
+    """What changes while training goes on."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    steps: int
+    flat_loss: float
+    step: int = 0
+    seconds: float = 0.0
+    history: list[Row] = field(default_factory=list)
+
+
+def fit(
+    config: Config,
+    source: Patches,
+    validation: NDArray[np.float32] | None = None,
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    data_digest: str = "",
+    observe: Callable[[Progress], None] = lambda progress: None,
+) -> Trained:
+    """Train a network on patches of good images.
+
+    Args:
+        source: where patches come from.
+        validation: (N, C, P, P) held-out good patches whose loss goes into the history.
+        checkpoint: a file to save the state to every `checkpoint_minutes`, and to continue from with `resume`.
+        data_digest: names the training data; a checkpoint of other data is refused.
+        observe: called after every row of the history.
+    Raises:
+        TrainingError: the loss turned NaN, or never left the plateau.
+        ConfigError: resume from a checkpoint of other settings or other data.
+    """
+    device = choose_device(config.training.device)
+    step_once = _Stepper(config, source, device)
+    saved = load_checkpoint(checkpoint, config, data_digest) if resume and checkpoint is not None else None
+    run = _begin(config, source, step_once, saved)
+    held_out = None if validation is None or not len(validation) else torch.from_numpy(validation)
+    last_saved = time.monotonic()
+    while run.step < run.steps:
+        started = time.monotonic()
+        losses, rate = [], 0.0
+        for _ in range(min(ROW_STEPS - run.step % ROW_STEPS, run.steps - run.step)):
+            rate = learning_rate(run.step, run.steps, config.training)
+            losses.append(step_once(run.network, run.optimizer, run.step, rate))
+            run.step += 1
+        loss = float(torch.stack(losses).mean())
+        run.seconds += time.monotonic() - started
+        due = run.step % (ROW_STEPS * VALIDATION_ROWS) == 0 or run.step == run.steps
+        held_out_loss = step_once.evaluate(run.network, held_out) if held_out is not None and due else None
+        run.history.append(Row(run.step, loss, held_out_loss, rate, run.seconds))
+        _check_loss(run, config.training)
+        observe(_progress(run, config.training.batch, (time.monotonic() - started) / len(losses)))
+        if checkpoint is not None and time.monotonic() - last_saved > 60 * config.training.checkpoint_minutes:
+            save_checkpoint(_frozen(run, config, data_digest), checkpoint)
+            last_saved = time.monotonic()
+    speed = run.steps * config.training.batch / max(run.seconds, 1e-9)
+    return Trained(run.network.eval(), tuple(run.history), run.steps, run.seconds, speed, run.flat_loss)
+
+
+def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
+    """Adam's rate at a step (from 0): linear warm-up, then constant or a cosine that ends near 0."""
+    warmup = min(settings.warmup, steps // 2)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    done = (step - warmup) / max(1, steps - warmup)
+    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def write_history(history: tuple[Row, ...] | list[Row], path: Path) -> None:
+    """The history as CSV: step, loss, validation, rate, seconds."""
+    with atomic(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [column.name for column in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        for row in history:
+            writer.writerow({name: "" if value is None else value for name, value in asdict(row).items()})
+
+
+class _Stepper:
+    """One update of the parameters, for a given step; holds what stays the same from step to step."""
+
+    def __init__(self, config: Config, source: Patches, device: torch.device) -> None:
+        self.config, self.source, self.device = config, source, device
+        self.precision = choose_precision(config.training.precision, device)
+        self.loss = METHODS[config.loss.name].loss
+        pool = config.training.pool
+        rng = np.random.default_rng([config.training.seed, _POOL])
+        self.pool = None if pool is None else source.draw(pool, rng)
+
+    def __call__(self, network: nn.Module, optimizer: torch.optim.Optimizer, step: int, rate: float) -> Tensor:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        patches = self._on_device(self.batch(step))
+        optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(network, patches)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.detach()
+
+    def batch(self, step: int) -> Tensor:
+        """The patches of a step (from 0): fresh ones, or the next of a fixed pool shuffled anew for every epoch."""
+        settings = self.config.training
+        rng = np.random.default_rng([settings.seed, _BATCH, step])
+        if self.pool is None:
+            drawn = self.source.draw(settings.batch, rng)
+        else:
+            places = [self._place(step * settings.batch + offset) for offset in range(settings.batch)]
+            drawn = self.pool[places]
+        patches = augment(self.source.cut(drawn), settings.augment, rng)
+        return torch.from_numpy(np.ascontiguousarray(patches))
+
+    def _place(self, index: int) -> int:
+        """Place in the pool of the index-th patch since the start."""
+        assert self.pool is not None
+        epoch, offset = divmod(index, len(self.pool))
+        if getattr(self, "_order_epoch", None) != epoch:
+            rng = np.random.default_rng([self.config.training.seed, _EPOCH, epoch])
+            self._order, self._order_epoch = rng.permutation(len(self.pool)), epoch
+        return int(self._order[offset])
+
+    def evaluate(self, network: nn.Module, patches: Tensor) -> float:
+        """Mean loss of patches, without training on them."""
+        total = 0.0
+        with torch.no_grad():
+            for part in patches.split(self.config.training.batch):
+                total += len(part) * float(self._loss(network, self._on_device(part)))
+        return total / len(patches)
+
+    def flat_loss(self, patches: Tensor) -> float:
+        """Loss of the best reconstruction that has no structure: every patch's mean."""
+        flat = patches.mean(dim=(2, 3), keepdim=True).expand_as(patches)
+        return float(self.loss(patches, flat, self.config.loss))
+
+    def _loss(self, network: nn.Module, patches: Tensor) -> Tensor:
+        with autocast(self.device, self.precision):
+            reconstructions = network(patches)
+        return self.loss(patches, reconstructions, self.config.loss)
+
+    def _on_device(self, patches: Tensor) -> Tensor:
+        return patches.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+
+
+def _begin(config: Config, source: Patches, step_once: _Stepper, saved: Checkpoint | None) -> _Run:
+    """A run at step 0, or where the checkpoint left it."""
+    settings = config.training
+    network = build_network(config)
+    rng = np.random.default_rng([settings.seed, _BIRTH])
+    birth = torch.from_numpy(source.cut(source.draw(BIRTH_PATCHES, rng)))
+    initialise(network, birth, settings.seed)
+    placed = network.to(step_once.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(placed.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    flat = step_once.flat_loss(birth)
+    if saved is None:
+        return _Run(placed, optimizer, _count_steps(settings, step_once, placed), flat)
+    saved.restore(placed, optimizer)
+    log.info("resuming at step %d of %d", saved.step, saved.steps)
+    history = [Row(**row) for row in saved.history]
+    return _Run(placed, optimizer, saved.steps, flat, saved.step, saved.seconds, history)
+
+
+def _count_steps(settings: TrainingSettings, step_once: _Stepper, network: nn.Module) -> int:
+    """The number of steps that the budget buys; minutes are measured once, on a copy that is thrown away."""
+    if settings.steps is not None:
+        return settings.steps
+    if settings.epochs is not None:
+        assert settings.pool is not None  # the settings refuse epochs without a pool
+        return max(1, settings.epochs * settings.pool // settings.batch)
+    assert settings.minutes is not None
+    trial = copy.deepcopy(network)
+    optimizer = torch.optim.Adam(trial.parameters())
+    warm, timed = TIMED_STEPS
+    durations = []
+    for step in range(warm + timed):
+        started = time.monotonic()
+        float(step_once(trial, optimizer, step, 1e-6))  # float() waits for the device
+        durations.append(time.monotonic() - started)
+    seconds = statistics.median(durations[warm:])
+    steps = max(1, round(60 * settings.minutes / seconds))
+    log.info("%.1f ms a step: %g minutes are %d steps", 1e3 * seconds, settings.minutes, steps)
+    return steps
+
+
+def _check_loss(run: _Run, settings: TrainingSettings) -> None:
+    """Stop a training that cannot come to anything."""
+    row = run.history[-1]
+    if not math.isfinite(row.loss):
+        raise TrainingError(
+            f"the loss turned {row.loss} before step {row.step}; lower the learning rate "
+            f"(--learning-rate {settings.learning_rate / 3:.0e}) or train in float32 (--precision float32)"
+        )
+    stuck = settings.plateau_steps and run.step >= settings.plateau_steps and row.loss > PLATEAU * run.flat_loss
+    if stuck and all(earlier.loss > PLATEAU * run.flat_loss for earlier in run.history):
+        raise TrainingError(
+            f"after {row.step} steps the loss, {row.loss:.4f}, is still that of a flat reconstruction, "
+            f"{run.flat_loss:.4f}: nothing is being learnt; check that the images show a texture at this scale "
+            "(--scale), try another seed (--seed) or rate (--learning-rate), or go on all the same (plateau_steps = 0 "
+            "under [training] of --config)"
+        )
+
+
+def _progress(run: _Run, batch: int, seconds_per_step: float) -> Progress:
+    left = (run.steps - run.step) * seconds_per_step
+    return Progress(run.history[-1], run.steps, batch / max(seconds_per_step, 1e-9), left)
+
+
+def _frozen(run: _Run, config: Config, data_digest: str) -> Checkpoint:
+    return Checkpoint.of(
+        run.network,
+        run.optimizer,
+        config=config,
+        data_digest=data_digest,
+        step=run.step,
+        steps=run.steps,
+        seconds=run.seconds,
+        history=[asdict(row) for row in run.history],
+    )
