@@ -23,13 +23,17 @@ def test_atomic_replaces_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def _write_half(path: Path) -> None:
+    path.write_text("half")
+    raise ZeroDivisionError
+
+
 def test_atomic_keeps_the_old_file_after_an_error(tmp_path: Path) -> None:
     """An error within the block leaves the old file as it was and no part."""
     target = tmp_path / "a.txt"
     target.write_text("old")
     with pytest.raises(ZeroDivisionError), atomic(target) as part:
-        part.write_text("half")
-        raise ZeroDivisionError
+        _write_half(part)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -37,7 +41,10 @@ def test_atomic_keeps_the_old_file_after_an_error(tmp_path: Path) -> None:
 def test_atomic_says_why_it_cannot_write(tmp_path: Path) -> None:
     """A missing folder is an InputError with the path and the reason."""
     target = tmp_path / "missing" / "a.txt"
-    with pytest.raises(InputError, match=f"^{target} cannot be written: No such file or directory$"), atomic(target) as part:
+    with (
+        pytest.raises(InputError, match=f"^{target} cannot be written: No such file or directory$"),
+        atomic(target) as part,
+    ):
         part.write_text("x")
 
 
@@ -51,14 +58,14 @@ def test_writable_folder_is_made_and_left_empty(tmp_path: Path) -> None:
 def test_writable_folder_says_why_not(tmp_path: Path) -> None:
     """A file in the way is named."""
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="the folder .*file/sub cannot be made: Not a directory; name another one"):
+    with pytest.raises(InputError, match=r"the folder .*file/sub cannot be made: Not a directory; name another one"):
         writable_folder(tmp_path / "file" / "sub")
 
 
 def test_enough_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names what is free and what is needed."""
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2_500_000_000}))
-    enough_space(tmp_path, 2_400_000_000)
+    enough_space(tmp_path / "not" / "yet", 2_400_000_000)
     with pytest.raises(InputError, match=r"has 2\.5 GB free, 3\.0 GB are needed; make room or name a folder"):
         enough_space(tmp_path, 3_000_000_000)
 

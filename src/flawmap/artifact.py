@@ -25,7 +25,7 @@ FORMAT = 1
 KEY = "flawmap"  # of the header in safetensors' own metadata
 
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""From a version to the next one: a header of version n becomes one of n + 1. Older files stay readable by this rule."""
+"""From a version to the next one: a header of version n becomes one of n + 1. So older files stay readable."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def read_header(path: Path) -> dict[str, Any]:
             text = (file.metadata() or {}).get(KEY)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(
-            f"{path} is not a flawmap model, or is damaged: expected a .flawmap file, written by `flawmap train` ({error})"
+            f"{path} is not a flawmap model, or is damaged: expected a .flawmap file, written by `flawmap train` "
+            f"({error})"
         ) from None
     if text is None:
         raise ArtifactError(
@@ -104,6 +105,8 @@ def read_header(path: Path) -> dict[str, Any]:
             f"{path} has format {version}, this flawmap reads up to {FORMAT}; update flawmap to read it"
         )
     while version < FORMAT:
+        if version not in UPGRADES:
+            raise ArtifactError(f"{path} is damaged: its header names format {version}, which never was")
         header = UPGRADES[version](header)
         version += 1
     return dict(header)

@@ -36,17 +36,23 @@ class Checkpoint:
     def of(cls, network: nn.Module, optimizer: torch.optim.Optimizer, *, config: Config, **where: Any) -> Checkpoint:
         names = [name for name, _ in network.named_parameters()]
         tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-        for name, state in zip(names, optimizer.state_dict()["state"].values(), strict=True):
-            tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
+        moments = optimizer.state_dict()["state"]
+        for place, name in enumerate(names):
+            tensors |= {f"optimizer.{key}.{name}": value for key, value in moments[place].items()}
         return cls({name: tensor.detach().clone() for name, tensor in tensors.items()}, _comparable(config), **where)
 
     def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put the saved state into a freshly built network and optimizer, in place."""
         prefix = "network."
         network.load_state_dict({k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)})
-        names = [name for name, _ in network.named_parameters()]
-        keys = ("step", "exp_avg", "exp_avg_sq")
-        state = {i: {k: self.tensors[f"optimizer.{k}.{name}"] for k in keys} for i, name in enumerate(names)}
+        state = {}
+        for place, (name, parameter) in enumerate(network.named_parameters()):
+            saved = {key: self.tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            # A moment lies in memory as its parameter does (channels last), as if the training had never stopped.
+            state[place] = {
+                key: value.clone() if key == "step" else torch.empty_like(parameter, requires_grad=False).copy_(value)
+                for key, value in saved.items()
+            }
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -7,9 +7,10 @@ unknown keys fail and name the nearest known one.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,13 +19,17 @@ from flawmap.errors import ConfigError
 PATCH_SIDES = (32, 64, 128, 256)
 
 Preset = Literal["paper", "fast"]
-Positive = Field(gt=0)
+# TOML and JSON have no tuples and no paths: lists and strings stand for them.
+Numbers = Annotated[tuple[float, float], Field(strict=False)]
+Size = Annotated[tuple[int, int], Field(strict=False)]
+Box = Annotated[tuple[int, int, int, int], Field(strict=False)]
+Folder = Annotated[Path, Field(strict=False)]
 
 
 class Settings(BaseModel):
     """Base of all settings: frozen, no unknown keys, no silent conversions of strings to numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class SSIMSettings(Settings):
@@ -33,7 +38,7 @@ class SSIMSettings(Settings):
     window: Literal["uniform", "gaussian"] = "uniform"
     size: int = Field(11, ge=3, le=101)  # K, pixels, odd
     sigma: float = Field(1.5, gt=0)  # of the Gaussian window, pixels
-    constants: Literal["paper", "wang"] | tuple[float, float] = "paper"  # (c1, c2) for intensities in [0, 1]
+    constants: Literal["paper", "wang"] | Numbers = "paper"  # (c1, c2) for intensities in [0, 1]
     alpha: float = Field(1.0, ge=0)  # exponent of luminance
     beta: float = Field(1.0, ge=0)  # exponent of contrast
     gamma: float = Field(1.0, ge=0)  # exponent of structure
@@ -44,6 +49,8 @@ class SSIMSettings(Settings):
             raise ValueError(f"window size must be odd, so that it has a centre, got {self.size}")
         if not isinstance(self.constants, str) and min(self.constants) <= 0:
             raise ValueError(f"constants must be positive (they keep flat patches finite), got {self.constants}")
+        if self.alpha == self.beta == self.gamma == 0:
+            raise ValueError("alpha, beta and gamma must not all be 0, or every two images are alike")
         return self
 
 
@@ -88,9 +95,9 @@ class TilingSettings(Settings):
 class RegionOfInterest(Settings):
     """Where an image is trained on and scored. At most one of the three; none: everywhere."""
 
-    box: tuple[int, int, int, int] | None = None  # left, top, right, bottom; right and bottom are outside; pixels
-    masks: Path | None = None  # folder of masks with the images' names; above half of the range = inside
-    brightness: tuple[float, float] | None = None  # lowest and highest intensity inside, of [0, 1], after a 31 px mean
+    box: Box | None = None  # left, top, right, bottom; right and bottom are outside; pixels
+    masks: Folder | None = None  # folder of masks with the images' names; above half of the range = inside
+    brightness: Numbers | None = None  # lowest and highest intensity inside, of [0, 1], after a 31 px mean
 
     @model_validator(mode="after")
     def _sane(self) -> Self:
@@ -118,7 +125,7 @@ class ImageSettings(Settings):
     """How image files become arrays."""
 
     mode: Literal["auto", "grey", "colour"] = "auto"  # auto: as they are, all alike; grey, colour: converted
-    scale: float | tuple[int, int] = 1.0  # a factor, or (width, height) in pixels; images are worked at this size
+    scale: float | Size = 1.0  # a factor, or (width, height) in pixels; images are worked at this size
     white: float | None = Field(None, gt=0)  # the stored value that becomes 1; None: the integer type's largest, or 1
     pixel_limit: int = Field(400_000_000, gt=0)  # pixels; larger images are refused (decompression bombs)
     region: RegionOfInterest = RegionOfInterest()
@@ -307,7 +314,7 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's, but this
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     return repr(value)
@@ -316,14 +323,14 @@ def _toml_value(value: Any) -> str:
 def _explain(error: ValidationError) -> str:
     """The first few problems of a validation, a sentence each."""
     sentences: list[str] = []
+    known = _known_paths(Config)
+    keys = {path.rpartition(".")[2] for path in known}
     for problem in error.errors()[:3]:
-        where = ".".join(str(part) for part in problem["loc"] if isinstance(part, str) and part in _known_keys())
+        where = ".".join(str(part) for part in problem["loc"] if part in keys)
         if problem["type"] == "extra_forbidden":
-            key = str(problem["loc"][-1])
-            near = difflib.get_close_matches(key, sorted(_known_keys()), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
             path = ".".join(str(part) for part in problem["loc"])
-            sentences.append(f"unknown setting {path}{hint}")
+            near = _nearest(path, known)
+            sentences.append(f"unknown setting {path}" + (f"; did you mean {near}?" if near else ""))
         else:
             message = problem["msg"].removeprefix("Value error, ")
             own = problem["type"] == "value_error"
@@ -333,12 +340,23 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(dict.fromkeys(sentences))
 
 
-def _known_keys() -> set[str]:
-    known: set[str] = set()
-    waiting: list[type[BaseModel]] = [Config]
-    while waiting:
-        for key, info in waiting.pop().model_fields.items():
-            known.add(key)
-            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-                waiting.append(info.annotation)
-    return known
+def _nearest(path: str, known: list[str]) -> str | None:
+    """The known setting whose name is closest to that of `path`: one beside it before one elsewhere."""
+    section, _, name = path.rpartition(".")
+    beside = [other for other in known if other.rpartition(".")[0] == section]
+    for candidates in (beside, known):
+        names = {other.rpartition(".")[2]: other for other in reversed(candidates)}
+        near = difflib.get_close_matches(name, sorted(names), n=1)
+        if near:
+            return names[near[0]]
+    return None
+
+
+def _known_paths(settings: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every setting and section below a section: training, training.steps, ..."""
+    paths: list[str] = []
+    for key, info in settings.model_fields.items():
+        paths.append(prefix + key)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            paths += _known_paths(info.annotation, f"{prefix}{key}.")
+    return paths

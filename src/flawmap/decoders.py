@@ -39,6 +39,7 @@ _FOREIGN = ((b"RIFF", "WebP"), (b"GIF8", "GIF"), (b"\0\0\0\x0cjP", "JPEG 2000"),
 _EXIF_ORIENTATION = 0x0112
 _REDUCED, _TRANSPARENCY = 1, 4  # TIFF's NewSubfileType
 _ALPHA = (1, 2)  # TIFF's ExtraSamples: premultiplied, not premultiplied
+_PNG_GREY = (0, 4)  # PNG's colour types: grey, grey with alpha
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("RGB", "RGBA", "CMYK")
 
@@ -142,8 +143,15 @@ def _pillow_image(format_name: str, file: IO[bytes]) -> ImageFile.ImageFile:
     if format_name == "PNG":
         return PngImagePlugin.PngImageFile(file)
     if format_name == "JPEG":
-        return JpegImagePlugin.JpegImageFile(file)
+        return _Jpeg(file)
     return BmpImagePlugin.BmpImageFile(file)
+
+
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+    """Pillow's reader, without its look for a resolution in EXIF: it warns over damaged blocks."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
 
 
 class _PillowSource:
@@ -157,8 +165,11 @@ class _PillowSource:
             raise InputError(f"{path} has Pillow's mode {image.mode}, which is not supported; save it as grey or RGB")
         self._image = image
         self._orientation, self._exif_note = _orientation(image.info.get("exif"))
-        self._deep = format_name == "PNG" and _png_depth(image) == 16
-        grey = image.mode in (*_GREY_MODES, "I", "I;16") or (image.mode == "P" and _grey_palette(image))
+        depth, colour_type = _png_samples(image) if format_name == "PNG" else (8, None)
+        self._deep = depth == 16
+        grey = image.mode in _GREY_MODES or (image.mode == "P" and _grey_palette(image))
+        if self._deep:  # Pillow's mode is RGBA for grey with alpha then
+            grey = colour_type in _PNG_GREY
         width, height = image.size if self._orientation < 5 else image.size[::-1]
         stored = "uint16" if self._deep else "bool" if image.mode == "1" else "uint8"
         self.header = Header(width, height, 1 if grey else 3, stored, format_name)
@@ -290,7 +301,7 @@ def _through_palette(index: Stored, colours: Stored) -> Stored:
     table = (colours if colours.max() < 256 else colours >> 8).astype(np.uint8).T  # (entries, 3)
     if int(index.max()) >= len(table):
         raise InputError(f"the palette has {len(table)} colours, a pixel asks for number {int(index.max())}")
-    return table[index[:, :, 0]]
+    return table[index[:, :, 0].astype(np.intp)]  # 1-bit numbers come as truth values, which would select
 
 
 def _without_ink(path: Path, inks: Stored) -> Stored:
@@ -301,15 +312,15 @@ def _without_ink(path: Path, inks: Stored) -> Stored:
     return np.rint(light[:, :, :3] * light[:, :, 3:] / full).astype(inks.dtype)
 
 
-def _png_depth(image: ImageFile.ImageFile) -> int:
-    """Bits per sample of a PNG, from its first chunk, IHDR, which always has the same place."""
+def _png_samples(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """Bits per sample and colour type of a PNG, from its first chunk, IHDR, which always has the same place."""
     file = image.fp
     assert file is not None
     place = file.tell()
     file.seek(24)
-    depth = file.read(1)[0]
+    depth, colour_type = file.read(2)
     file.seek(place)
-    return depth
+    return depth, colour_type
 
 
 def _grey_palette(image: ImageFile.ImageFile) -> bool:

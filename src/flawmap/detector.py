@@ -17,7 +17,7 @@ from flawmap.checks import image_array
 from flawmap.config import Config
 from flawmap.errors import ArtifactError, ConfigError, InputError
 from flawmap.hardware import autocast, choose_device, choose_precision
-from flawmap.images import LoadedImage, Pixels, read_image, to_size, worked
+from flawmap.images import LoadedImage, Pixels, part_scale, read_image, to_size, worked
 from flawmap.interest import bounding_box, region_mask
 from flawmap.methods import build_network, score_image
 from flawmap.records import FloatMap, Inspection, Mask
@@ -86,18 +86,25 @@ class Detector:
     def explain(self, image: Pixels, *, path: Path | str | None = None) -> Explained:
         """The residual map together with the reconstruction it comes from."""
         image = self._checked(image)
-        inside = self.region(image, path)
+        return self.explain_inside(image, self.region(image, path), image.shape[:2])
+
+    def explain_inside(self, image: Pixels, inside: Mask | None, whole: tuple[int, int]) -> Explained:
+        """`explain` for an image, or a part of one, whose region of interest is known.
+
+        whole: (height, width) of the file the image was cut from; a scale given as a size refers to it.
+        """
+        image = self._checked(image)
         left, top, right, bottom = (0, 0, image.shape[1], image.shape[0]) if inside is None else bounding_box(inside)
         part = image[top:bottom, left:right]
-        residual, reconstruction = self._score_part(part)
+        residual, reconstruction = self._score_part(part, part_scale(self.config.images.scale, whole, part.shape[:2]))
         if inside is None:
             return Explained(residual, reconstruction, None)
-        whole = np.zeros(image.shape[:2], np.float32)
-        whole[top:bottom, left:right] = residual
-        whole[~inside] = 0
+        spread = np.zeros(image.shape[:2], np.float32)
+        spread[top:bottom, left:right] = residual
+        spread[~inside] = 0
         rebuilt = image.copy()
         rebuilt[top:bottom, left:right] = reconstruction
-        return Explained(whole, rebuilt, inside)
+        return Explained(spread, rebuilt, inside)
 
     def region(self, image: Pixels, path: Path | str | None = None) -> Mask | None:
         """Where this image counts: (H, W) bool; None = everywhere."""
@@ -163,12 +170,17 @@ class Detector:
                 f"this model was trained on {COLOUR_NAMES[channels]} images, got a {COLOUR_NAMES[image.shape[2]]} one; "
                 f"convert the image, or train with --mode {COLOUR_NAMES[channels]} so that every image is converted"
             )
+        low, high = float(image.min()), float(image.max())
+        if low < 0 or high > 1:
+            raise InputError(
+                f"image must lie in [0, 1], got values from {low:g} to {high:g}; divide by the value that is white"
+            )
         return np.asarray(image, dtype=np.float32)
 
-    def _score_part(self, image: Pixels) -> tuple[FloatMap, Pixels]:
+    def _score_part(self, image: Pixels, scale: float | tuple[int, int]) -> tuple[FloatMap, Pixels]:
         """Scale, pad, stride, and back to the image's own pixels."""
         shape = image.shape[:2]
-        small = worked(image, self.config.images.scale)
+        small = worked(image, scale)
         tensor = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).to(self.device)
         padded, (top, left) = self._padded(tensor)
         with torch.inference_mode():
@@ -190,16 +202,17 @@ class Detector:
         if not self.config.tiling.pad or not any(missing):
             return image, (0, 0)
         if any(lack > 2 * (side - 1) for lack, side in zip(missing, (height, width), strict=True)):
+            least = -(-(self.config.model.patch + 2) // 3)  # each end mirrors at most one pixel less than the side
             raise InputError(
-                f"image must be at least a third of a patch of {self.config.model.patch} pixels to be padded by "
-                f"reflection, got {width}x{height}; use a smaller patch or a larger scale"
+                f"image must be at least {least}x{least} pixels to be padded by reflection to a patch of "
+                f"{self.config.model.patch}, got {width}x{height}; use a smaller patch or a larger scale"
             )
         top, left = missing[0] // 2, missing[1] // 2
         padding = (left, missing[1] - left, top, missing[0] - top)
         return functional.pad(image[None], padding, mode="reflect")[0], (top, left)
 
     def _reconstruct(self, patches: Tensor) -> Tensor:
-        """Patches through the network in batches of one size, the last one filled up, so that bits never depend on mates."""
+        """Patches through the network in batches of one size, the last one filled up: bits never depend on mates."""
         outputs = torch.empty_like(patches)
         for start in range(0, len(patches), BATCH):
             part = patches[start : start + BATCH]

@@ -59,8 +59,9 @@ def writable_folder(path: Path) -> Path:
 
 
 def enough_space(folder: Path, needed: int) -> None:
-    """Refuse a folder whose disk has less than `needed` bytes free."""
-    free = shutil.disk_usage(folder).free
+    """Refuse a folder, made already or not, whose disk has less than `needed` bytes free."""
+    present = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(present).free
     if free < needed:
         raise InputError(
             f"{folder} has {_size(free)} free, {_size(needed)} are needed; make room or name a folder on another disk"

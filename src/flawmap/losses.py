@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from flawmap.checks import same_shape
 from flawmap.config import LossSettings
 from flawmap.ssim import ssim
 
@@ -13,10 +14,11 @@ Loss = Callable[[Tensor, Tensor, LossSettings], Tensor]
 
 
 def l2_loss(patches: Tensor, reconstructions: Tensor, settings: LossSettings) -> Tensor:
-    """Squared difference, summed over a patch's pixels, mean over the batch (Bergmann et al. 2019, eq. 1).
+    """Squared difference, summed over a patch's pixels, mean over the batch.
 
     patches, reconstructions: (N, C, P, P). Returns a scalar, at least float32.
     """
+    same_shape(patches, reconstructions, "patches", "reconstructions")
     return (reconstructions.float() - patches).square().flatten(1).sum(1).mean()
 
 

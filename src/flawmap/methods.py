@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from flawmap.config import Config, ResidualSettings
@@ -12,6 +13,8 @@ from flawmap.losses import LOSSES, Loss
 from flawmap.models import NETWORKS, Autoencoder
 from flawmap.residuals import RESIDUALS, Residual
 from flawmap.tiling import Grid, Weights, merge, split
+
+COMPARED = 32  # patches whose residuals are taken at once: SSIM needs several times their memory
 
 Average = Literal["reconstructions", "residuals"]
 Reconstruct = Callable[[Tensor], Tensor]
@@ -68,4 +71,6 @@ def score_image(image: Tensor, reconstruct: Reconstruct, config: Config) -> Scor
     reconstruction = merge(outputs, grid, size, weights)
     if (config.tiling.average or METHODS[config.loss.name].average) == "reconstructions":
         return Scored(residual(image[None], reconstruction[None])[0], reconstruction)
-    return Scored(merge(residual(patches, outputs)[:, None], grid, size, weights)[0], reconstruction)
+    pairs = zip(torch.split(patches, COMPARED), torch.split(outputs, COMPARED), strict=True)
+    residuals = torch.cat([residual(patch, output) for patch, output in pairs])
+    return Scored(merge(residuals[:, None], grid, size, weights)[0], reconstruction)

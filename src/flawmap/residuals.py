@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from flawmap.checks import same_shape
 from flawmap.config import ResidualSettings
 from flawmap.ssim import ssim
 
@@ -17,6 +18,7 @@ def l2_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSetting
 
     image, reconstruction: (N, C, H, W). Returns (N, H, W); 0 = the same, larger is worse.
     """
+    same_shape(image, reconstruction, "image", "reconstruction")
     return (reconstruction.float() - image).square().mean(dim=1)
 
 
@@ -29,7 +31,8 @@ def ssim_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSetti
     References:
         Wang et al. 2004, doi:10.1109/TIP.2003.819861; Bergmann et al. 2019, eq. 4-8.
     """
-    return (1 - ssim(image, reconstruction, settings.ssim, border="reflect").mean(dim=1)) / 2
+    similarity = ssim(image, reconstruction, settings.ssim, border="reflect").mean(dim=1)
+    return ((1 - similarity) / 2).clamp(0, 1)  # rounding may lift the similarity of equal windows above 1
 
 
 RESIDUALS: dict[str, Residual] = {"l2": l2_residual, "ssim": ssim_residual}

@@ -64,13 +64,13 @@ def ssim_parts(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "r
     p, q = _prepared(p, q, settings)
     c1, c2 = constants(settings)
     with torch.autocast(p.device.type, enabled=False):
-        p, q, offset = _centred(p, q)
+        (p, offset_p), (q, offset_q) = _centred(p), _centred(q)
         blurred = _blur(torch.stack((p, q, p * p, q * q, p * q)), settings, border)
         mean_p, mean_q, square_p, square_q, product = blurred.unbind(0)
         sigma_p = _root(square_p - mean_p * mean_p)
         sigma_q = _root(square_q - mean_q * mean_q)
         sigma_pq = product - mean_p * mean_q
-        mu_p, mu_q = mean_p + offset, mean_q + offset
+        mu_p, mu_q = mean_p + offset_p, mean_q + offset_q
         return Parts(
             luminance=(2 * mu_p * mu_q + c1) / (mu_p * mu_p + mu_q * mu_q + c1),
             contrast=(2 * sigma_p * sigma_q + c2) / (sigma_p * sigma_p + sigma_q * sigma_q + c2),
@@ -98,12 +98,12 @@ def _closed_product(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border
     p, q = _prepared(p, q, settings)
     c1, c2 = constants(settings)
     with torch.autocast(p.device.type, enabled=False):
-        p, q, offset = _centred(p, q)
+        (p, offset_p), (q, offset_q) = _centred(p), _centred(q)
         blurred = _blur(torch.stack((p, q, p * p + q * q, p * q)), settings, border)
         mean_p, mean_q, squares, product = blurred.unbind(0)
-        variances = (squares - mean_p * mean_p - mean_q * mean_q).clamp_min(0)
+        variances = (squares - (mean_p * mean_p + mean_q * mean_q)).clamp_min(0)  # the brackets keep p, q symmetric
         sigma_pq = product - mean_p * mean_q
-        mu_p, mu_q = mean_p + offset, mean_q + offset
+        mu_p, mu_q = mean_p + offset_p, mean_q + offset_q
         above = (2 * mu_p * mu_q + c1) * (2 * sigma_pq + c2)
         return above / ((mu_p * mu_p + mu_q * mu_q + c1) * (variances + c2))
 
@@ -122,10 +122,13 @@ def _prepared(p: Tensor, q: Tensor, settings: SSIMSettings) -> tuple[Tensor, Ten
     return p.to(dtype), q.to(dtype)
 
 
-def _centred(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Both less the mean of p: E[x^2] - E[x]^2 cancels badly for values far from 0 (N, C, 1, 1)."""
-    offset = p.detach().mean(dim=(-2, -1), keepdim=True)
-    return p - offset, q - offset, offset
+def _centred(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Less its mean, and the mean (N, C, 1, 1): E[x^2] - E[x]^2 cancels badly for values far from 0.
+
+    Variances and covariance do not feel it, so it counts as a constant when gradients are taken.
+    """
+    offset = image.detach().mean(dim=(-2, -1), keepdim=True)
+    return image - offset, offset
 
 
 def _root(variance: Tensor) -> Tensor:
@@ -144,7 +147,7 @@ def _power(values: Tensor, exponent: float) -> Tensor:
 
 def _blur(stack: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
     """Weighted window means of (..., H, W) along both axes."""
-    weights = window_weights(settings).to(stack.device, stack.dtype)
+    weights = window_weights(settings).to(stack.dtype).to(stack.device)  # MPS knows no float64
     rows = _blur_last(stack, weights, border)
     return _blur_last(rows.mT, weights, border).mT
 

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flawmap.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from flawmap.checks import shape_text
 from flawmap.config import Config, TrainingSettings
-from flawmap.errors import TrainingError
+from flawmap.errors import ConfigError, TrainingError
 from flawmap.files import atomic
 from flawmap.hardware import autocast, choose_device, choose_precision
 from flawmap.methods import METHODS, build_network
@@ -214,7 +215,7 @@ class _Stepper:
         """Mean loss of patches, without training on them."""
         total = 0.0
         with torch.no_grad():
-            for part in patches.split(self.config.training.batch):
+            for part in torch.split(patches, self.config.training.batch):
                 total += len(part) * float(self._loss(network, self._on_device(part)))
         return total / len(patches)
 
@@ -229,7 +230,7 @@ class _Stepper:
         return self.loss(patches, reconstructions, self.config.loss)
 
     def _on_device(self, patches: Tensor) -> Tensor:
-        return patches.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        return patches.to(self.device, memory_format=torch.channels_last, non_blocking=self.device.type == "cuda")
 
 
 def _begin(config: Config, source: Patches, step_once: _Stepper, saved: Checkpoint | None) -> _Run:
@@ -238,6 +239,12 @@ def _begin(config: Config, source: Patches, step_once: _Stepper, saved: Checkpoi
     network = build_network(config)
     rng = np.random.default_rng([settings.seed, _BIRTH])
     birth = torch.from_numpy(source.cut(source.draw(BIRTH_PATCHES, rng)))
+    wanted = (config.model.channels or 1, config.model.patch, config.model.patch)
+    if birth.shape[1:] != wanted:
+        raise ConfigError(
+            f"patches must be {shape_text((BIRTH_PATCHES, *wanted))} for these settings, "
+            f"got {shape_text(tuple(birth.shape))}; set channels and patch of [model] to those of the images"
+        )
     initialise(network, birth, settings.seed)
     placed = network.to(step_once.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(placed.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)

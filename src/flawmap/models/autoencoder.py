@@ -60,7 +60,7 @@ class Autoencoder(nn.Module):
             *_stack(nn.ConvTranspose2d, [layer.channels for layer in reversed(layers)], mirrored)
         )
 
-    def forward(self, x_NCPP: Tensor) -> Tensor:  # noqa: N803 - shape suffix
+    def forward(self, x_NCPP: Tensor) -> Tensor:
         reconstruction: Tensor = self.decoder(self.encoder(x_NCPP))
         return reconstruction
 

@@ -26,6 +26,11 @@ from flawmap.models.autoencoder import Autoencoder
 OUTPUT_DEVIATION = 0.01  # of the reconstruction around its mean at birth, intensity in [0, 1]
 SMALLEST_DEVIATION = 1e-6  # below it patches are flat, and there is nothing to scale on
 
+FLAT = (
+    "training patches must vary, but all of them are flat; check the images, their region of interest, "
+    "and the value that becomes white (--white)"
+)
+
 
 @torch.no_grad()
 def initialise(network: Autoencoder, patches: Tensor, seed: int) -> None:
@@ -36,6 +41,8 @@ def initialise(network: Autoencoder, patches: Tensor, seed: int) -> None:
     Raises:
         InputError: all patches are flat.
     """
+    if float((patches - patches.mean(dim=(2, 3), keepdim=True)).std()) < SMALLEST_DEVIATION:
+        raise InputError(FLAT)
     generator = torch.Generator(device="cpu").manual_seed(seed)
     convolutions = [layer for layer in network.encoder if isinstance(layer, nn.Conv2d)]
     transposed = [layer for layer in network.decoder if isinstance(layer, nn.ConvTranspose2d)]
@@ -64,10 +71,7 @@ def _scale_to(layer: nn.Conv2d | nn.ConvTranspose2d, signal: Tensor, deviation: 
     mean = output.mean(dim=(0, 2, 3))
     found = float((output - mean[:, None, None]).square().mean().sqrt())
     if found < SMALLEST_DEVIATION:
-        raise InputError(
-            "training patches must vary, but all of them are flat; check the images, their region of interest, "
-            "and the value that becomes white (--white)"
-        )
+        raise InputError(FLAT)
     factor = deviation / found
     layer.weight *= factor
     layer.bias.copy_(-mean * factor)

@@ -1,0 +1,45 @@
+# Two commands: `make demo` and `make test`. Both make `.venv` first, from Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test lint types check results bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/flawmap demo
+
+test: lint types check
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+# Tests, doctests of the source, and the commands that the documentation shows.
+check: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+# Trainings on real images: hours. Goes on where it was stopped. FLAWMAP_DATA names the folder of the data sets.
+results: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/results.py
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/plateau.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flawmap needs Python 3.11 or newer, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) -e '.[dev,tensorboard]'
+	touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache flawmap-demo

@@ -1,0 +1,7 @@
+"""`python -m flawmap`."""
+
+import sys
+
+from flawmap.cli import main
+
+sys.exit(main())

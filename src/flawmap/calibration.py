@@ -1,0 +1,63 @@
+"""Where a residual becomes a flaw: thresholds from good images alone, none of which was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from flawmap.datasets import Area, region_mask
+from flawmap.detector import Detector
+from flawmap.errors import ConfigError
+from flawmap.metrics import ScoreHistogram, quantile_from_good
+from flawmap.records import FloatMap, Mask
+
+
+def threshold_from_good(
+    detector: Detector, areas: Iterable[Area], report: Callable[[], None] = lambda: None
+) -> tuple[float, dict[str, Any]]:
+    """The threshold that the detector's settings ask for, and how it was found.
+
+    By `quantile` at most the given share of the held-out good pixels has an opened residual above it; by `largest`
+    none has.
+
+    Args:
+        areas: good images, or areas of them, that were not trained on.
+        report: called after each area.
+    Raises:
+        ConfigError: no areas.
+    """
+    settings = detector.config.threshold
+    good, largest, count = ScoreHistogram.empty(), -np.inf, 0
+    for residual, inside in opened_residuals(detector, areas):
+        values = residual if inside is None else residual[inside]
+        good, largest, count = good + ScoreHistogram.of(values), max(largest, float(values.max())), count + 1
+        report()
+    if count == 0:
+        raise ConfigError(
+            "a threshold is found on good images that were held out, but none were; give validation a share "
+            "(validation = 0.1 under [split] of --config)"
+        )
+    threshold = largest if settings.rule == "largest" else quantile_from_good(good, settings.false_positive_rate)
+    found = {
+        "rule": settings.rule,
+        "false_positive_rate": settings.false_positive_rate if settings.rule == "quantile" else 0.0,
+        "good_areas": count,
+        "good_pixels": good.good_pixels,
+        "largest": largest,
+    }
+    return float(threshold), found
+
+
+def opened_residuals(detector: Detector, areas: Iterable[Area]) -> Iterator[tuple[FloatMap, Mask | None]]:
+    """The opened residual map of each area, scored by itself, and its region of interest (None = all of it)."""
+    for area in areas:
+        image = detector.read(area.path).pixels
+        inside = region_mask(area.path, image, detector.config.images.region)
+        whole = image.shape[:2]
+        if area.box is not None:
+            left, top, right, bottom = area.box
+            image = image[top:bottom, left:right]
+            inside = None if inside is None else inside[top:bottom, left:right]
+        yield detector.opened(detector.explain_inside(image, inside, whole).residual), inside

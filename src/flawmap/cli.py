@@ -1,0 +1,452 @@
+"""The command line: parse, one call of `flawmap.jobs`, print, exit code. Nothing heavy is imported before it is needed.
+
+Exit codes: 0 done; 1 our fault; 2 wrong use or bad input; 3 flaws found (only with --fail-on-flaw); 4 some images
+could not be read, the rest is done (wins over 3); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from flawmap.errors import ConfigError, FlawmapError
+from flawmap.terminal import Output, show_data, show_demo, show_evaluation, show_info, show_inspections, show_training
+
+if TYPE_CHECKING:
+    from flawmap.config import Config, ImageSettings
+
+OUR_FAULT, BAD_INPUT, FLAWS_FOUND, SOME_UNREADABLE, INTERRUPTED = 1, 2, 3, 4, 130
+
+
+class PresetName(StrEnum):
+    paper = "paper"
+    fast = "fast"
+
+
+class MethodName(StrEnum):
+    l2 = "l2"
+    ssim = "ssim"
+
+
+class KindName(StrEnum):
+    cloth = "cloth"
+    twill = "twill"
+    fibres = "fibres"
+    checkerboard = "checkerboard"
+
+
+class ModeName(StrEnum):
+    auto = "auto"
+    grey = "grey"
+    colour = "colour"
+
+
+class AugmentName(StrEnum):
+    none = "none"
+    flips = "flips"
+    turns = "turns"
+
+
+class PrecisionName(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class RuleName(StrEnum):
+    quantile = "quantile"
+    largest = "largest"
+
+
+app = typer.Typer(
+    name="flawmap",
+    help="Train on good images, get a map of the flaws in any other.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# Options that several commands share.
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the library's log, and tracebacks of our faults.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=None)]
+Precision = Annotated[PrecisionName, typer.Option(help="Of the network; auto: bfloat16 where it is native.")]
+Scale = Annotated[
+    str | None, typer.Option(help="Factor (0.5), or WxH in pixels (256x256), that images are worked at. [default: 1]")
+]
+Mode = Annotated[ModeName | None, typer.Option(help="Convert every image to this mode. [default: auto, as they are]")]
+White = Annotated[
+    float | None, typer.Option(help="Stored value that becomes 1. [default: the integer type's largest, or 1]")
+]
+PixelLimit = Annotated[
+    int | None, typer.Option(min=1, help="Largest image accepted, in pixels. [default: 400 million]")
+]
+Box = Annotated[
+    str | None, typer.Option(help="Region of interest: left,top,right,bottom in the image's own pixels. [default: all]")
+]
+RegionMasks = Annotated[
+    Path | None, typer.Option("--region", help="Region of interest: a folder of masks with the images' names.")
+]
+Brightness = Annotated[
+    str | None, typer.Option(help="Region of interest: lowest,highest mean intensity inside, each from 0 to 1.")
+]
+KeptImages = Annotated[int | None, typer.Option("--last", min=0, help="Keep the last N good images as test images.")]
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("flawmap-demo"),
+    minutes: Annotated[float, typer.Option(min=0.01, help="Training time of each method, in minutes.")] = 1.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of images and training.")] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Weave synthetic cloth, train l2 and SSIM on it, compare both, and write a page to look at."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap.demo import demo as run
+
+    with out.progress() as progress:
+        result = run(output, minutes=minutes, seed=seed, observe=progress.training, done=progress.count, say=out.say)
+    out.result(result, show_demo)
+
+
+@app.command()
+def synth(
+    output: Annotated[Path, typer.Argument(help="Folder to write, in the layout of MVTec AD.")],
+    kind: Annotated[KindName, typer.Option(help="Material.")] = KindName.cloth,
+    good: Annotated[int, typer.Option(min=1, help="Good images to train on; a quarter as many go to test/good.")] = 20,
+    bad: Annotated[int, typer.Option(min=0, help="Images with a flaw.")] = 10,
+    size: Annotated[str, typer.Option(help="Width x height, in pixels.")] = "256x256",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a synthetic data set: good images, flawed images, and exact masks."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap import jobs
+
+    counts = jobs.synth(output, kind.value, good=good, bad=bad, size=_size(size, "--size"), seed=seed)
+    out.result({"folder": str(output), "images": counts}, lambda console, result: _show_counts(console, output, counts))
+
+
+@app.command()
+def data(
+    path: Annotated[Path, typer.Argument(help="Folder of images, or a CSV manifest.")],
+    box: Box = None,
+    region: RegionMasks = None,
+    brightness: Brightness = None,
+    mode: Mode = None,
+    white: White = None,
+    pixel_limit: PixelLimit = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """List what a data set is understood to hold, before anyone trains: counts, sizes, masks, what is ignored."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap import jobs
+    from flawmap.config import Config, override
+
+    images = _image_changes(
+        mode=mode, white=white, pixel_limit=pixel_limit, box=box, region=region, brightness=brightness
+    )
+    settings: ImageSettings = override(Config(), {"images": images}).images
+    out.result(jobs.data(path, settings).to_dict(), show_data)
+
+
+@app.command()
+def train(
+    path: Annotated[Path | None, typer.Argument(metavar="DATA", help="Folder of good images, or a data set.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")] = Path("model.flawmap"),
+    preset: Annotated[PresetName, typer.Option(help="paper: as published; fast: our recipe.")] = PresetName.fast,
+    loss: Annotated[MethodName, typer.Option(help="What is minimised and mapped.")] = MethodName.ssim,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Budget, minutes of training. [fast: 10]")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Budget, parameter updates.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Budget, passes over the fixed pool. [paper: 200]")] = None,
+    latent: Annotated[int | None, typer.Option(min=1, help="Latent dimension d. [default: 100]")] = None,
+    patch: Annotated[int | None, typer.Option(help="Patch side, 32, 64, 128 or 256 pixels. [default: 128]")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Between patches in scoring, pixels. [default: 30]")] = None,
+    window: Annotated[
+        int | None, typer.Option(help="SSIM window K, odd, pixels; loss and residual. [default: 11]")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Patches a step. [default: 32]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Adam's highest rate. [by preset]")] = None,
+    augment: Annotated[AugmentName | None, typer.Option(help="Mirror, or mirror and turn patches. [by preset]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of training. [default: 0]")] = None,
+    scale: Scale = None,
+    mode: Mode = None,
+    white: White = None,
+    pixel_limit: PixelLimit = None,
+    box: Box = None,
+    region: RegionMasks = None,
+    brightness: Brightness = None,
+    pad: Annotated[bool, typer.Option("--pad", help="Reflect images smaller than a patch when scoring.")] = False,
+    validation: Annotated[
+        float | None, typer.Option(help="Share of good images for the threshold. [default: 0.1]")
+    ] = None,
+    last: KeptImages = None,
+    split_seed: Annotated[int | None, typer.Option(min=0, help="Of the split. [default: 0]")] = None,
+    false_positive_rate: Annotated[
+        float | None, typer.Option(help="Share of good pixels above the threshold. [default: 0.0001]")
+    ] = None,
+    threshold_rule: Annotated[
+        RuleName | None, typer.Option(help="quantile: by the false positive rate; largest: above all good pixels.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = PrecisionName.auto,
+    config_file: Annotated[Path | None, typer.Option("--config", help="TOML file with any setting.")] = None,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print the resolved settings and stop.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside the model.")] = False,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out training images that cannot be read.")
+    ] = False,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's event files.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train on good images and write a model with its threshold."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap.config import override, to_toml
+
+    windows = {"ssim": {"size": window}}
+    changes = {
+        "model": {"latent": latent, "patch": patch},
+        "loss": windows,
+        "residual": windows,
+        "tiling": {"stride": stride, "pad": pad or None},
+        "images": _image_changes(
+            mode=mode, white=white, pixel_limit=pixel_limit, box=box, region=region, brightness=brightness, scale=scale
+        ),
+        "split": {"validation": validation, "last": last, "seed": split_seed},
+        "training": {
+            "minutes": minutes,
+            "steps": steps,
+            "epochs": epochs,
+            "batch": batch,
+            "learning_rate": learning_rate,
+            "augment": augment and augment.value,
+            "seed": seed,
+            "device": None if device == "auto" else device,
+            "precision": None if precision == PrecisionName.auto else precision.value,
+        },
+        "threshold": {"false_positive_rate": false_positive_rate, "rule": threshold_rule and threshold_rule.value},
+    }
+    config = override(_base_config(preset, loss, config_file), _given(changes))
+    if show_config:
+        typer.echo(to_toml(config), nl=False)
+        return
+    if path is None:
+        raise typer.BadParameter("the folder of good images to train on is missing", param_hint="DATA")
+    from flawmap import jobs
+
+    with out.progress() as progress:
+        report = jobs.train(
+            path,
+            output,
+            config,
+            resume=resume,
+            skip_unreadable=skip_unreadable,
+            tensorboard=tensorboard,
+            observe=progress.training,
+            say=out.say,
+        )
+    out.result({"model": str(report.model), **_header_without_split(report.artifact.header())}, show_training)
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, folders (with all below), or globs in quotes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("inspections"),
+    threshold: Annotated[float | None, typer.Option(help="Residual above which is a flaw. [the model's own]")] = None,
+    residuals: Annotated[bool, typer.Option("--residuals", help="Also write residual maps, float32 TIFF.")] = False,
+    overlays: Annotated[bool, typer.Option(help="Write overlays.")] = True,
+    fail_on_flaw: Annotated[bool, typer.Option("--fail-on-flaw", help="Exit with 3 if any flaw is found.")] = False,
+    device: Device = "auto",
+    precision: Precision = PrecisionName.auto,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Inspect images: masks, overlays, regions and a verdict for each."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from dataclasses import asdict
+
+    from flawmap import jobs
+
+    with out.progress() as progress:
+        rows = jobs.inspect(
+            model,
+            images,
+            output,
+            threshold=threshold,
+            residuals=residuals,
+            overlays=overlays,
+            device=device,
+            precision=precision.value,
+            done=progress.count,
+        )
+    out.result({"folder": str(output), "images": [asdict(row) for row in rows]}, show_inspections)
+    if any(row.error is not None for row in rows):
+        raise typer.Exit(SOME_UNREADABLE)
+    if fail_on_flaw and any(row.verdict == "flawed" for row in rows):
+        raise typer.Exit(FLAWS_FOUND)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    dataset: Annotated[Path, typer.Argument(help="Labelled data set: a folder in a known layout, or a CSV manifest.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("evaluation"),
+    last: KeptImages = None,
+    device: Device = "auto",
+    precision: Precision = PrecisionName.auto,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure a model on labelled images: metrics, ROC curve, and a page of its best and worst cases."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap import jobs
+
+    with out.progress() as progress:
+        evaluation = jobs.evaluate_model(
+            model, dataset, output, last=last, device=device, precision=precision.value, done=progress.count
+        )
+    out.result({"folder": str(output), **evaluation.to_dict()}, show_evaluation)
+    if evaluation.unreadable:
+        raise typer.Exit(SOME_UNREADABLE)
+
+
+@app.command()
+def info(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Print what a model file says of itself: settings, threshold, training, versions."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap import jobs
+
+    out.result(jobs.info(model), show_info)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns its exit code."""
+    errors = Console(stderr=True)
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(given, prog_name="flawmap", standalone_mode=False)
+    except typer.TyperException as error:
+        command = " ".join(["flawmap", *[name for name in given[:1] if not name.startswith("-")]])
+        _complain(errors, f"{error.format_message().rstrip('.')}; see `{command} --help`")
+        return BAD_INPUT
+    except FlawmapError as error:
+        _complain(errors, str(error))
+        return BAD_INPUT
+    except (KeyboardInterrupt, typer.Abort):
+        errors.print("interrupted; what was finished is kept, a training goes on with --resume", markup=False)
+        return INTERRUPTED
+    except Exception as error:
+        if {"-v", "--verbose"} & set(given):
+            logging.getLogger("flawmap").exception("unexpected")
+        _complain(errors, f"flawmap failed, and should not have: {type(error).__name__}: {error}; -v shows the traceback")
+        return OUR_FAULT
+    return int(code or 0)
+
+
+def _complain(errors: Console, text: str) -> None:
+    errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _base_config(preset: PresetName, loss: MethodName, file: Path | None) -> Config:
+    from flawmap.config import preset as settings_of
+    from flawmap.config import read_config
+
+    base = settings_of(preset.value, loss.value)
+    return base if file is None else read_config(file, base)
+
+
+def _image_changes(
+    *,
+    mode: ModeName | None,
+    white: float | None,
+    pixel_limit: int | None,
+    box: str | None,
+    region: Path | None,
+    brightness: str | None,
+    scale: str | None = None,
+) -> dict[str, Any]:
+    changes = {
+        "mode": mode and mode.value,
+        "white": white,
+        "pixel_limit": pixel_limit,
+        "scale": None if scale is None else _scale(scale),
+        "region": {
+            "box": None if box is None else _numbers(box, 4, int, "--box", "left,top,right,bottom"),
+            "masks": region,
+            "brightness": None
+            if brightness is None
+            else _numbers(brightness, 2, float, "--brightness", "lowest,highest"),
+        },
+    }
+    return _given(changes)
+
+
+def _given(changes: dict[str, Any]) -> dict[str, Any]:
+    """Without what was not said, so that presets and files keep their say."""
+    kept = {key: _given(value) if isinstance(value, dict) else value for key, value in changes.items()}
+    return {key: value for key, value in kept.items() if value is not None and value != {}}
+
+
+def _scale(text: str) -> float | tuple[int, int]:
+    try:
+        return float(text)
+    except ValueError:
+        return _size(text, "--scale")
+
+
+def _size(text: str, option: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+        example = "a factor such as 0.5, or " if option == "--scale" else ""
+        raise ConfigError(f"{option} must be {example}width x height in pixels such as 256x256, got {text}")
+    return int(parts[0]), int(parts[1])
+
+
+def _numbers(text: str, count: int, kind: type[int] | type[float], option: str, shape: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        raise ConfigError(f"{option} must be {shape}, got {text}")
+    return numbers
+
+
+def _header_without_split(header: dict[str, Any]) -> dict[str, Any]:
+    """A model's header, the list of its training images left to `flawmap info --json`."""
+    provenance = dict(header["provenance"])
+    provenance["data"] = {key: value for key, value in provenance["data"].items() if key != "split"}
+    return {**header, "provenance": provenance}
+
+
+def _show_counts(console: Console, folder: Path, counts: dict[str, int]) -> None:
+    for place, count in counts.items():
+        console.print(f"{folder / place}: {count} images", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

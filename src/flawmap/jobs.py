@@ -1,0 +1,423 @@
+"""What a command does: one function each, callable from Python. The command line only parses, calls and prints."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawmap.artifact import Artifact, load_artifact, read_header, save_artifact, version_hash
+from flawmap.calibration import threshold_from_good
+from flawmap.config import Config, ImageSettings, override
+from flawmap.datasets import (
+    DatasetSummary,
+    PatchSource,
+    Split,
+    TrainingImages,
+    describe,
+    find_dataset,
+    load_training,
+    split_dataset,
+    write_mvtec,
+)
+from flawmap.detector import Detector
+from flawmap.errors import InputError
+from flawmap.evaluation import SCHEMA, Evaluation, evaluate, held_out_areas, unseen_samples
+from flawmap.files import enough_space, writable_folder
+from flawmap.flaws import bad_images
+from flawmap.hardware import describe_machine
+from flawmap.images import FoundImage, find_images, write_image
+from flawmap.pages import evaluation_page
+from flawmap.plots import overlay, roc_figure
+from flawmap.records import Inspection
+from flawmap.reports import InspectionLog, write_json, write_page
+from flawmap.synthetic import FITTING, good_images
+from flawmap.training import Progress, Row, Trained, fit, write_history
+
+log = logging.getLogger(__name__)
+
+VALIDATION_PATCHES = 256  # whose loss goes into the history
+MODEL_BYTES = 200_000_000  # free space asked for before a training: model, checkpoint and their parts
+
+Done = Callable[[int, int, str], None]
+"""Told (done, of how many, what) as work goes on."""
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    return None
+
+
+# -------------------------------------------------------------------------------------------------------------- synth
+
+
+def synth(folder: Path, kind: str, *, good: int, bad: int, size: tuple[int, int], seed: int) -> dict[str, int]:
+    """Write a synthetic data set in the layout of MVTec AD.
+
+    Args:
+        good: images to train on; a quarter as many, at least one, go to test/good. bad: images with one flaw each,
+            the kinds of flaw in turn. size: (width, height), pixels.
+    Returns:
+        Images written, by folder.
+    """
+    if good < 1 or bad < 0:
+        raise InputError(f"at least one good image and no fewer than 0 bad ones are needed, got {good} and {bad}")
+    train = good_images(kind, good, size, seed, stream="train")
+    test = good_images(kind, max(1, good // 4), size, seed, stream="good")
+    flawless = good_images(kind, bad, size, seed, stream="bad")
+    return write_mvtec(folder, train, test, bad_images(flawless, FITTING[kind], seed))
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+def data(path: Path, images: ImageSettings) -> DatasetSummary:
+    """What a folder or manifest is understood to hold; nothing is trained or written."""
+    return describe(find_dataset(path), images)
+
+
+# -------------------------------------------------------------------------------------------------------------- train
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a training left: the model file and what a user wants to know of it."""
+
+    model: Path
+    artifact: Artifact
+    history: tuple[Row, ...]
+    skipped: tuple[tuple[Path, str], ...]
+
+
+def train(
+    path: Path,
+    model: Path,
+    config: Config,
+    *,
+    resume: bool = False,
+    skip_unreadable: bool = False,
+    tensorboard: Path | None = None,
+    observe: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = log.info,
+) -> TrainingReport:
+    """Train on the good images of a data set and write a `.flawmap` file with a threshold from held-out good images.
+
+    Beside the model lie `NAME.history.csv` and, until the training is done, `NAME.checkpoint`.
+
+    Args:
+        observe: called after every row of the history. say: told in a sentence what was understood and done.
+    Raises:
+        InputError, ConfigError, TrainingError: the data, the settings, or the course of the training.
+    """
+    enough_space(writable_folder(model.absolute().parent), MODEL_BYTES)
+    checkpoint = model.with_suffix(".checkpoint")
+    if checkpoint.exists() and not resume:
+        raise InputError(
+            f"{checkpoint} is what an unfinished training left; go on with --resume, or remove it to start anew"
+        )
+    dataset = find_dataset(path)
+    split = split_dataset(dataset.samples, config.images, config.split, config.model.patch)
+    say(
+        f"{dataset.layout} data: {len(split.train)} good images or areas to train on, {len(split.validation)} to "
+        f"validate, {len(split.test)} held out as good test images"
+    )
+    images = load_training(split.train, config.images, skip_unreadable=skip_unreadable)
+    for file, reason in images.skipped:
+        say(f"left out {file}: {reason}")
+    config = _with_channels(config, images)
+    source = PatchSource(images.images, images.masks, config.model.patch, images.names)
+    writer = _TensorBoard(tensorboard)
+
+    def note(progress: Progress) -> None:
+        writer.add(progress)
+        observe(progress)
+
+    trained = fit(
+        config,
+        source,
+        _validation_patches(split, config, skip_unreadable),
+        checkpoint=checkpoint,
+        resume=resume,
+        data_digest=split.digest,
+        observe=note,
+    )
+    writer.close()
+    write_history(trained.history, model.with_suffix(".history.csv"))
+    artifact = _calibrated(config, trained, split, _provenance(config, trained, split, dataset.layout, images))
+    save_artifact(artifact, model)
+    checkpoint.unlink(missing_ok=True)
+    return TrainingReport(model, artifact, trained.history, images.skipped)
+
+
+def _with_channels(config: Config, images: TrainingImages) -> Config:
+    """The settings with what the images decide: one channel for grey, three for colour."""
+    found = images.images[0].shape[2]
+    wanted = config.model.channels
+    if wanted is not None and wanted != found:
+        names = {1: "grey", 3: "colour"}
+        raise InputError(
+            f"the model is set to {names[wanted]} images (channels = {wanted}), the training images are "
+            f"{names[found]}; convert them with --mode {names[wanted]}, or leave channels out"
+        )
+    return override(config, {"model": {"channels": found}})
+
+
+def _validation_patches(split: Split, config: Config, skip_unreadable: bool) -> NDArray[np.float32] | None:
+    if not split.validation:
+        return None
+    images = load_training(split.validation, config.images, skip_unreadable=skip_unreadable)
+    source = PatchSource(images.images, images.masks, config.model.patch, images.names)
+    return source.sample(VALIDATION_PATCHES, np.random.default_rng(config.training.seed))
+
+
+def _calibrated(config: Config, trained: Trained, split: Split, provenance: dict[str, Any]) -> Artifact:
+    """The model with its threshold; without one, and said so, where no good image was held out for it."""
+    artifact = Artifact(config, trained.network.state_dict(), None, {}, provenance)
+    if not split.validation:
+        log.warning("no good images were held out (validation = 0): the model has no threshold")
+        return artifact
+    detector = Detector.of(artifact, device=config.training.device, precision=config.training.precision)
+    return artifact.with_threshold(*threshold_from_good(detector, split.validation))
+
+
+def _provenance(config: Config, trained: Trained, split: Split, layout: str, images: TrainingImages) -> dict[str, Any]:
+    """Where a model comes from, as JSON's types."""
+    last = trained.history[-1]
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "data": {
+            "layout": layout,
+            "images": len(split.train),
+            "sizes": _size_counts(images),
+            "notes": dict(images.notes),
+            "skipped": len(images.skipped),
+            "split": split.to_dict(),
+            "split_sha256": split.digest,
+        },
+        "training": {
+            "steps": trained.steps,
+            "patches": trained.steps * config.training.batch,
+            "seconds": round(trained.seconds, 1),
+            "patches_per_second": round(trained.patches_per_second, 1),
+            "loss": last.loss,
+            "validation_loss": last.validation,
+            "flat_loss": trained.flat_loss,
+        },
+        "versions": {name: version(name) for name in ("flawmap", "torch", "numpy")}
+        | {"python": platform.python_version()},
+        "machine": describe_machine(),
+    }
+
+
+def _size_counts(images: TrainingImages) -> dict[str, int]:
+    """Sizes as worked, after cutting and scaling."""
+    return dict(Counter(f"{image.shape[1]}x{image.shape[0]}" for image in images.images))
+
+
+class _TensorBoard:
+    """Writes the history as scalars, if a folder was given. The extra is imported then, and only then."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._writer: Any = None
+        if folder is None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
+        except ImportError:
+            raise InputError("TensorBoard is not installed; pip install 'flawmap[tensorboard]'") from None
+        self._writer = SummaryWriter(log_dir=str(writable_folder(folder)))
+
+    def add(self, progress: Progress) -> None:
+        if self._writer is None:
+            return
+        values = asdict(progress.row) | {"patches_per_second": progress.patches_per_second}
+        for name, value in values.items():
+            if value is not None and name != "step":
+                self._writer.add_scalar(name, value, progress.row.step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+# ------------------------------------------------------------------------------------------------------------ inspect
+
+
+@dataclass(frozen=True)
+class InspectionRow:
+    """One line of the summary: what was found, or why the image could not be read."""
+
+    path: str
+    score: float | None
+    verdict: str
+    regions: int
+    flawed_pixels: int
+    error: str | None = None
+
+
+def inspect(
+    model: Path,
+    inputs: Sequence[Path | str],
+    out: Path,
+    *,
+    threshold: float | None = None,
+    residuals: bool = False,
+    overlays: bool = True,
+    device: str = "auto",
+    precision: str = "auto",
+    done: Done = _silent,
+) -> tuple[InspectionRow, ...]:
+    """Inspect files, folders and globs with a model, and write what was found.
+
+    For each image, under its path relative to what was given: `NAME_mask.png`, `NAME_overlay.png` and, if asked for,
+    `NAME_residual.tif` (float32, opened). For all: `inspections.jsonl` and `regions.csv`. An unreadable image is
+    listed, and the run goes on.
+
+    Args:
+        threshold: instead of the model's own.
+    """
+    writable_folder(out)
+    detector = Detector.load(model, device=device, precision=precision)
+    found = [image for image in find_images(inputs) if not image.path.resolve().is_relative_to(out.resolve())]
+    if not found:
+        raise InputError(f"all images found lie in the output folder {out} itself; name another one with -o")
+    names = _output_names(found)
+    rows: list[InspectionRow] = []
+    with InspectionLog(out) as records:
+        for number, image in enumerate(found):
+            try:
+                loaded = detector.read(image.path)
+                inspection = detector.judge(
+                    detector.explain(loaded.pixels, path=image.path),
+                    path=image.path,
+                    notes=loaded.notes,
+                    threshold=threshold,
+                )
+            except InputError as error:
+                records.fail(str(image.path), str(error))
+                rows.append(InspectionRow(str(image.path), None, "unreadable", 0, 0, str(error)))
+            else:
+                _write_pictures(out / names[image], inspection, loaded.pixels, residuals=residuals, overlays=overlays)
+                records.add(inspection)
+                rows.append(_summary_row(inspection))
+            done(number + 1, len(found), str(image.path))
+    return tuple(rows)
+
+
+def _output_names(found: Iterable[FoundImage]) -> dict[FoundImage, Path]:
+    """Each image's relative path without its suffix; with it where two images would share a name."""
+    images = list(found)
+    shared = Counter(image.relative.with_suffix("") for image in images)
+    return {
+        image: image.relative.with_suffix("") if shared[image.relative.with_suffix("")] == 1 else image.relative
+        for image in images
+    }
+
+
+def _write_pictures(
+    target: Path, inspection: Inspection, pixels: NDArray[np.float32], *, residuals: bool, overlays: bool
+) -> None:
+    folder = writable_folder(target.parent)
+    write_image(folder / f"{target.name}_mask.png", inspection.mask)
+    if overlays:
+        write_image(folder / f"{target.name}_overlay.png", overlay(pixels, inspection.mask))
+    if residuals:
+        write_image(folder / f"{target.name}_residual.tif", inspection.residual)
+
+
+def _summary_row(inspection: Inspection) -> InspectionRow:
+    return InspectionRow(
+        str(inspection.path),
+        inspection.score,
+        inspection.verdict,
+        len(inspection.regions),
+        int(inspection.mask.sum()),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- evaluate
+
+
+def evaluate_model(
+    model: Path,
+    path: Path,
+    out: Path,
+    *,
+    last: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    done: Done = _silent,
+) -> Evaluation:
+    """Measure a model on a labelled set: `metrics.json`, `roc.png`, and `index.html` with its best and worst cases.
+
+    Args:
+        last: count the last N good training images by name as good test images; refused if the model saw one.
+    """
+    writable_folder(out)
+    artifact = load_artifact(model)
+    detector = Detector.of(artifact, device=device, precision=precision)
+    dataset = find_dataset(path)
+    split = Split.from_dict(artifact.provenance["data"]["split"])
+    samples = unseen_samples(dataset, split, last)
+    total, seen = len(samples), 0
+
+    def count(sample: Any) -> None:
+        nonlocal seen
+        seen += 1
+        done(seen, total, str(sample.path))
+
+    evaluation = evaluate(detector, samples, held_out_areas(dataset, split), root=dataset.root, observe=count)
+    about = {
+        "schema": SCHEMA,
+        "model": model_card(model, artifact),
+        "dataset": {
+            "name": dataset.root.name,
+            "layout": dataset.layout,
+            "images": dict(Counter(row["label"] for row in evaluation.per_image)),
+            "scale": artifact.config.images.scale,
+            "region": artifact.config.images.region.model_dump(mode="json", exclude_none=True),
+            "measured_in": "the images' own pixels",
+        },
+        "precision": str(detector.precision).removeprefix("torch."),
+    }
+    write_json(out / "metrics.json", about | evaluation.to_dict())
+    if evaluation.curve is not None:
+        roc_figure({artifact.config.loss.name: evaluation.curve}, out / "roc.png")
+    page = evaluation_page(detector, evaluation, samples, about=about, root=dataset.root, roc=out / "roc.png")
+    write_page(page, out / "index.html")
+    return evaluation
+
+
+def model_card(model: Path, artifact: Artifact) -> dict[str, Any]:
+    """What a reader of figures needs to know of the model that made them."""
+    settings = artifact.config
+    return {
+        "file": model.name,
+        "version": version_hash(model),
+        "method": settings.loss.name,
+        "residual": settings.residual.model_dump(mode="json"),
+        "latent": settings.model.latent,
+        "patch": settings.model.patch,
+        "stride": settings.tiling.stride,
+        "opening": settings.threshold.opening,
+        "threshold": artifact.threshold,
+        "training": artifact.provenance["training"],
+        "seed": settings.training.seed,
+        "split_sha256": artifact.provenance["data"]["split_sha256"],
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- info
+
+
+def info(model: Path) -> dict[str, Any]:
+    """The header of a model file, and the hash that names this version of it."""
+    return {"file": str(model), "version": version_hash(model), **read_header(model)}

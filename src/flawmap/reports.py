@@ -1,0 +1,478 @@
+"""Records to files that people and programs read: JSON lines, CSV, JSON, and pages of HTML that are one file each.
+
+A page holds its pictures, its style and its script, and a Content-Security-Policy in it forbids everything else: it
+asks nothing of a network, and a file name cannot smuggle a script into it. No torch here.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawmap.checks import image_array, shape_text
+from flawmap.errors import InputError
+from flawmap.files import atomic, writable_folder
+from flawmap.images import worked
+from flawmap.plots import DETECTED, TRUTH, heatmap
+from flawmap.records import Inspection, Mask
+
+INSPECTIONS, REGIONS = "inspections.jsonl", "regions.csv"
+REGION_COLUMNS = (
+    "path",
+    "region",
+    "area",
+    "left",
+    "top",
+    "width",
+    "height",
+    "centroid_x",
+    "centroid_y",
+    "peak",
+    "mean",
+)
+
+LONGEST, SHORTEST = 1400, 256  # pixels: a page's pictures shrink until one side fits; strips keep their height
+CAP = 8192  # pixels: and no side is longer
+QUALITY = 88  # of JPEG
+SMALL = 256 * 256  # pixels: up to here a PNG, exact and not much larger
+FEW = 16  # values: a picture with no more is a mask or a drawing, which JPEG would fray
+PROPORTION = 9  # a row of pictures is at most so many times as wide as high
+MOST, USUAL = 6, 3  # pictures beside each other: at most, and the room for so many where there are fewer
+
+MISSING = "–"
+
+Grey = NDArray[np.uint8]
+"""(H, W) or (H, W, 3) uint8."""
+
+
+# -------------------------------------------------------------------------------------------------------------- lists
+
+
+class InspectionLog:
+    """What inspecting many images found, written while it runs: `inspections.jsonl` and `regions.csv` in a folder.
+
+    Both grow under hidden names and take their own when the block ends, also by an exception: then they hold the
+    images that were finished, in whole lines. An exception before the first image leaves older files as they were.
+
+    Raises:
+        InputError: the folder cannot be written to, no room, or a score that is not finite.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Self:
+        writable_folder(self.folder)
+        self._targets = [self.folder / name for name in (INSPECTIONS, REGIONS)]
+        self._parts = [target.with_name(f".{target.name}.part-{os.getpid()}") for target in self._targets]
+        with ExitStack() as stack:
+            for part in self._parts:
+                stack.callback(part.unlink, missing_ok=True)
+            # Unbuffered: nothing waits in memory that a later error or a full disk could lose or repeat.
+            self._files = [stack.enter_context(part.open("wb", buffering=0)) for part in self._parts]
+            self._whole = [0, 0]
+            self._append("", _csv_lines([REGION_COLUMNS]))
+            self._images = 0
+            self._stack = stack.pop_all()
+        return self
+
+    def add(self, inspection: Inspection) -> None:
+        """One line for the image, and one for each of its regions, numbered from 1."""
+        record = inspection.to_dict()
+        rows = [
+            (
+                record["path"],
+                number,
+                region["area"],
+                *region["box"],
+                *region["centroid"],
+                region["peak"],
+                region["mean"],
+            )
+            for number, region in enumerate(record["regions"], start=1)
+        ]
+        self._append(_json(record, inspection.path or "an image") + "\n", _csv_lines(rows))
+        self._images += 1
+
+    def fail(self, path: Path | str, message: str) -> None:
+        """One line for an image that could not be read: its path and why."""
+        self._append(json.dumps({"path": str(path), "error": message}, ensure_ascii=False) + "\n", "")
+        self._images += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with self._stack:
+                for file, size in zip(self._files, self._whole, strict=True):
+                    file.truncate(size)
+                    file.close()
+                if kind is None or self._images:
+                    for part, target in zip(self._parts, self._targets, strict=True):
+                        part.replace(target)
+        except OSError as problem:
+            raise InputError(
+                f"the lists in {self.folder} cannot be written: {problem.strerror or problem}"
+            ) from problem
+
+    def _append(self, *texts: str) -> None:
+        """Both files or neither: what an interrupted call left after `_whole` is overwritten or cut off."""
+        try:
+            for file, size, text in zip(self._files, self._whole, texts, strict=True):
+                file.seek(size)
+                rest = memoryview(_utf8(text))
+                while rest:
+                    rest = rest[file.write(rest) :]
+        except OSError as error:
+            raise InputError(f"the lists in {self.folder} cannot be written: {error.strerror or error}") from error
+        self._whole = [file.tell() for file in self._files]
+
+
+def write_json(path: Path, data: Any) -> None:
+    """A JSON file, indented by 2, keys in their given order, whole or not at all.
+
+    Raises:
+        InputError: a number that is not finite (JSON has none; say None), or the file cannot be written.
+    """
+    content = _utf8(_json(data, str(path), indent=2) + "\n")
+    with atomic(path) as part:
+        part.write_bytes(content)
+
+
+def _json(data: Any, name: str, indent: int | None = None) -> str:
+    try:
+        return json.dumps(data, ensure_ascii=False, allow_nan=False, indent=indent)
+    except ValueError as error:
+        raise InputError(f"{name}: JSON holds finite numbers only, got NaN or infinity; write None: {error}") from error
+
+
+def _csv_lines(rows: list[tuple[Any, ...]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _utf8(text: str) -> bytes:
+    """UTF-8. A file name's bytes that are none come as lone surrogates and leave as \\udcff, which JSON reads back."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+# -------------------------------------------------------------------------------------------------------------- cells
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value in a table or among the facts. title: shown under a resting pointer; of a missing one the reason."""
+
+    text: str
+    title: str = ""
+    numeric: bool = True
+
+
+def number(value: float | None, digits: int = 3, *, reason: str = "") -> Cell:
+    """A metric or a residual with a number of decimals; never rounded up to 1 or down to 0.
+
+    >>> number(0.93149).text, number(0.99996).text, number(4e-5).text, number(None, reason="no good pixels").text
+    ('0.931', '> 0.999', '< 0.001', '–')
+    """
+    return Cell(MISSING, reason) if value is None else Cell(_decimals(value, digits, 1), f"{_finite(value):.10g}")
+
+
+def percent(share: float | None, digits: int = 1, *, reason: str = "") -> Cell:
+    """A share of 1 in per cent; never rounded up to 100 or down to 0.
+
+    >>> percent(0.5).text, percent(1e-4).text, percent(1e-4, 2).text
+    ('50.0\\xa0%', '< 0.1\\xa0%', '0.01\\xa0%')
+    """
+    if share is None:
+        return Cell(MISSING, reason)
+    return Cell(f"{_decimals(100 * share, digits, 100)}\xa0%", f"{100 * _finite(share):.10g}\xa0%")
+
+
+def count(value: int | None, *, reason: str = "") -> Cell:
+    """A number of things, in groups of three digits."""
+    return Cell(MISSING, reason) if value is None else Cell(f"{value:,}")
+
+
+def _decimals(value: float, digits: int, top: int) -> str:
+    shown, step = f"{_finite(value):.{digits}f}", 10.0**-digits
+    if value > 0 and float(shown) == 0:
+        return f"< {step:.{digits}f}"
+    if value < top and float(shown) >= top:
+        return f"> {top - step:.{digits}f}"
+    return shown.replace("-", "\N{MINUS SIGN}")
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise InputError(f"a number in a table must be finite, got {value}; pass None and the reason")
+    return value
+
+
+# --------------------------------------------------------------------------------------------------------------- page
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One image: pictures with captions, in one row or in several of one length (one for each method, say).
+
+    pictures: (caption, (H, W) or (H, W, 3) uint8). Rows wrap where the window is narrow or the pictures are wide.
+    """
+
+    title: str
+    note: str
+    pictures: tuple[tuple[str, Grey], ...]
+    rows: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or len(self.pictures) % self.rows:
+            raise InputError(f"rows must part {len(self.pictures)} pictures evenly, got {self.rows}")
+        for caption, values in self.pictures:
+            plane = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)
+            if values.dtype != np.uint8 or not plane or values.size == 0:
+                raise InputError(
+                    f"picture {caption!r} must be uint8 (H, W) or (H, W, 3), "
+                    f"got {values.dtype} {shape_text(values.shape)}; see picture()"
+                )
+
+
+@dataclass(frozen=True)
+class Table:
+    """columns: the headings. rows: a cell for each column, the first one names the row. note: a sentence below."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | Cell, ...], ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise InputError(f"table {self.title!r}: a row needs {len(self.columns)} cells, got {len(row)}")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing. png: the bytes of a PNG file."""
+
+    caption: str
+    png: bytes
+
+    def __post_init__(self) -> None:
+        if not self.png.startswith(b"\x89PNG\r\n\x1a\n"):
+            raise InputError(f"figure {self.caption!r} must be the bytes of a PNG file, got {self.png[:8]!r}")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report. facts: (name, value). sections: (heading, cases). heat: the ends of the residuals' colours in words."""
+
+    title: str
+    lead: str
+    facts: tuple[tuple[str, str | Cell], ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    sections: tuple[tuple[str, tuple[Case, ...]], ...] = ()
+    footer: str = ""
+    heat: tuple[str, str] = ("low", "high")
+
+
+def picture(values: NDArray[np.floating[Any]] | Mask) -> Grey:
+    """An image, a reconstruction or a mask to look at. What lies outside [0, 1] is clipped.
+
+    Args:
+        values: (H, W, 1) or (H, W, 3), floating point; or (H, W) bool.
+    Returns:
+        uint8, (H, W) or (H, W, 3): 255 = 1 or True.
+    Raises:
+        InputError: a shape, a type, NaN or infinite values.
+    """
+    if values.dtype == np.bool_ and values.ndim == 2:
+        return values.astype(np.uint8) * np.uint8(255)
+    image_array(values)  # type: ignore[arg-type]  # it says what is wrong with anything else
+    levels: Grey = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return levels[:, :, 0] if levels.shape[2] == 1 else levels
+
+
+def shrunk(values: Grey) -> Grey:
+    """A picture at the size a page holds: by area, until its longer side has 1400 pixels or its shorter one 256.
+
+    A strip of 2770 x 256 stays as it is; no side is longer than 8192.
+    """
+    height, width = values.shape[:2]
+    longer, shorter = max(height, width), min(height, width)
+    scale = min(1.0, max(LONGEST / longer, min(1.0, SHORTEST / shorter)), CAP / longer)
+    if scale == 1:
+        return values
+    layers = values if values.ndim == 3 else values[:, :, None]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small: Grey = np.rint(worked(layers.astype(np.float32), size)).astype(np.uint8)
+    return small if values.ndim == 3 else small[:, :, 0]
+
+
+def write_page(page: Page, path: Path) -> None:
+    """The page as one HTML file, whole or not at all. Raises InputError where it cannot be written."""
+    content = _utf8(render(page))
+    with atomic(path) as part:
+        part.write_bytes(content)
+
+
+def render(page: Page) -> str:
+    """The page as the text of one HTML file that refers to nothing outside itself."""
+    style, script = (_own_text(name) for name in ("page.css", "page.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_fingerprint(style)}'; "
+        f"script-src '{_fingerprint(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{_value(value)}</dd></div>" for name, value in page.facts)
+    parts = [
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">',
+        f"<title>{escape(page.title)}</title>\n<style>{style}</style>\n</head>\n<body>",
+        f'<header>\n<h1>{escape(page.title)}</h1>\n<p class="lead">{escape(page.lead)}</p>\n</header>\n<main>',
+        *([_contents(page)] if len(page.sections) > 1 else []),
+        *([f'<dl class="facts">{facts}</dl>'] if facts else []),
+        *(_table(table) for table in page.tables),
+        *(_figure(figure) for figure in page.figures),
+        *(_section(place, heading, cases, page.heat) for place, (heading, cases) in enumerate(page.sections)),
+        "</main>",
+        *([f"<footer>{escape(page.footer)}</footer>"] if page.footer else []),
+        f"<dialog></dialog>\n<script>{script}</script>\n</body>\n</html>\n",
+    ]
+    return "\n".join(parts)
+
+
+def _own_text(name: str) -> str:
+    return resources.files("flawmap").joinpath(name).read_text("utf-8")
+
+
+def _fingerprint(text: str) -> str:
+    """What a policy names an inline style or script by: any other one, injected ones too, stays without effect."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _contents(page: Page) -> str:
+    links = "".join(
+        f'<li><a href="#section-{place}">{escape(heading)}</a></li>' for place, (heading, _) in enumerate(page.sections)
+    )
+    return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
+
+
+def _value(value: str | Cell) -> str:
+    if isinstance(value, str):
+        return escape(value)
+    if not value.title or value.title == value.text:
+        return escape(value.text)
+    return f'<span title="{escape(value.title)}">{escape(value.text)}</span>'
+
+
+def _table(table: Table) -> str:
+    """A scrollable table; reasons for missing values stand below it too, as paper and touch screens show no titles."""
+    columns = [[row[place] for row in table.rows] for place in range(len(table.columns))]
+    numeric = [bool(column) and all(isinstance(cell, Cell) and cell.numeric for cell in column) for column in columns]
+    kinds = [' class="n"' if flag else "" for flag in numeric]
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(table.columns, kinds, strict=True)
+    )
+    body = ""
+    for row in table.rows:
+        cells = "".join(f"<td{kind}>{_value(value)}</td>" for kind, value in zip(kinds[1:], row[1:], strict=True))
+        body += f'<tr><th scope="row"{kinds[0]}>{_value(row[0])}</th>{cells}</tr>\n'
+    missing = [value for row in table.rows for value in row if isinstance(value, Cell) and value.text == MISSING]
+    reasons = "; ".join(dict.fromkeys(value.title for value in missing if value.title))
+    notes = [table.note, f"{MISSING} {reasons}" if reasons else ""]
+    below = "".join(f'<p class="note">{escape(note)}</p>\n' for note in notes if note)
+    return (
+        f'<section>\n<h2>{escape(table.title)}</h2>\n<div class="scroll" role="region" tabindex="0" '
+        f'aria-label="{escape(table.title)}">\n<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n'
+        f"</table>\n</div>\n{below}</section>"
+    )
+
+
+def _figure(figure: Figure) -> str:
+    with Image.open(io.BytesIO(figure.png)) as opened:
+        width, height = opened.size
+    shown = _shown("image/png", figure.png, width, height, figure.caption)
+    return f'<figure class="chart">{shown}<figcaption>{escape(figure.caption)}</figcaption></figure>'
+
+
+def _section(place: int, heading: str, cases: tuple[Case, ...], heat: tuple[str, str]) -> str:
+    inside = "\n".join(_case(case) for case in cases) or '<p class="note">None.</p>'
+    legend = _legend(heat) if cases else ""
+    return (
+        f'<section id="section-{place}">\n<div class="heading"><h2>{escape(heading)}</h2>{legend}</div>\n'
+        f"{inside}\n</section>"
+    )
+
+
+def _legend(heat: tuple[str, str]) -> str:
+    marks = ""
+    for colour, name in ((TRUTH, "ground truth"), (DETECTED, "found")):
+        swatch = f'<rect x="2" y="2" width="16" height="10" fill="#777" stroke="rgb{colour}" stroke-width="3"/>'
+        marks += f'<li><svg width="20" height="14" aria-hidden="true">{swatch}</svg>{name}</li>'
+    ramp = _encoded(heatmap(np.linspace(0, 1, 64, dtype=np.float32)[None], 0, 1))
+    bar = f'<img src="{_data_url(*ramp)}" width="64" height="10" alt="to">'
+    return f'<ul class="legend">{marks}<li>residual: {escape(heat[0])} {bar} {escape(heat[1])}</li></ul>'
+
+
+def _case(case: Case) -> str:
+    columns, length = _columns(case), len(case.pictures) // case.rows
+    figures = []
+    for caption, values in case.pictures:
+        small = shrunk(values)
+        alt = f"{caption}, {case.title}"
+        shown = _shown(*_encoded(small), small.shape[1], small.shape[0], alt)
+        figures.append(f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>")
+    rows = (figures[start : start + length] for start in range(0, len(figures), max(1, length)))
+    strips = "\n".join(f'<div class="row n{columns}">{"".join(row)}</div>' for row in rows)
+    note = f"<p>{escape(case.note)}</p>" if case.note else ""
+    return f'<article class="case">\n<div class="name"><h3>{escape(case.title)}</h3>{note}</div>\n{strips}\n</article>'
+
+
+def _columns(case: Case) -> int:
+    """Pictures beside each other in a wide window: as many as a row has, unless wide pictures would get too low."""
+    length = len(case.pictures) // case.rows
+    aspect = max((values.shape[1] / values.shape[0] for _, values in case.pictures), default=1.0)
+    most = max(1, min(MOST, int(PROPORTION / aspect)))
+    lines = max(1, math.ceil(length / most))
+    return max(math.ceil(length / lines), min(USUAL, most))
+
+
+def _shown(kind: str, content: bytes, width: int, height: int, alt: str) -> str:
+    """A picture that a click enlarges."""
+    source = _data_url(kind, content)
+    image = f'<img src="{source}" width="{width}" height="{height}" alt="{escape(alt)}">'
+    return f'<button type="button" class="zoom">{image}</button>'
+
+
+def _encoded(values: Grey) -> tuple[str, bytes]:
+    """Type and bytes of a picture: PNG for masks, drawings and small pictures, else JPEG."""
+    file, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(values))
+    drawn = np.count_nonzero(np.bincount(values.ravel(), minlength=256)) <= FEW
+    if drawn or image.width * image.height <= SMALL:
+        image.save(file, "PNG", optimize=True)
+        return "image/png", file.getvalue()
+    # Colours at full resolution, or outlines one pixel wide would turn grey.
+    image.save(file, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    return "image/jpeg", file.getvalue()
+
+
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,262 @@
+"""How a command talks: tables for people, one JSON document for machines, a progress bar on the way."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from flawmap.training import Progress as TrainingProgress
+
+SHOWN = 12  # rows of a list before it is cut
+
+
+class Bar:
+    """A bar on a terminal, a line now and then in a log file, nothing for machines."""
+
+    def __init__(self, bar: Progress | None, console: Console | None) -> None:
+        self._bar, self._console, self._tasks, self._decile = bar, console, {}, -1  # type: ignore[var-annotated]
+
+    def training(self, progress: TrainingProgress, name: str = "training") -> None:
+        row = progress.row
+        left = f"{progress.seconds_left / 60:.1f} min left"
+        text = f"{name}  loss {row.loss:.4f}  {progress.patches_per_second:.0f} patches/s  {left}"
+        self._show(name, row.step, progress.steps, text)
+
+    def count(self, done: int, total: int, what: str) -> None:
+        self._show("images", done, total, what if len(what) <= 60 else "..." + what[-57:])
+
+    def _show(self, key: str, done: int, total: int, text: str) -> None:
+        if self._bar is not None:
+            if key not in self._tasks:
+                self._tasks[key] = self._bar.add_task(text, total=total)
+            self._bar.update(self._tasks[key], completed=done, total=total, description=text)
+        elif self._console is not None and 10 * done // total != self._decile:
+            self._decile = 10 * done // total
+            self._console.print(f"{done}/{total}  {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a command's words go: results to stdout, everything else to stderr."""
+
+    as_json: bool
+    quiet: bool
+    out: Console
+    err: Console
+
+    @classmethod
+    def start(cls, *, as_json: bool, quiet: bool, verbose: bool) -> Output:
+        output = cls(as_json, quiet, Console(), Console(stderr=True))
+        logger = logging.getLogger("flawmap")
+        for handler in [h for h in logger.handlers if isinstance(h, logging.StreamHandler)]:
+            logger.removeHandler(handler)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING)
+        return output
+
+    def say(self, sentence: str) -> None:
+        """A sentence on the way, for people."""
+        if not self.quiet:
+            self.err.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def result(self, data: dict[str, Any], show: Callable[[Console, dict[str, Any]], None]) -> None:
+        """The result: one JSON document, a table, or nothing."""
+        if self.as_json:
+            print(json.dumps(data, indent=2, allow_nan=False, default=str))
+        elif not self.quiet:
+            show(self.out, data)
+
+    @contextmanager
+    def progress(self) -> Iterator[Bar]:
+        if self.quiet or self.as_json:
+            yield Bar(None, None)
+        elif not self.err.is_terminal:
+            yield Bar(None, self.err)
+        else:
+            columns = (
+                BarColumn(24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.description}", markup=False),
+            )
+            with Progress(*columns, console=self.err, transient=True) as bar:
+                yield Bar(bar, None)
+
+
+def show_training(console: Console, report: dict[str, Any]) -> None:
+    training, data = report["provenance"]["training"], report["provenance"]["data"]
+    threshold = "none" if report["threshold"] is None else f"{report['threshold']:.4g}"
+    facts = [
+        ("model", report["model"]),
+        ("trained", f"{training['steps']} steps, {training['patches']:,} patches, {training['seconds'] / 60:.1f} min"),
+        ("speed", f"{training['patches_per_second']:.0f} patches/s"),
+        ("loss", f"{training['loss']:.4f} (a flat reconstruction: {training['flat_loss']:.4f})"),
+        ("threshold", f"{threshold}  {_rule(report['calibration'])}"),
+        ("images", f"{data['images']} good images or areas, split {data['split_sha256'][:12]}"),
+    ]
+    _facts(console, facts)
+
+
+def show_inspections(console: Console, report: dict[str, Any]) -> None:
+    rows = report["images"]
+    table = _table("image", ">score", "verdict", ">regions", ">pixels")
+    for row in rows[: 4 * SHOWN]:
+        score = "" if row["score"] is None else f"{row['score']:.4f}"
+        table.add_row(row["path"], score, row["verdict"], str(row["regions"]), str(row["flawed_pixels"]))
+    console.print(table)
+    if len(rows) > 4 * SHOWN:
+        console.print(f"... and {len(rows) - 4 * SHOWN} more, all in inspections.jsonl", highlight=False)
+    flawed = sum(row["verdict"] == "flawed" for row in rows)
+    unreadable = [row for row in rows if row["error"] is not None]
+    tail = f", {len(unreadable)} unreadable" if unreadable else ""
+    console.print(
+        f"{len(rows)} images: {flawed} flawed{tail}; written to {report['folder']}", markup=False, highlight=False
+    )
+    for row in unreadable[:SHOWN]:
+        console.print(row["error"], markup=False, highlight=False, soft_wrap=True, style="red")
+
+
+def show_evaluation(console: Console, report: dict[str, Any]) -> None:
+    pixel, image = report["pixel"], report["image"]
+    table = _table("figure", ">value")
+    for name, label in (
+        ("auroc", "pixel AUROC"),
+        ("average_precision", "pixel average precision"),
+        ("au_pro_30", "AU-PRO at 30 %"),
+        ("au_pro_05", "AU-PRO at 5 %"),
+    ):
+        table.add_row(label, _number(pixel[name], pixel["undefined"].get(name)))
+    table.add_row("image AUROC", _number(image["auroc"]) if image else f"none: {report['image_reason']}")
+    if report["held_out"]:
+        table.add_row("false positive rate at the threshold", f"{report['held_out']['false_positive_rate']:.2e}")
+    console.print(table)
+    for problem in (*report["unreadable"][:SHOWN], *report["notes"][:SHOWN]):
+        console.print(f"{problem['path']}: {problem['problem']}", markup=False, highlight=False, soft_wrap=True)
+    outside = [row["path"] for row in report["per_image"] if row["label"] == "outside"]
+    if outside:
+        console.print(
+            f"counted as neither good nor defective, flaws all outside the region: {', '.join(outside)}", markup=False
+        )
+    console.print(f"{len(report['per_image'])} images; written to {report['folder']}", markup=False, highlight=False)
+
+
+def show_data(console: Console, report: dict[str, Any]) -> None:
+    console.print(f"{report['root']}: {report['layout']} layout", markup=False, highlight=False)
+    table = _table("split", "label", "kind", ">images")
+    for row in report["counts"]:
+        table.add_row(row["split"], row["label"], row["kind"], str(row["images"]))
+    console.print(table)
+    sizes = [f"{row['width']} x {row['height']}: {row['images']}" for row in report["sizes"]]
+    _facts(
+        console,
+        [
+            ("sizes", _cut(sizes)),
+            ("modes", _cut([f"{mode}: {count}" for mode, count in report["modes"].items()])),
+            (
+                "masks",
+                _cut([f"{state}: {n if isinstance(n, int) else len(n)}" for state, n in report["masks"].items() if n]),
+            ),
+        ],
+    )
+    for title, entries in (
+        ("masks missing", report["masks"].get("missing", [])),
+        ("masks without a flaw", report["masks"].get("empty", [])),
+        ("masks of another size", report["masks"].get("wrong size", [])),
+        ("flaws all outside the region: neither good nor defective", report["outside"]),
+        ("the same content", [", ".join(group) for group in report["duplicates"]]),
+        ("problems", [f"{entry['path']}: {entry['problem']}" for entry in report["problems"]]),
+        ("ignored", [f"{entry['path']}: {entry['reason']}" for entry in report["ignored"]]),
+    ):
+        if entries:
+            console.print(f"{title} ({len(entries)}):", markup=False, highlight=False)
+            for entry in entries[:SHOWN]:
+                console.print(f"  {entry}", markup=False, highlight=False, soft_wrap=True)
+            if len(entries) > SHOWN:
+                console.print(
+                    f"  ... and {len(entries) - SHOWN} more (--json lists all)", markup=False, highlight=False
+                )
+
+
+def show_info(console: Console, report: dict[str, Any]) -> None:
+    config, made = report["config"], report["provenance"]
+    threshold = "none" if report["threshold"] is None else f"{report['threshold']:.6g}"
+    model, training = config["model"], made["training"]
+    _facts(
+        console,
+        [
+            ("file", report["file"]),
+            ("version", report["version"]),
+            ("format", str(report["format"])),
+            ("method", f"{config['loss']['name']} loss, {config['residual']['name']} residual"),
+            ("network", f"patch {model['patch']}, d = {model['latent']}, {model['channels']} channel(s)"),
+            ("scoring", f"stride {config['tiling']['stride']}, opening {config['threshold']['opening']}"),
+            ("threshold", f"{threshold}  {_rule(report['calibration'])}"),
+            (
+                "trained",
+                f"{training['steps']} steps, {training['patches']:,} patches, {training['seconds'] / 60:.1f} min",
+            ),
+            ("loss", f"{training['loss']:.4f} (a flat reconstruction: {training['flat_loss']:.4f})"),
+            (
+                "data",
+                f"{made['data']['images']} images or areas ({made['data']['layout']}), "
+                f"split {made['data']['split_sha256'][:12]}",
+            ),
+            ("seed", str(config["training"]["seed"])),
+            ("created", made["created"]),
+            ("versions", ", ".join(f"{name} {number}" for name, number in made["versions"].items())),
+        ],
+    )
+
+
+def show_demo(console: Console, report: dict[str, Any]) -> None:
+    table = _table("method", ">pixel AUROC", ">AU-PRO at 30 %", ">image AUROC", ">minutes")
+    for row in report["methods"]:
+        figures = (row["pixel_auroc"], row["au_pro_30"], row["image_auroc"])
+        table.add_row(row["name"], *(_number(figure) for figure in figures), f"{row['minutes']:.1f}")
+    console.print(table)
+    console.print(f"look at {report['page']}", markup=False, highlight=False)
+
+
+def _rule(calibration: dict[str, Any]) -> str:
+    if not calibration:
+        return ""
+    areas = f"{calibration['good_areas']} held-out good images or areas"
+    if calibration["rule"] == "largest":
+        return f"(the largest residual of {areas})"
+    return f"({calibration['false_positive_rate']:g} of the pixels of {areas} lie above)"
+
+
+def _number(value: float | None, reason: str | None = None) -> str:
+    return f"{value:.4f}" if value is not None else f"none: {reason}"
+
+
+def _cut(entries: list[str]) -> str:
+    more = f", ... and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
+    return ", ".join(entries[:SHOWN]) + more or "none"
+
+
+def _facts(console: Console, facts: list[tuple[str, str]]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts:
+        table.add_row(f"{name}", value)
+    console.print(table, markup=False, highlight=False)
+
+
+def _table(*columns: str) -> Table:
+    """Columns by name; a leading > sets one flush right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+    return table
