@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# The tensors of the tests are small: threads that wait for each other cost ten times what they bring, the more so on a
+# busy machine. Set before anything imports torch; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

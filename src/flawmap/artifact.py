@@ -18,7 +18,7 @@ import safetensors.torch
 from torch import Tensor
 
 from flawmap.config import Config, parse
-from flawmap.errors import ArtifactError, ConfigError
+from flawmap.errors import ArtifactError
 from flawmap.files import atomic, sha256_of
 
 FORMAT = 1
@@ -73,8 +73,11 @@ def load_artifact(path: Path) -> Artifact:
         raise ArtifactError(f"{path} is damaged: {error}; copy it again or train anew") from None
     try:
         config = parse(header["config"])
-        return Artifact(config, weights, header["threshold"], header["calibration"], header["provenance"])
-    except (KeyError, ConfigError) as error:
+        threshold, calibration, provenance = (header[key] for key in ("threshold", "calibration", "provenance"))
+        if not isinstance(threshold, float | int | None):
+            raise TypeError(f"threshold must be a number, got {threshold!r}")
+        return Artifact(config, weights, threshold, dict(calibration), dict(provenance))
+    except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: its header does not hold a model's settings ({error})") from None
 
 

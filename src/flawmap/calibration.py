@@ -26,7 +26,7 @@ def threshold_from_good(
         areas: good images, or areas of them, that were not trained on.
         report: called after each area.
     Raises:
-        ConfigError: no areas.
+        ConfigError: no areas, or nothing of them in the region of interest.
     """
     settings = detector.config.threshold
     good, largest, count = ScoreHistogram.empty(), -np.inf, 0
@@ -36,8 +36,8 @@ def threshold_from_good(
         report()
     if count == 0:
         raise ConfigError(
-            "a threshold is found on good images that were held out, but none were; give validation a share "
-            "(validation = 0.1 under [split] of --config)"
+            "a threshold is found on good images that were held out, but none were; hold a share out for validation "
+            "(--validation 0.1)"
         )
     threshold = largest if settings.rule == "largest" else quantile_from_good(good, settings.false_positive_rate)
     found = {
@@ -51,7 +51,10 @@ def threshold_from_good(
 
 
 def opened_residuals(detector: Detector, areas: Iterable[Area]) -> Iterator[tuple[FloatMap, Mask | None]]:
-    """The opened residual map of each area, scored by itself, and its region of interest (None = all of it)."""
+    """The opened residual map of each area, scored by itself, and its region of interest (None = all of it).
+
+    An area of which nothing lies in the region is passed over.
+    """
     for area in areas:
         image = detector.read(area.path).pixels
         inside = region_mask(area.path, image, detector.config.images.region)
@@ -60,4 +63,6 @@ def opened_residuals(detector: Detector, areas: Iterable[Area]) -> Iterator[tupl
             left, top, right, bottom = area.box
             image = image[top:bottom, left:right]
             inside = None if inside is None else inside[top:bottom, left:right]
+            if inside is not None and not inside.any():
+                continue
         yield detector.opened(detector.explain_inside(image, inside, whole).residual), inside

@@ -42,17 +42,25 @@ class Checkpoint:
         return cls({name: tensor.detach().clone() for name, tensor in tensors.items()}, _comparable(config), **where)
 
     def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put the saved state into a freshly built network and optimizer, in place."""
+        """Put the saved state into a freshly built network and optimizer, in place.
+
+        Raises:
+            ArtifactError: it lacks a part of them, or holds one of another shape.
+        """
         prefix = "network."
-        network.load_state_dict({k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)})
         state = {}
-        for place, (name, parameter) in enumerate(network.named_parameters()):
-            saved = {key: self.tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            # A moment lies in memory as its parameter does (channels last), as if the training had never stopped.
-            state[place] = {
-                key: value.clone() if key == "step" else torch.empty_like(parameter, requires_grad=False).copy_(value)
-                for key, value in saved.items()
-            }
+        try:
+            network.load_state_dict({k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)})
+            for place, (name, parameter) in enumerate(network.named_parameters()):
+                state[place] = {"step": self.tensors[f"optimizer.step.{name}"].clone()}
+                for key in ("exp_avg", "exp_avg_sq"):
+                    # It lies in memory as its parameter does (channels last), as if training had never stopped.
+                    moment = torch.empty_like(parameter, requires_grad=False)
+                    state[place][key] = moment.copy_(self.tensors[f"optimizer.{key}.{name}"])
+        except (KeyError, RuntimeError) as error:
+            raise ArtifactError(
+                f"the checkpoint does not hold the state of this network ({error}); remove it to start anew"
+            ) from None
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

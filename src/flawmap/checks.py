@@ -41,6 +41,8 @@ def image_array(image: NDArray[np.float32], name: str = "image") -> None:
     if image.ndim != 3 or image.shape[2] not in (1, 3):
         hint = f"; for a grey image pass {name}[:, :, None]" if image.ndim == 2 else ""
         raise InputError(f"{name} must be (H, W, 1) or (H, W, 3), got {shape_text(image.shape)}{hint}")
+    if image.size == 0:
+        raise InputError(f"{name} must have pixels, got {shape_text(image.shape)}")
     if image.dtype.kind != "f":
         raise InputError(
             f"{name} must be floating point in [0, 1], got {image.dtype}; divide by the type's range first"

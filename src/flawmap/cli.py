@@ -1,14 +1,20 @@
 """The command line: parse, one call of `flawmap.jobs`, print, exit code. Nothing heavy is imported before it is needed.
 
 Exit codes: 0 done; 1 our fault; 2 wrong use or bad input; 3 flaws found (only with --fail-on-flaw); 4 some images
-could not be read, the rest is done (wins over 3); 130 interrupted.
+could not be read, the rest is done (wins over 3); 130 interrupted. A disk without room or rights counts as 2.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import logging
+import math
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
+from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +22,22 @@ import typer
 from rich.console import Console
 
 from flawmap.errors import ConfigError, FlawmapError
-from flawmap.terminal import Output, show_data, show_demo, show_evaluation, show_info, show_inspections, show_training
+from flawmap.terminal import (
+    Output,
+    end_log,
+    show_data,
+    show_demo,
+    show_evaluation,
+    show_info,
+    show_inspections,
+    show_training,
+)
 
 if TYPE_CHECKING:
     from flawmap.config import Config, ImageSettings
 
 OUR_FAULT, BAD_INPUT, FLAWS_FOUND, SOME_UNREADABLE, INTERRUPTED = 1, 2, 3, 4, 130
+LARGEST_FACTOR = 16  # of --scale; the settings refuse larger ones, but a number of pixels may have been meant
 
 
 class PresetName(StrEnum):
@@ -67,7 +83,6 @@ class RuleName(StrEnum):
 app = typer.Typer(
     name="flawmap",
     help="Train on good images, get a map of the flaws in any other.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -77,7 +92,7 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the library's log, and tracebacks of our faults.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=None)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[PrecisionName, typer.Option(help="Of the network; auto: bfloat16 where it is native.")]
 Scale = Annotated[
     str | None, typer.Option(help="Factor (0.5), or WxH in pixels (256x256), that images are worked at. [default: 1]")
@@ -93,18 +108,39 @@ Box = Annotated[
     str | None, typer.Option(help="Region of interest: left,top,right,bottom in the image's own pixels. [default: all]")
 ]
 RegionMasks = Annotated[
-    Path | None, typer.Option("--region", help="Region of interest: a folder of masks with the images' names.")
+    Path | None,
+    typer.Option("--region", help="Region of interest: a folder of masks with the images' names. [default: all]"),
 ]
 Brightness = Annotated[
-    str | None, typer.Option(help="Region of interest: lowest,highest mean intensity inside, each from 0 to 1.")
+    str | None,
+    typer.Option(
+        help="Region of interest: lowest,highest mean intensity inside, each from 0 to 1, where 1 is white. "
+        "[default: all]"
+    ),
 ]
-KeptImages = Annotated[int | None, typer.Option("--last", min=0, help="Keep the last N good images as test images.")]
 
 
-@app.command()
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flawmap {metadata.version('flawmap')}")
+        raise typer.Exit
+
+
+@app.callback()
+def flawmap(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Train on good images, get a map of the flaws in any other."""
+
+
+@app.command(short_help="Train l2 and SSIM on synthetic cloth and compare them.")
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("flawmap-demo"),
-    minutes: Annotated[float, typer.Option(min=0.01, help="Training time of each method, in minutes.")] = 1.5,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, help="Training time of each of the two methods, in minutes.")
+    ] = 1.5,
     seed: Annotated[int, typer.Option(min=0, help="Of images and training.")] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -119,13 +155,15 @@ def demo(
     out.result(result, show_demo)
 
 
-@app.command()
+@app.command(short_help="Write a synthetic data set with exact masks.")
 def synth(
     output: Annotated[Path, typer.Argument(help="Folder to write, in the layout of MVTec AD.")],
     kind: Annotated[KindName, typer.Option(help="Material.")] = KindName.cloth,
-    good: Annotated[int, typer.Option(min=1, help="Good images to train on; a quarter as many go to test/good.")] = 20,
-    bad: Annotated[int, typer.Option(min=0, help="Images with a flaw.")] = 10,
-    size: Annotated[str, typer.Option(help="Width x height, in pixels.")] = "256x256",
+    good: Annotated[
+        int, typer.Option(min=1, help="Number of good images to train on; a quarter as many go to test/good.")
+    ] = 20,
+    bad: Annotated[int, typer.Option(min=0, help="Number of images with a flaw.")] = 10,
+    size: Annotated[str, typer.Option(help="Width x height of an image, in pixels.")] = "256x256",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -139,7 +177,7 @@ def synth(
     out.result({"folder": str(output), "images": counts}, lambda console, result: _show_counts(console, output, counts))
 
 
-@app.command()
+@app.command(short_help="List what a data set is understood to hold.")
 def data(
     path: Annotated[Path, typer.Argument(help="Folder of images, or a CSV manifest.")],
     box: Box = None,
@@ -169,19 +207,33 @@ def train(
     path: Annotated[Path | None, typer.Argument(metavar="DATA", help="Folder of good images, or a data set.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")] = Path("model.flawmap"),
     preset: Annotated[PresetName, typer.Option(help="paper: as published; fast: our recipe.")] = PresetName.fast,
-    loss: Annotated[MethodName, typer.Option(help="What is minimised and mapped.")] = MethodName.ssim,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Budget, minutes of training. [fast: 10]")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Budget, parameter updates.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Budget, passes over the fixed pool. [paper: 200]")] = None,
-    latent: Annotated[int | None, typer.Option(min=1, help="Latent dimension d. [default: 100]")] = None,
+    loss: Annotated[MethodName | None, typer.Option(help="What is minimised and mapped. [default: ssim]")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Budget, in minutes of training. [default with fast: 10]")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Budget, in parameter updates. [default: by minutes or epochs]")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Budget, in passes over a fixed pool of patches. [default with paper: 200]"),
+    ] = None,
+    latent: Annotated[int | None, typer.Option(min=1, help="Latent dimensions d. [default: 100]")] = None,
     patch: Annotated[int | None, typer.Option(help="Patch side, 32, 64, 128 or 256 pixels. [default: 128]")] = None,
-    stride: Annotated[int | None, typer.Option(min=1, help="Between patches in scoring, pixels. [default: 30]")] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Pixels from patch to patch in scoring. [default: 30]")
+    ] = None,
     window: Annotated[
-        int | None, typer.Option(help="SSIM window K, odd, pixels; loss and residual. [default: 11]")
+        int | None, typer.Option(help="Side of the SSIM window, odd, pixels; loss and residual. [default: 11]")
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Patches a step. [default: 32]")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Adam's highest rate. [by preset]")] = None,
-    augment: Annotated[AugmentName | None, typer.Option(help="Mirror, or mirror and turn patches. [by preset]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Adam's rate at its highest. [default: by preset]")
+    ] = None,
+    augment: Annotated[
+        AugmentName | None,
+        typer.Option(help="flips: mirror patches; turns: also by quarter turns. [default: by preset]"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of training. [default: 0]")] = None,
     scale: Scale = None,
     mode: Mode = None,
@@ -192,25 +244,36 @@ def train(
     brightness: Brightness = None,
     pad: Annotated[bool, typer.Option("--pad", help="Reflect images smaller than a patch when scoring.")] = False,
     validation: Annotated[
-        float | None, typer.Option(help="Share of good images for the threshold. [default: 0.1]")
+        float | None, typer.Option(help="Share of the good images kept for the threshold, 0 to 1. [default: 0.1]")
     ] = None,
-    last: KeptImages = None,
+    last: Annotated[
+        int | None,
+        typer.Option(min=0, help="Keep the last N good images by name as test images. [default: a tenth, by seed]"),
+    ] = None,
     split_seed: Annotated[int | None, typer.Option(min=0, help="Of the split. [default: 0]")] = None,
     false_positive_rate: Annotated[
-        float | None, typer.Option(help="Share of good pixels above the threshold. [default: 0.0001]")
+        float | None, typer.Option(help="Share of good pixels above the threshold, 0 to 1. [default: 0.0001]")
     ] = None,
     threshold_rule: Annotated[
-        RuleName | None, typer.Option(help="quantile: by the false positive rate; largest: above all good pixels.")
+        RuleName | None,
+        typer.Option(help="quantile: by the false positive rate; largest: above all good pixels. [default: quantile]"),
     ] = None,
-    device: Device = "auto",
-    precision: Precision = PrecisionName.auto,
-    config_file: Annotated[Path | None, typer.Option("--config", help="TOML file with any setting.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps. [default: auto]")] = None,
+    precision: Annotated[
+        PrecisionName | None,
+        typer.Option(help="Of the network; auto: bfloat16 where it is native. [default: auto]"),
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with any setting; options win. [default: none]")
+    ] = None,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the resolved settings and stop.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside the model.")] = False,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out training images that cannot be read.")
     ] = False,
-    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's event files.")] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard's event files. [default: none]")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -222,8 +285,8 @@ def train(
     windows = {"ssim": {"size": window}}
     changes = {
         "model": {"latent": latent, "patch": patch},
-        "loss": windows,
-        "residual": windows,
+        "loss": {"name": loss and loss.value, **windows},
+        "residual": {"name": loss and loss.value, **windows},
         "tiling": {"stride": stride, "pad": pad or None},
         "images": _image_changes(
             mode=mode, white=white, pixel_limit=pixel_limit, box=box, region=region, brightness=brightness, scale=scale
@@ -237,14 +300,14 @@ def train(
             "learning_rate": learning_rate,
             "augment": augment and augment.value,
             "seed": seed,
-            "device": None if device == "auto" else device,
-            "precision": None if precision == PrecisionName.auto else precision.value,
+            "device": device,
+            "precision": precision and precision.value,
         },
         "threshold": {"false_positive_rate": false_positive_rate, "rule": threshold_rule and threshold_rule.value},
     }
     config = override(_base_config(preset, loss, config_file), _given(changes))
     if show_config:
-        typer.echo(to_toml(config), nl=False)
+        out.text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n" if as_json else to_toml(config))
         return
     if path is None:
         raise typer.BadParameter("the folder of good images to train on is missing", param_hint="DATA")
@@ -269,7 +332,9 @@ def inspect(
     model: Annotated[Path, typer.Argument(help="Model file.")],
     images: Annotated[list[str], typer.Argument(help="Image files, folders (with all below), or globs in quotes.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("inspections"),
-    threshold: Annotated[float | None, typer.Option(help="Residual above which is a flaw. [the model's own]")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Residual above which a pixel is a flaw. [default: the model's own]")
+    ] = None,
     residuals: Annotated[bool, typer.Option("--residuals", help="Also write residual maps, float32 TIFF.")] = False,
     overlays: Annotated[bool, typer.Option(help="Write overlays.")] = True,
     fail_on_flaw: Annotated[bool, typer.Option("--fail-on-flaw", help="Exit with 3 if any flaw is found.")] = False,
@@ -304,12 +369,19 @@ def inspect(
         raise typer.Exit(FLAWS_FOUND)
 
 
-@app.command()
+@app.command(short_help="Measure a model on labelled images.")
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file.")],
     dataset: Annotated[Path, typer.Argument(help="Labelled data set: a folder in a known layout, or a CSV manifest.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("evaluation"),
-    last: KeptImages = None,
+    last: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Count the last N good training images by name as test images. [default: those that the model's "
+            "split held out]",
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Precision = PrecisionName.auto,
     as_json: AsJson = False,
@@ -329,7 +401,7 @@ def evaluate(
         raise typer.Exit(SOME_UNREADABLE)
 
 
-@app.command()
+@app.command(short_help="Print what a model file says of itself.")
 def info(
     model: Annotated[Path, typer.Argument(help="Model file.")],
     as_json: AsJson = False,
@@ -345,37 +417,64 @@ def info(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
-    errors = Console(stderr=True)
-    given = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    errors = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = app(given, prog_name="flawmap", standalone_mode=False)
     except typer.TyperException as error:
-        command = " ".join(["flawmap", *[name for name in given[:1] if not name.startswith("-")]])
-        _complain(errors, f"{error.format_message().rstrip('.')}; see `{command} --help`")
+        _complain(errors, _usage(error, given))
         return BAD_INPUT
     except FlawmapError as error:
         _complain(errors, str(error))
         return BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
-        errors.print("interrupted; what was finished is kept, a training goes on with --resume", markup=False)
+        errors.print("interrupted; what was finished is kept, a training goes on with --resume")
         return INTERRUPTED
+    except OSError as error:
+        _log_traceback(given)
+        place = error.filename if error.filename is not None else "a file or folder"
+        _complain(errors, f"{place} cannot be used: {error.strerror or error}; check the path, its rights and the disk")
+        return BAD_INPUT
     except Exception as error:
-        if {"-v", "--verbose"} & set(given):
-            logging.getLogger("flawmap").exception("unexpected")
-        _complain(errors, f"flawmap failed, and should not have: {type(error).__name__}: {error}; -v shows the traceback")
+        _log_traceback(given)
+        _complain(
+            errors, f"flawmap failed, and should not have: {type(error).__name__}: {error}; -v shows the traceback"
+        )
         return OUR_FAULT
+    finally:
+        end_log()
     return int(code or 0)
 
 
 def _complain(errors: Console, text: str) -> None:
-    errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    errors.print(f"error: {text}", style="red", soft_wrap=True)
 
 
-def _base_config(preset: PresetName, loss: MethodName, file: Path | None) -> Config:
+def _log_traceback(given: Sequence[str]) -> None:
+    if {"-v", "--verbose"} & set(given):
+        logging.getLogger("flawmap").exception("unexpected")
+
+
+def _usage(error: typer.TyperException, given: Sequence[str]) -> str:
+    """What is wrong with the arguments, what came, and where to read on."""
+    said = error.format_message().rstrip(".").replace("Value error, ", "")
+    for name in getattr(getattr(error, "param", None), "opts", ()):
+        values = [value for option, value in pairwise(given) if option == name]
+        values += [text.removeprefix(f"{name}=") for text in given if text.startswith(f"{name}=")]
+        if values and values[-1] not in said:
+            said += f", got {values[-1]}"
+    commands = {command.callback.__name__ for command in app.registered_commands if command.callback is not None}
+    return f"{said}; see `{' '.join(['flawmap', *commands.intersection(given[:1])])} --help`"
+
+
+def _base_config(preset: PresetName, loss: MethodName | None, file: Path | None) -> Config:
     from flawmap.config import preset as settings_of
     from flawmap.config import read_config
 
-    base = settings_of(preset.value, loss.value)
+    base = settings_of(preset.value, (loss or MethodName.ssim).value)
     return base if file is None else read_config(file, base)
 
 
@@ -413,15 +512,16 @@ def _given(changes: dict[str, Any]) -> dict[str, Any]:
 
 def _scale(text: str) -> float | tuple[int, int]:
     try:
-        return float(text)
+        factor = float(text)
     except ValueError:
         return _size(text, "--scale")
+    return factor if math.isfinite(factor) and factor <= LARGEST_FACTOR else _size(text, "--scale")
 
 
 def _size(text: str, option: str) -> tuple[int, int]:
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-        example = "a factor such as 0.5, or " if option == "--scale" else ""
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        example = f"a factor up to {LARGEST_FACTOR} such as 0.5, or " if option == "--scale" else ""
         raise ConfigError(f"{option} must be {example}width x height in pixels such as 256x256, got {text}")
     return int(parts[0]), int(parts[1])
 
@@ -432,7 +532,8 @@ def _numbers(text: str, count: int, kind: type[int] | type[float], option: str, 
     except ValueError:
         numbers = ()
     if len(numbers) != count:
-        raise ConfigError(f"{option} must be {shape}, got {text}")
+        example = "10,20,500,400" if kind is int else "0.2,0.9"
+        raise ConfigError(f"{option} must be {shape} such as {example}, got {text}")
     return numbers
 
 
@@ -445,7 +546,7 @@ def _header_without_split(header: dict[str, Any]) -> dict[str, Any]:
 
 def _show_counts(console: Console, folder: Path, counts: dict[str, int]) -> None:
     for place, count in counts.items():
-        console.print(f"{folder / place}: {count} images", markup=False, highlight=False)
+        console.print(f"{folder / place}: {count} image{'s' if count > 1 else ''}", soft_wrap=True)
 
 
 if __name__ == "__main__":

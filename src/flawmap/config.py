@@ -242,9 +242,9 @@ def _paper(loss: Literal["l2", "ssim"]) -> Config:
 def _fast(loss: Literal["l2", "ssim"]) -> Config:
     return Config(
         loss=LossSettings(name=loss, ssim=SSIMSettings(window="gaussian", size=11, constants="wang")),
-        residual=ResidualSettings(name=loss, ssim=SSIMSettings(window="uniform", size=11, constants="wang")),
-        tiling=TilingSettings(stride=30),
-        training=TrainingSettings(minutes=10, batch=32, learning_rate=1e-3, warmup=100, schedule="cosine"),
+        residual=ResidualSettings(name=loss, ssim=SSIMSettings(window="uniform", size=15, constants="wang")),
+        tiling=TilingSettings(stride=30, weights="hann"),
+        training=TrainingSettings(minutes=10, batch=32, learning_rate=2e-3, warmup=50, schedule="cosine"),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from flawmap.config import override, preset
 from flawmap.datasets import Split, find_dataset
 from flawmap.detector import Detector
 from flawmap.evaluation import Evaluation, unseen_samples
+from flawmap.files import enough_space
 from flawmap.pages import demo_page
 from flawmap.reports import write_json, write_page
 
@@ -24,6 +25,10 @@ def demo(
     *,
     minutes: float,
     seed: int,
+    good: int = GOOD,
+    bad: int = BAD,
+    size: tuple[int, int] = SIZE,
+    settings: Mapping[str, Any] | None = None,
     observe: Callable[..., None] = lambda progress, name: None,
     done: jobs.Done = lambda done, total, what: None,
     say: Callable[[str], None] = lambda sentence: None,
@@ -31,11 +36,14 @@ def demo(
     """Make the cloth, train both methods for `minutes` each, evaluate them, and write `index.html`.
 
     Args:
+        good, bad: images to train on, and flawed ones. size: (width, height), pixels.
+        settings: laid over those of both methods, nested like a configuration file.
         observe: called with (progress, name=method) after every row of a method's history.
     Returns:
         {"page": ..., "methods": [{"name", "pixel_auroc", "au_pro_30", "image_auroc", "minutes"}, ...]}.
     """
-    counts = jobs.synth(folder / "data", "cloth", good=GOOD, bad=BAD, size=SIZE, seed=seed)
+    enough_space(folder, len(METHODS) * jobs.MODEL_BYTES)
+    counts = jobs.synth(folder / "data", "cloth", good=good, bad=bad, size=size, seed=seed)
     say(f"wove {sum(counts.values())} images of cloth into {folder / 'data'}")
     dataset = find_dataset(folder / "data")
     results: dict[str, tuple[Detector, Evaluation, float]] = {}
@@ -43,7 +51,7 @@ def demo(
         model = folder / f"{name}.flawmap"
         model.with_suffix(".checkpoint").unlink(missing_ok=True)
         changes = {"training": {"minutes": minutes, "seed": seed}}
-        config = override(preset("fast", "l2" if name == "l2" else "ssim"), changes)
+        config = override(override(preset("fast", "l2" if name == "l2" else "ssim"), changes), dict(settings or {}))
         say(f"training {name} for {minutes:g} minutes")
         report = jobs.train(folder / "data", model, config, observe=partial(observe, name=name))
         evaluation = jobs.evaluate_model(model, folder / "data", folder / name, done=done)

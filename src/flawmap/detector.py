@@ -181,7 +181,8 @@ class Detector:
         """Scale, pad, stride, and back to the image's own pixels."""
         shape = image.shape[:2]
         small = worked(image, scale)
-        tensor = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).to(self.device)
+        # A copy, always: torch warns of arrays that must not be written to.
+        tensor = torch.from_numpy(np.array(small.transpose(2, 0, 1), order="C")).to(self.device)
         padded, (top, left) = self._padded(tensor)
         with torch.inference_mode():
             scored = score_image(padded, self._reconstruct, self.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def unseen_samples(dataset: Dataset, split: Split, last: int | None = None) -> t
     and with `last` the last N of the training folder by name.
 
     Raises:
-        InputError: one of them was trained on.
+        InputError: one of them was trained on, or gave the model its threshold.
     """
     good_train = sorted(dataset.select("train", "good"), key=lambda sample: natural_key(sample.path))
     chosen = list(good_train[-last:] if last else [])
@@ -85,6 +86,12 @@ def unseen_samples(dataset: Dataset, split: Split, last: int | None = None) -> t
     chosen += [s for s in good_train if s.path not in taken and split.role_of(sha256_of(s.path)) == "test"]
     tested = [sample for sample in dataset.samples if sample.split == "test"]
     refuse_trained(split, [sample.path for sample in (*chosen, *tested)])
+    tuned = [s.path for s in (*chosen, *tested) if split.role_of(sha256_of(s.path)) == "validation"]
+    if tuned:
+        names = ", ".join(str(path) for path in tuned[:3]) + (", ..." if len(tuned) > 3 else "")
+        raise InputError(
+            f"{len(tuned)} of the images to be scored as unseen gave the model its threshold: {names}; leave them out"
+        )
     return tuple(sorted(chosen, key=lambda sample: natural_key(sample.path))) + tuple(tested)
 
 
@@ -107,7 +114,9 @@ def score_case(detector: Detector, sample: Sample) -> tuple[Case, str | None]:
     label = judged(sample.label, truth, explained.inside)
     if truth is not None and explained.inside is not None:
         truth = truth & explained.inside
-    inspection = detector.judge(explained, path=sample.path, notes=image.notes)
+    # Without a threshold nothing is decided, but everything can be measured.
+    limit = math.inf if detector.artifact.threshold is None else None
+    inspection = detector.judge(explained, path=sample.path, notes=image.notes, threshold=limit)
     return Case(sample, label, inspection, explained, truth), problem
 
 
@@ -144,11 +153,21 @@ def evaluate(
             defective_only.add(residual, case.truth, inside)
         else:
             alarms.add(residual, inside)
-    for residual, inside in opened_residuals(detector, areas):
-        alarms.add(residual, inside)
-    if not rows:
+    for area in areas:
+        try:
+            for residual, inside in opened_residuals(detector, [area]):
+                alarms.add(residual, inside)
+        except InputError as error:
+            unreadable.append((_relative(area.path, root), str(error)))
+    if not rows and not alarms.images:
         raise InputError(
-            "no image could be evaluated: " + (unreadable[0][1] if unreadable else "the set has no test images")
+            "no image could be evaluated: "
+            + (
+                unreadable[0][1]
+                if unreadable
+                else "the set has neither test images nor good ones that the model's split held out; good images that "
+                "the model never saw are counted with --last N"
+            )
         )
     image, reason = _image_level(rows)
     return Evaluation(
@@ -228,20 +247,23 @@ def _truth(sample: Sample, shape: tuple[int, int]) -> tuple[Mask | None, str | N
 def _row(case: Case, root: Path) -> dict[str, Any]:
     """What metrics.json says of one image."""
     found = case.inspection.mask
+    decided = math.isfinite(case.inspection.threshold)
     row: dict[str, Any] = {
         "path": _relative(case.sample.path, root),
         "kind": case.sample.kind,
         "label": case.label,
         "score": case.inspection.score,
-        "verdict": case.inspection.verdict,
-        "regions": len(case.inspection.regions),
-        "flawed_pixels": int(found.sum()),
+        "verdict": case.inspection.verdict if decided else None,
+        "regions": len(case.inspection.regions) if decided else None,
+        "flawed_pixels": int(found.sum()) if decided else None,
     }
     if case.truth is not None:
         truth_pixels = int(case.truth.sum())
         hit = int((found & case.truth).sum())
-        row |= {"truth_pixels": truth_pixels, "hit_pixels": hit, "false_pixels": int(found.sum()) - hit}
-        row["overlap"] = hit / truth_pixels if truth_pixels else None
+        row["truth_pixels"] = truth_pixels
+        row["hit_pixels"] = hit if decided else None
+        row["false_pixels"] = int(found.sum()) - hit if decided else None
+        row["overlap"] = hit / truth_pixels if truth_pixels and decided else None
     return row
 
 
@@ -251,13 +273,14 @@ def _image_level(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any] | None,
     measure = image_auroc([row["score"] for row in counted], defective)
     if measure.value is None:
         return None, measure.reason
+    decided = counted[0]["verdict"] is not None
     flawed = np.array([row["verdict"] == "flawed" for row in counted], dtype=np.bool_)
     return {
         "auroc": measure.value,
         "good": int((~defective).sum()),
         "defective": int(defective.sum()),
-        "found": int((flawed & defective).sum()),
-        "false_alarms": int((flawed & ~defective).sum()),
+        "found": int((flawed & defective).sum()) if decided else None,
+        "false_alarms": int((flawed & ~defective).sum()) if decided else None,
     }, None
 
 

@@ -23,7 +23,10 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {name} was asked for, but this machine's torch sees no CUDA GPU; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {name} was asked for, but there are {torch.cuda.device_count()} CUDA GPUs")
+        last = f"cuda:{torch.cuda.device_count() - 1}"
+        raise ConfigError(
+            f"device {name} was asked for, but this machine's last CUDA GPU is {last}; use --device {last}"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device mps was asked for, but this machine's torch has none; use --device cpu")
     if device.type not in ("cpu", "cuda", "mps"):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from flawmap.config import Config, ImageSettings, override
 from flawmap.datasets import (
     DatasetSummary,
     PatchSource,
+    Sample,
     Split,
     TrainingImages,
     describe,
@@ -30,12 +33,13 @@ from flawmap.datasets import (
     write_mvtec,
 )
 from flawmap.detector import Detector
-from flawmap.errors import InputError
+from flawmap.errors import ConfigError, InputError
 from flawmap.evaluation import SCHEMA, Evaluation, evaluate, held_out_areas, unseen_samples
 from flawmap.files import enough_space, writable_folder
 from flawmap.flaws import bad_images
-from flawmap.hardware import describe_machine
-from flawmap.images import FoundImage, find_images, write_image
+from flawmap.hardware import choose_device, describe_machine
+from flawmap.images import FoundImage, find_images, read_image, write_image
+from flawmap.images import read_header as image_header
 from flawmap.pages import evaluation_page
 from flawmap.plots import overlay, roc_figure
 from flawmap.records import Inspection
@@ -47,6 +51,10 @@ log = logging.getLogger(__name__)
 
 VALIDATION_PATCHES = 256  # whose loss goes into the history
 MODEL_BYTES = 200_000_000  # free space asked for before a training: model, checkpoint and their parts
+PAGE_BYTES = 50_000_000  # and before an evaluation: its page holds some forty pictures
+PICTURE_BYTES, RESIDUAL_BYTES = 2, 4  # and before an inspection, for each pixel: mask and overlay, residual map
+
+OUTPUTS = ("_mask", "_overlay", "_residual")  # what the names of an inspection's pictures end in
 
 Done = Callable[[int, int, str], None]
 """Told (done, of how many, what) as work goes on."""
@@ -70,6 +78,7 @@ def synth(folder: Path, kind: str, *, good: int, bad: int, size: tuple[int, int]
     """
     if good < 1 or bad < 0:
         raise InputError(f"at least one good image and no fewer than 0 bad ones are needed, got {good} and {bad}")
+    enough_space(folder, (good + max(1, good // 4) + bad) * size[0] * size[1])
     train = good_images(kind, good, size, seed, stream="train")
     test = good_images(kind, max(1, good // 4), size, seed, stream="good")
     flawless = good_images(kind, bad, size, seed, stream="bad")
@@ -117,44 +126,90 @@ def train(
     Raises:
         InputError, ConfigError, TrainingError: the data, the settings, or the course of the training.
     """
-    enough_space(writable_folder(model.absolute().parent), MODEL_BYTES)
-    checkpoint = model.with_suffix(".checkpoint")
-    if checkpoint.exists() and not resume:
-        raise InputError(
-            f"{checkpoint} is what an unfinished training left; go on with --resume, or remove it to start anew"
-        )
     dataset = find_dataset(path)
-    split = split_dataset(dataset.samples, config.images, config.split, config.model.patch)
+    checkpoint = _ready(model, config, resume=resume)
+    if resume and not checkpoint.exists():
+        say(f"there is no checkpoint {checkpoint}: the training starts anew")
+    samples, skipped = _readable(dataset.samples, config.images, skip=skip_unreadable)
+    for file, reason in skipped:
+        say(f"left out {file}: {reason}")
+    split = split_dataset(samples, config.images, config.split, config.model.patch)
     say(
         f"{dataset.layout} data: {len(split.train)} good images or areas to train on, {len(split.validation)} to "
         f"validate, {len(split.test)} held out as good test images"
     )
-    images = load_training(split.train, config.images, skip_unreadable=skip_unreadable)
-    for file, reason in images.skipped:
-        say(f"left out {file}: {reason}")
-    config = _with_channels(config, images)
-    source = PatchSource(images.images, images.masks, config.model.patch, images.names)
-    writer = _TensorBoard(tensorboard)
+    with _TensorBoard(tensorboard) as writer:
 
-    def note(progress: Progress) -> None:
-        writer.add(progress)
-        observe(progress)
+        def note(progress: Progress) -> None:
+            writer.add(progress)
+            observe(progress)
 
-    trained = fit(
-        config,
-        source,
-        _validation_patches(split, config, skip_unreadable),
-        checkpoint=checkpoint,
-        resume=resume,
-        data_digest=split.digest,
-        observe=note,
-    )
-    writer.close()
-    write_history(trained.history, model.with_suffix(".history.csv"))
-    artifact = _calibrated(config, trained, split, _provenance(config, trained, split, dataset.layout, images))
+        images = load_training(split.train, config.images, skip_unreadable=False)
+        config = _with_channels(config, images)
+        trained = fit(
+            config,
+            PatchSource(images.images, images.masks, config.model.patch, images.names),
+            _validation_patches(split, config),
+            checkpoint=checkpoint,
+            resume=resume,
+            data_digest=split.digest,
+            observe=note,
+        )
+    write_history(trained.history, _beside(model, ".history.csv"))
+    provenance = _provenance(config, trained, split, layout=dataset.layout, images=images, skipped=skipped)
+    artifact = _calibrated(config, trained, split, provenance)
     save_artifact(artifact, model)
     checkpoint.unlink(missing_ok=True)
-    return TrainingReport(model, artifact, trained.history, images.skipped)
+    return TrainingReport(model, artifact, trained.history, skipped)
+
+
+def _ready(model: Path, config: Config, *, resume: bool) -> Path:
+    """Whether a training can be done at all, asked before hours of it; the checkpoint's path."""
+    choose_device(config.training.device)
+    if model.is_dir():
+        raise InputError(f"{model} is a folder, the model is a file; name one in it: -o {model / 'model.flawmap'}")
+    checkpoint = _beside(model, ".checkpoint")
+    if checkpoint == model:
+        raise InputError(f"{model} is the name of a checkpoint; name the model otherwise: -o {model.stem}.flawmap")
+    enough_space(writable_folder(model.absolute().parent), MODEL_BYTES)
+    if checkpoint.exists() and not resume:
+        raise InputError(
+            f"{checkpoint} is what an unfinished training left; go on with --resume, or remove it to start anew"
+        )
+    return checkpoint
+
+
+def _beside(model: Path, ending: str) -> Path:
+    """A file of the model's name with another ending; only `.flawmap` is cut off: v0.1 and v0.2 are two names."""
+    return model.with_name((model.stem if model.suffix == ".flawmap" else model.name) + ending)
+
+
+def _readable(
+    samples: Sequence[Sample], settings: ImageSettings, *, skip: bool
+) -> tuple[tuple[Sample, ...], tuple[tuple[Path, str], ...]]:
+    """The samples without the unreadable ones among those to train on, and these with the reasons.
+
+    Raises:
+        InputError: one cannot be read and `skip` is off (then by its header alone: the pixels are read later), or
+            none can.
+    """
+    kept: list[Sample] = []
+    skipped: list[tuple[Path, str]] = []
+    for sample in samples:
+        try:
+            if sample.split == "train" and skip:
+                read_image(sample.path, settings)
+            elif sample.split == "train":
+                image_header(sample.path)
+        except InputError as error:
+            if not skip:
+                raise InputError(f"{error}; remove it, or leave such files out with --skip-unreadable") from error
+            skipped.append((sample.path, str(error)))
+        else:
+            kept.append(sample)
+    if skipped and not any(sample.split == "train" for sample in kept):
+        raise InputError(f"none of {len(skipped)} images to train on could be read: {skipped[0][1]}")
+    return tuple(kept), tuple(skipped)
 
 
 def _with_channels(config: Config, images: TrainingImages) -> Config:
@@ -170,10 +225,15 @@ def _with_channels(config: Config, images: TrainingImages) -> Config:
     return override(config, {"model": {"channels": found}})
 
 
-def _validation_patches(split: Split, config: Config, skip_unreadable: bool) -> NDArray[np.float32] | None:
+def _validation_patches(split: Split, config: Config) -> NDArray[np.float32] | None:
     if not split.validation:
         return None
-    images = load_training(split.validation, config.images, skip_unreadable=skip_unreadable)
+    images = load_training(split.validation, config.images, skip_unreadable=False)
+    if images.images[0].shape[2] != config.model.channels:
+        raise InputError(
+            "the images are mixed: grey and colour among those to train on and to validate; make them alike with "
+            "--mode grey or --mode colour"
+        )
     source = PatchSource(images.images, images.masks, config.model.patch, images.names)
     return source.sample(VALIDATION_PATCHES, np.random.default_rng(config.training.seed))
 
@@ -188,7 +248,15 @@ def _calibrated(config: Config, trained: Trained, split: Split, provenance: dict
     return artifact.with_threshold(*threshold_from_good(detector, split.validation))
 
 
-def _provenance(config: Config, trained: Trained, split: Split, layout: str, images: TrainingImages) -> dict[str, Any]:
+def _provenance(
+    config: Config,
+    trained: Trained,
+    split: Split,
+    *,
+    layout: str,
+    images: TrainingImages,
+    skipped: Sequence[tuple[Path, str]],
+) -> dict[str, Any]:
     """Where a model comes from, as JSON's types."""
     last = trained.history[-1]
     return {
@@ -198,7 +266,7 @@ def _provenance(config: Config, trained: Trained, split: Split, layout: str, ima
             "images": len(split.train),
             "sizes": _size_counts(images),
             "notes": dict(images.notes),
-            "skipped": len(images.skipped),
+            "skipped": len(skipped),
             "split": split.to_dict(),
             "split_sha256": split.digest,
         },
@@ -232,8 +300,13 @@ class _TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
         except ImportError:
-            raise InputError("TensorBoard is not installed; pip install 'flawmap[tensorboard]'") from None
+            raise InputError(
+                "--tensorboard needs a package that is not installed; pip install 'flawmap[tensorboard]'"
+            ) from None
         self._writer = SummaryWriter(log_dir=str(writable_folder(folder)))
+
+    def __enter__(self) -> Self:
+        return self
 
     def add(self, progress: Progress) -> None:
         if self._writer is None:
@@ -243,7 +316,7 @@ class _TensorBoard:
             if value is not None and name != "step":
                 self._writer.add_scalar(name, value, progress.row.step)
 
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._writer is not None:
             self._writer.close()
 
@@ -283,12 +356,13 @@ def inspect(
 
     Args:
         threshold: instead of the model's own.
+    Raises:
+        InputError, ConfigError, ArtifactError: before any image is looked at, or a disk that filled up meanwhile.
     """
-    writable_folder(out)
     detector = Detector.load(model, device=device, precision=precision)
-    found = [image for image in find_images(inputs) if not image.path.resolve().is_relative_to(out.resolve())]
-    if not found:
-        raise InputError(f"all images found lie in the output folder {out} itself; name another one with -o")
+    _check_threshold(model, detector.artifact.threshold if threshold is None else threshold)
+    found = _not_in(out, find_images(inputs))
+    enough_space(writable_folder(out), _bytes_needed(found, residuals=residuals, overlays=overlays))
     names = _output_names(found)
     rows: list[InspectionRow] = []
     with InspectionLog(out) as records:
@@ -310,6 +384,43 @@ def inspect(
                 rows.append(_summary_row(inspection))
             done(number + 1, len(found), str(image.path))
     return tuple(rows)
+
+
+def _check_threshold(model: Path, threshold: float | None) -> None:
+    if threshold is None:
+        raise ConfigError(
+            f"{model} has no threshold, since no good images were held out when it was trained; give one with "
+            "--threshold, or train with --validation 0.1"
+        )
+    if not math.isfinite(threshold):
+        raise ConfigError(f"threshold must be a finite number, got {threshold}")
+
+
+def _not_in(out: Path, found: Sequence[FoundImage]) -> list[FoundImage]:
+    """The images without those in the output folder, so that a second run does not inspect the masks of the first."""
+    own = out.resolve()
+    kept = [image for image in found if not image.path.resolve().is_relative_to(own)]
+    if not kept:
+        raise InputError(f"all images found lie in the output folder {out} itself; name another one with -o")
+    foreign = [image.path for image in set(found).difference(kept) if not image.path.stem.endswith(OUTPUTS)]
+    if foreign:
+        log.warning(
+            "%d images in the output folder %s are passed over, %s for one; to inspect them name another one with -o",
+            len(foreign),
+            out,
+            min(foreign),
+        )
+    return kept
+
+
+def _bytes_needed(found: Iterable[FoundImage], *, residuals: bool, overlays: bool) -> int:
+    """About what an inspection writes; unreadable images need nothing."""
+    pixels = 0
+    for image in found:
+        with suppress(InputError):
+            header = image_header(image.path)
+            pixels += header.width * header.height
+    return pixels * (PICTURE_BYTES * overlays + RESIDUAL_BYTES * residuals + 1)
 
 
 def _output_names(found: Iterable[FoundImage]) -> dict[FoundImage, Path]:
@@ -361,10 +472,11 @@ def evaluate_model(
     Args:
         last: count the last N good training images by name as good test images; refused if the model saw one.
     """
-    writable_folder(out)
     artifact = load_artifact(model)
     detector = Detector.of(artifact, device=device, precision=precision)
     dataset = find_dataset(path)
+    root = dataset.root.parent if dataset.root.is_file() else dataset.root  # paths in a manifest are relative to it
+    enough_space(writable_folder(out), PAGE_BYTES)
     split = Split.from_dict(artifact.provenance["data"]["split"])
     samples = unseen_samples(dataset, split, last)
     total, seen = len(samples), 0
@@ -374,12 +486,12 @@ def evaluate_model(
         seen += 1
         done(seen, total, str(sample.path))
 
-    evaluation = evaluate(detector, samples, held_out_areas(dataset, split), root=dataset.root, observe=count)
+    evaluation = evaluate(detector, samples, held_out_areas(dataset, split), root=root, observe=count)
     about = {
         "schema": SCHEMA,
         "model": model_card(model, artifact),
         "dataset": {
-            "name": dataset.root.name,
+            "name": dataset.root.resolve().name,
             "layout": dataset.layout,
             "images": dict(Counter(row["label"] for row in evaluation.per_image)),
             "scale": artifact.config.images.scale,
@@ -391,7 +503,9 @@ def evaluate_model(
     write_json(out / "metrics.json", about | evaluation.to_dict())
     if evaluation.curve is not None:
         roc_figure({artifact.config.loss.name: evaluation.curve}, out / "roc.png")
-    page = evaluation_page(detector, evaluation, samples, about=about, root=dataset.root, roc=out / "roc.png")
+    else:
+        (out / "roc.png").unlink(missing_ok=True)  # an earlier evaluation's
+    page = evaluation_page(detector, evaluation, samples, about=about, root=root, roc=out / "roc.png")
     write_page(page, out / "index.html")
     return evaluation
 
@@ -420,4 +534,5 @@ def model_card(model: Path, artifact: Artifact) -> dict[str, Any]:
 
 def info(model: Path) -> dict[str, Any]:
     """The header of a model file, and the hash that names this version of it."""
-    return {"file": str(model), "version": version_hash(model), **read_header(model)}
+    header = read_header(model)
+    return {"file": str(model), "version": version_hash(model), **header}

@@ -36,7 +36,8 @@ METHODS: dict[str, Method] = {
 
 def build_network(config: Config) -> Autoencoder:
     """The method's network, not yet initialised."""
-    return NETWORKS[METHODS[config.loss.name].network](config.model)
+    with torch.random.fork_rng(devices=()):  # torch draws weights that nobody keeps: the caller's numbers stay his
+        return NETWORKS[METHODS[config.loss.name].network](config.model)
 
 
 def residual_of(settings: ResidualSettings) -> Callable[[Tensor, Tensor], Tensor]:

@@ -3,7 +3,7 @@
 /* A click on a picture shows it large; arrows go to its neighbours, so that two of them can be compared in place. */
 const buttons = [...document.querySelectorAll("button.zoom")];
 const box = document.querySelector("dialog");
-const name = document.createElement("p");
+const caption = document.createElement("p");
 const view = document.createElement("div");
 const large = new Image();
 let place = 0;
@@ -11,18 +11,23 @@ let place = 0;
 function show(to) {
   place = (to + buttons.length) % buttons.length;
   const image = buttons[place].querySelector("img");
+  const alike = large.naturalWidth === image.naturalWidth && large.naturalHeight === image.naturalHeight;
+  if (!box.open || !alike) view.classList.remove("full");
   large.src = image.src;
   large.alt = image.alt;
-  name.textContent = image.alt;
-  view.classList.remove("full");
+  caption.textContent = image.alt;
   if (!box.open) box.showModal();
   large.classList.toggle("exact", 2 * image.naturalWidth <= large.clientWidth && 2 * image.naturalHeight <= large.clientHeight);
 }
 
-function turn() {
-  const larger = large.naturalWidth > large.clientWidth || large.naturalHeight > large.clientHeight;
-  if (view.classList.contains("full") || !larger) box.close();
-  else view.classList.add("full");
+/* Fitted, then at its own pixels with the clicked place in the middle, then closed. */
+function turn(event) {
+  const scale = Math.min(large.clientWidth / large.naturalWidth, large.clientHeight / large.naturalHeight);
+  if (view.classList.contains("full") || scale >= 1) return box.close();
+  const x = (event.offsetX - large.clientWidth / 2) / scale;
+  const y = (event.offsetY - large.clientHeight / 2) / scale;
+  view.classList.add("full");
+  view.scrollTo((view.scrollWidth - view.clientWidth) / 2 + x, (view.scrollHeight - view.clientHeight) / 2 + y);
 }
 
 function button(text, label, act) {
@@ -37,7 +42,7 @@ function button(text, label, act) {
 const bar = document.createElement("div");
 bar.className = "bar";
 view.className = "view";
-bar.append(name, button("\u2190", "Previous picture", () => show(place - 1)), button("\u2192", "Next picture", () => show(place + 1)),
+bar.append(caption, button("\u2190", "Previous picture", () => show(place - 1)), button("\u2192", "Next picture", () => show(place + 1)),
   button("Close", "Close", () => box.close()));
 view.append(large);
 box.append(bar, view);
@@ -50,4 +55,4 @@ box.addEventListener("keydown", (event) => {
     show(place + (event.key === "ArrowRight" ? 1 : -1));
   }
 });
-box.addEventListener("close", () => buttons[place].focus({ preventScroll: false }));
+box.addEventListener("close", () => buttons[place].focus());

@@ -104,7 +104,7 @@ def _chosen(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[s
 
 
 def _case_row(detector: Detector, case: Case, row: Mapping[str, Any]) -> CaseRow:
-    said = [f"{row['kind']}", f"score {row['score']:.4f} ({row['verdict']})"]
+    said = [f"{row['kind']}", f"score {row['score']:.4f}" + (f" ({row['verdict']})" if row["verdict"] else "")]
     if row.get("overlap") is not None:
         said.append(f"{row['overlap']:.0%} of the flaw found")
         said.append(f"{row['false_pixels']:,} pixels too many")

@@ -57,7 +57,7 @@ MOST, USUAL = 6, 3  # pictures beside each other: at most, and the room for so m
 
 MISSING = "–"
 
-Grey = NDArray[np.uint8]
+Levels = NDArray[np.uint8]
 """(H, W) or (H, W, 3) uint8."""
 
 
@@ -88,32 +88,21 @@ class InspectionLog:
             self._files = [stack.enter_context(part.open("wb", buffering=0)) for part in self._parts]
             self._whole = [0, 0]
             self._append("", _csv_lines([REGION_COLUMNS]))
-            self._images = 0
+            self._begun = self._whole
             self._stack = stack.pop_all()
         return self
 
     def add(self, inspection: Inspection) -> None:
         """One line for the image, and one for each of its regions, numbered from 1."""
-        record = inspection.to_dict()
-        rows = [
-            (
-                record["path"],
-                number,
-                region["area"],
-                *region["box"],
-                *region["centroid"],
-                region["peak"],
-                region["mean"],
-            )
-            for number, region in enumerate(record["regions"], start=1)
-        ]
+        record, rows = inspection.to_dict(), []
+        for place, region in enumerate(record["regions"], start=1):
+            where = (*region["box"], *region["centroid"])
+            rows.append((record["path"], place, region["area"], *where, region["peak"], region["mean"]))
         self._append(_json(record, inspection.path or "an image") + "\n", _csv_lines(rows))
-        self._images += 1
 
     def fail(self, path: Path | str, message: str) -> None:
         """One line for an image that could not be read: its path and why."""
         self._append(json.dumps({"path": str(path), "error": message}, ensure_ascii=False) + "\n", "")
-        self._images += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -123,7 +112,7 @@ class InspectionLog:
                 for file, size in zip(self._files, self._whole, strict=True):
                     file.truncate(size)
                     file.close()
-                if kind is None or self._images:
+                if kind is None or self._whole != self._begun:
                     for part, target in zip(self._parts, self._targets, strict=True):
                         part.replace(target)
         except OSError as problem:
@@ -237,7 +226,7 @@ class Case:
 
     title: str
     note: str
-    pictures: tuple[tuple[str, Grey], ...]
+    pictures: tuple[tuple[str, Levels], ...]
     rows: int = 1
 
     def __post_init__(self) -> None:
@@ -293,7 +282,7 @@ class Page:
     heat: tuple[str, str] = ("low", "high")
 
 
-def picture(values: NDArray[np.floating[Any]] | Mask) -> Grey:
+def picture(values: NDArray[np.floating[Any]] | Mask) -> Levels:
     """An image, a reconstruction or a mask to look at. What lies outside [0, 1] is clipped.
 
     Args:
@@ -306,11 +295,11 @@ def picture(values: NDArray[np.floating[Any]] | Mask) -> Grey:
     if values.dtype == np.bool_ and values.ndim == 2:
         return values.astype(np.uint8) * np.uint8(255)
     image_array(values)  # type: ignore[arg-type]  # it says what is wrong with anything else
-    levels: Grey = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    levels: Levels = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     return levels[:, :, 0] if levels.shape[2] == 1 else levels
 
 
-def shrunk(values: Grey) -> Grey:
+def shrunk(values: Levels) -> Levels:
     """A picture at the size a page holds: by area, until its longer side has 1400 pixels or its shorter one 256.
 
     A strip of 2770 x 256 stays as it is; no side is longer than 8192.
@@ -322,7 +311,7 @@ def shrunk(values: Grey) -> Grey:
         return values
     layers = values if values.ndim == 3 else values[:, :, None]
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small: Grey = np.rint(worked(layers.astype(np.float32), size)).astype(np.uint8)
+    small: Levels = np.rint(worked(layers.astype(np.float32), size)).astype(np.uint8)
     return small if values.ndim == 3 else small[:, :, 0]
 
 
@@ -340,7 +329,6 @@ def render(page: Page) -> str:
         f"default-src 'none'; img-src data:; style-src '{_fingerprint(style)}'; "
         f"script-src '{_fingerprint(script)}'; base-uri 'none'; form-action 'none'"
     )
-    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{_value(value)}</dd></div>" for name, value in page.facts)
     parts = [
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
@@ -348,7 +336,7 @@ def render(page: Page) -> str:
         f"<title>{escape(page.title)}</title>\n<style>{style}</style>\n</head>\n<body>",
         f'<header>\n<h1>{escape(page.title)}</h1>\n<p class="lead">{escape(page.lead)}</p>\n</header>\n<main>',
         *([_contents(page)] if len(page.sections) > 1 else []),
-        *([f'<dl class="facts">{facts}</dl>'] if facts else []),
+        *([_facts(page)] if page.facts else []),
         *(_table(table) for table in page.tables),
         *(_figure(figure) for figure in page.figures),
         *(_section(place, heading, cases, page.heat) for place, (heading, cases) in enumerate(page.sections)),
@@ -375,6 +363,23 @@ def _contents(page: Page) -> str:
     return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
 
 
+def _facts(page: Page) -> str:
+    facts = ""
+    for name, value in page.facts:
+        why = f" ({escape(_why(value))})" if _why(value) else ""
+        facts += f"<div><dt>{escape(name)}</dt><dd>{_value(value)}{why}</dd></div>\n"
+    return f'<dl class="facts">\n{facts}</dl>'
+
+
+def _numeric(value: str | Cell) -> bool:
+    return isinstance(value, Cell) and value.numeric
+
+
+def _why(value: str | Cell) -> str:
+    """The reason why a value is missing, to be shown beside it: paper and touch screens show no titles."""
+    return value.title if isinstance(value, Cell) and value.text == MISSING else ""
+
+
 def _value(value: str | Cell) -> str:
     if isinstance(value, str):
         return escape(value)
@@ -384,9 +389,9 @@ def _value(value: str | Cell) -> str:
 
 
 def _table(table: Table) -> str:
-    """A scrollable table; reasons for missing values stand below it too, as paper and touch screens show no titles."""
+    """A table that scrolls where the window is narrow, with the reasons for missing values below it."""
     columns = [[row[place] for row in table.rows] for place in range(len(table.columns))]
-    numeric = [bool(column) and all(isinstance(cell, Cell) and cell.numeric for cell in column) for column in columns]
+    numeric = [any(column) and all(not cell or _numeric(cell) for cell in column) for column in columns]
     kinds = [' class="n"' if flag else "" for flag in numeric]
     head = "".join(
         f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(table.columns, kinds, strict=True)
@@ -395,8 +400,7 @@ def _table(table: Table) -> str:
     for row in table.rows:
         cells = "".join(f"<td{kind}>{_value(value)}</td>" for kind, value in zip(kinds[1:], row[1:], strict=True))
         body += f'<tr><th scope="row"{kinds[0]}>{_value(row[0])}</th>{cells}</tr>\n'
-    missing = [value for row in table.rows for value in row if isinstance(value, Cell) and value.text == MISSING]
-    reasons = "; ".join(dict.fromkeys(value.title for value in missing if value.title))
+    reasons = "; ".join(dict.fromkeys(why for row in table.rows for value in row if (why := _why(value))))
     notes = [table.note, f"{MISSING} {reasons}" if reasons else ""]
     below = "".join(f'<p class="note">{escape(note)}</p>\n' for note in notes if note)
     return (
@@ -407,8 +411,7 @@ def _table(table: Table) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    with Image.open(io.BytesIO(figure.png)) as opened:
-        width, height = opened.size
+    width, height = (int.from_bytes(figure.png[start : start + 4], "big") for start in (16, 20))  # of PNG's header
     shown = _shown("image/png", figure.png, width, height, figure.caption)
     return f'<figure class="chart">{shown}<figcaption>{escape(figure.caption)}</figcaption></figure>'
 
@@ -462,7 +465,7 @@ def _shown(kind: str, content: bytes, width: int, height: int, alt: str) -> str:
     return f'<button type="button" class="zoom">{image}</button>'
 
 
-def _encoded(values: Grey) -> tuple[str, bytes]:
+def _encoded(values: Levels) -> tuple[str, bytes]:
     """Type and bytes of a picture: PNG for masks, drawings and small pictures, else JPEG."""
     file, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(values))
     drawn = np.count_nonzero(np.bincount(values.ravel(), minlength=256)) <= FEW

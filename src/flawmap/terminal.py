@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ class Bar:
             self._bar.update(self._tasks[key], completed=done, total=total, description=text)
         elif self._console is not None and 10 * done // total != self._decile:
             self._decile = 10 * done // total
-            self._console.print(f"{done}/{total}  {text}", markup=False, highlight=False, soft_wrap=True)
+            _line(self._console, f"{done}/{total}  {text}")
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,10 @@ class Output:
 
     @classmethod
     def start(cls, *, as_json: bool, quiet: bool, verbose: bool) -> Output:
-        output = cls(as_json, quiet, Console(), Console(stderr=True))
+        output = cls(as_json, quiet, _console(), _console(stderr=True))
+        end_log()
         logger = logging.getLogger("flawmap")
-        for handler in [h for h in logger.handlers if isinstance(h, logging.StreamHandler)]:
-            logger.removeHandler(handler)
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _ToTerminal(sys.stderr)
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING)
@@ -69,14 +69,20 @@ class Output:
     def say(self, sentence: str) -> None:
         """A sentence on the way, for people."""
         if not self.quiet:
-            self.err.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            _line(self.err, sentence)
 
     def result(self, data: dict[str, Any], show: Callable[[Console, dict[str, Any]], None]) -> None:
         """The result: one JSON document, a table, or nothing."""
-        if self.as_json:
-            print(json.dumps(data, indent=2, allow_nan=False, default=str))
-        elif not self.quiet:
-            show(self.out, data)
+        with _reader_may_leave():
+            if self.as_json:
+                print(json.dumps(data, indent=2, allow_nan=False, default=str))
+            elif not self.quiet:
+                show(self.out, data)
+
+    def text(self, text: str) -> None:
+        """Text that was asked for, as it is."""
+        with _reader_may_leave():
+            sys.stdout.write(text)
 
     @contextmanager
     def progress(self) -> Iterator[Bar]:
@@ -95,6 +101,38 @@ class Output:
                 yield Bar(bar, None)
 
 
+def end_log() -> None:
+    """Take the log off the terminal again: the library is silent, as it was before a command began."""
+    logger = logging.getLogger("flawmap")
+    for handler in [handler for handler in logger.handlers if isinstance(handler, _ToTerminal)]:
+        logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+
+
+class _ToTerminal(logging.StreamHandler):  # type: ignore[type-arg]
+    """The one handler of the log that belongs to the command line."""
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """A reader that has seen enough (`| head`) is no failure: the exit code stays that of the work."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # rich turns the one into the other
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Paths are printed as they are: [brackets] and :colons: in them mean nothing."""
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def _line(console: Console, text: str, style: str | None = None) -> None:
+    """A line that is not broken, however long, so that paths in it can be copied."""
+    console.print(text, style=style, soft_wrap=True)
+
+
 def show_training(console: Console, report: dict[str, Any]) -> None:
     training, data = report["provenance"]["training"], report["provenance"]["data"]
     threshold = "none" if report["threshold"] is None else f"{report['threshold']:.4g}"
@@ -104,7 +142,7 @@ def show_training(console: Console, report: dict[str, Any]) -> None:
         ("speed", f"{training['patches_per_second']:.0f} patches/s"),
         ("loss", f"{training['loss']:.4f} (a flat reconstruction: {training['flat_loss']:.4f})"),
         ("threshold", f"{threshold}  {_rule(report['calibration'])}"),
-        ("images", f"{data['images']} good images or areas, split {data['split_sha256'][:12]}"),
+        ("images", f"{data['images']} good images or areas{_left_out(data)}, split {data['split_sha256'][:12]}"),
     ]
     _facts(console, facts)
 
@@ -117,15 +155,14 @@ def show_inspections(console: Console, report: dict[str, Any]) -> None:
         table.add_row(row["path"], score, row["verdict"], str(row["regions"]), str(row["flawed_pixels"]))
     console.print(table)
     if len(rows) > 4 * SHOWN:
-        console.print(f"... and {len(rows) - 4 * SHOWN} more, all in inspections.jsonl", highlight=False)
+        _line(console, f"... and {len(rows) - 4 * SHOWN} more, all in inspections.jsonl")
     flawed = sum(row["verdict"] == "flawed" for row in rows)
     unreadable = [row for row in rows if row["error"] is not None]
     tail = f", {len(unreadable)} unreadable" if unreadable else ""
-    console.print(
-        f"{len(rows)} images: {flawed} flawed{tail}; written to {report['folder']}", markup=False, highlight=False
-    )
+    _line(console, f"{_images(rows)}: {flawed} flawed{tail}; written to {report['folder']}")
     for row in unreadable[:SHOWN]:
-        console.print(row["error"], markup=False, highlight=False, soft_wrap=True, style="red")
+        named = row["error"] if row["path"] in row["error"] else f"{row['path']}: {row['error']}"
+        _line(console, named, style="red")
 
 
 def show_evaluation(console: Console, report: dict[str, Any]) -> None:
@@ -143,17 +180,16 @@ def show_evaluation(console: Console, report: dict[str, Any]) -> None:
         table.add_row("false positive rate at the threshold", f"{report['held_out']['false_positive_rate']:.2e}")
     console.print(table)
     for problem in (*report["unreadable"][:SHOWN], *report["notes"][:SHOWN]):
-        console.print(f"{problem['path']}: {problem['problem']}", markup=False, highlight=False, soft_wrap=True)
+        _line(console, f"{problem['path']}: {problem['problem']}")
     outside = [row["path"] for row in report["per_image"] if row["label"] == "outside"]
     if outside:
-        console.print(
-            f"counted as neither good nor defective, flaws all outside the region: {', '.join(outside)}", markup=False
-        )
-    console.print(f"{len(report['per_image'])} images; written to {report['folder']}", markup=False, highlight=False)
+        _line(console, f"counted as neither good nor defective, flaws all outside the region: {', '.join(outside)}")
+    lost = f", {len(report['unreadable'])} not counted" if report["unreadable"] else ""
+    _line(console, f"{_images(report['per_image'])}{lost}; written to {report['folder']}")
 
 
 def show_data(console: Console, report: dict[str, Any]) -> None:
-    console.print(f"{report['root']}: {report['layout']} layout", markup=False, highlight=False)
+    _line(console, f"{report['root']}: {report['layout']} layout")
     table = _table("split", "label", "kind", ">images")
     for row in report["counts"]:
         table.add_row(row["split"], row["label"], row["kind"], str(row["images"]))
@@ -180,13 +216,11 @@ def show_data(console: Console, report: dict[str, Any]) -> None:
         ("ignored", [f"{entry['path']}: {entry['reason']}" for entry in report["ignored"]]),
     ):
         if entries:
-            console.print(f"{title} ({len(entries)}):", markup=False, highlight=False)
+            _line(console, f"{title} ({len(entries)}):")
             for entry in entries[:SHOWN]:
-                console.print(f"  {entry}", markup=False, highlight=False, soft_wrap=True)
+                _line(console, f"  {entry}")
             if len(entries) > SHOWN:
-                console.print(
-                    f"  ... and {len(entries) - SHOWN} more (--json lists all)", markup=False, highlight=False
-                )
+                _line(console, f"  ... and {len(entries) - SHOWN} more (--json lists all)")
 
 
 def show_info(console: Console, report: dict[str, Any]) -> None:
@@ -226,7 +260,7 @@ def show_demo(console: Console, report: dict[str, Any]) -> None:
         figures = (row["pixel_auroc"], row["au_pro_30"], row["image_auroc"])
         table.add_row(row["name"], *(_number(figure) for figure in figures), f"{row['minutes']:.1f}")
     console.print(table)
-    console.print(f"look at {report['page']}", markup=False, highlight=False)
+    _line(console, f"look at {report['page']}")
 
 
 def _rule(calibration: dict[str, Any]) -> str:
@@ -235,11 +269,19 @@ def _rule(calibration: dict[str, Any]) -> str:
     areas = f"{calibration['good_areas']} held-out good images or areas"
     if calibration["rule"] == "largest":
         return f"(the largest residual of {areas})"
-    return f"({calibration['false_positive_rate']:g} of the pixels of {areas} lie above)"
+    return f"(at most {calibration['false_positive_rate']:g} of the pixels of {areas} lie above)"
 
 
 def _number(value: float | None, reason: str | None = None) -> str:
-    return f"{value:.4f}" if value is not None else f"none: {reason}"
+    return f"{value:.4f}" if value is not None else f"none: {reason}" if reason else "none"
+
+
+def _images(rows: list[Any]) -> str:
+    return f"{len(rows)} image{'' if len(rows) == 1 else 's'}"
+
+
+def _left_out(data: dict[str, Any]) -> str:
+    return f", {data['skipped']} unreadable left out" if data["skipped"] else ""
 
 
 def _cut(entries: list[str]) -> str:
@@ -251,7 +293,7 @@ def _facts(console: Console, facts: list[tuple[str, str]]) -> None:
     table = Table.grid(padding=(0, 2))
     for name, value in facts:
         table.add_row(f"{name}", value)
-    console.print(table, markup=False, highlight=False)
+    console.print(table)
 
 
 def _table(*columns: str) -> Table:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from flawmap.checks import shape_text
 from flawmap.errors import ConfigError, InputError
 
 Weights = Literal["uniform", "hann"]
@@ -52,6 +53,9 @@ class Grid:
 
 def split(image: Tensor, grid: Grid) -> Tensor:
     """The patches (N, C, P, P) of an image (C, H, W), row by row."""
+    if image.ndim != 3:
+        hint = "; for one image of a batch pass image[0]" if image.ndim == 4 else ""
+        raise InputError(f"image must be (C, H, W), got {shape_text(tuple(image.shape))}{hint}")
     height, width = image.shape[-2:]
     side = grid.patch
     return torch.stack([image[:, y : y + side, x : x + side] for y, x in grid.positions((height, width))])
@@ -66,6 +70,11 @@ def merge(patches: Tensor, grid: Grid, size: tuple[int, int], weights: Weights =
         weights: `uniform`, or `hann`, which trusts a patch's centre more than its edge.
     """
     positions = grid.positions(size)
+    if patches.ndim != 4 or patches.shape[-2:] != (grid.patch, grid.patch):
+        raise InputError(
+            f"patches must be (N, C, {grid.patch}, {grid.patch}), got {shape_text(tuple(patches.shape))}; "
+            "merge them with the grid that split them"
+        )
     if len(patches) != len(positions):
         raise InputError(f"{size[1]}x{size[0]} pixels are covered by {len(positions)} patches, got {len(patches)}")
     profile = _profile(grid.patch, weights).to(patches.device, patches.dtype)

@@ -29,7 +29,7 @@ from flawmap.errors import ConfigError, TrainingError
 from flawmap.files import atomic
 from flawmap.hardware import autocast, choose_device, choose_precision
 from flawmap.methods import METHODS, build_network
-from flawmap.models import initialise
+from flawmap.models import Autoencoder, initialise
 from flawmap.sampling import augment
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,9 @@ TIMED_STEPS = (4, 10)  # run in, then measured, to turn minutes into steps
 
 # Streams of one seed, so that no two uses of it see the same numbers.
 _BATCH, _POOL, _EPOCH, _BIRTH = range(4)
+
+
+Birth = Callable[[Autoencoder, Tensor, int], None]
 
 
 class Patches(Protocol):
@@ -109,6 +112,7 @@ def fit(
     resume: bool = False,
     data_digest: str = "",
     observe: Callable[[Progress], None] = lambda progress: None,
+    birth: Birth = initialise,
 ) -> Trained:
     """Train a network on patches of good images.
 
@@ -118,6 +122,7 @@ def fit(
         checkpoint: a file to save the state to every `checkpoint_minutes`, and to continue from with `resume`.
         data_digest: names the training data; a checkpoint of other data is refused.
         observe: called after every row of the history.
+        birth: sets the network's weights from a few patches and the seed.
     Raises:
         TrainingError: the loss turned NaN, or never left the plateau.
         ConfigError: resume from a checkpoint of other settings or other data.
@@ -125,7 +130,7 @@ def fit(
     device = choose_device(config.training.device)
     step_once = _Stepper(config, source, device)
     saved = load_checkpoint(checkpoint, config, data_digest) if resume and checkpoint is not None else None
-    run = _begin(config, source, step_once, saved)
+    run = _begin(config, source, step_once, saved, birth)
     held_out = None if validation is None or not len(validation) else torch.from_numpy(validation)
     last_saved = time.monotonic()
     while run.step < run.steps:
@@ -233,22 +238,22 @@ class _Stepper:
         return patches.to(self.device, memory_format=torch.channels_last, non_blocking=self.device.type == "cuda")
 
 
-def _begin(config: Config, source: Patches, step_once: _Stepper, saved: Checkpoint | None) -> _Run:
+def _begin(config: Config, source: Patches, step_once: _Stepper, saved: Checkpoint | None, birth: Birth) -> _Run:
     """A run at step 0, or where the checkpoint left it."""
     settings = config.training
     network = build_network(config)
     rng = np.random.default_rng([settings.seed, _BIRTH])
-    birth = torch.from_numpy(source.cut(source.draw(BIRTH_PATCHES, rng)))
+    patches = torch.from_numpy(source.cut(source.draw(BIRTH_PATCHES, rng)))
     wanted = (config.model.channels or 1, config.model.patch, config.model.patch)
-    if birth.shape[1:] != wanted:
+    if patches.shape[1:] != wanted:
         raise ConfigError(
             f"patches must be {shape_text((BIRTH_PATCHES, *wanted))} for these settings, "
-            f"got {shape_text(tuple(birth.shape))}; set channels and patch of [model] to those of the images"
+            f"got {shape_text(tuple(patches.shape))}; set channels and patch of [model] to those of the images"
         )
-    initialise(network, birth, settings.seed)
+    birth(network, patches, settings.seed)
     placed = network.to(step_once.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(placed.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    flat = step_once.flat_loss(birth)
+    flat = step_once.flat_loss(patches)
     if saved is None:
         return _Run(placed, optimizer, _count_steps(settings, step_once, placed), flat)
     saved.restore(placed, optimizer)

@@ -1,0 +1,74 @@
+"""Check a model without defective images: paste synthetic flaws into good ones that it has not seen.
+
+    python examples/paste_flaws.py cloth.flawmap cloth
+
+For each kind of flaw: how well residuals part flaw from good pixels, and how many flaws the model's own threshold
+finds. Train two models with different settings and compare: settings chosen so never see the defects you report on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import flawmap
+from flawmap.artifact import load_artifact
+from flawmap.datasets import Split, find_dataset
+from flawmap.evaluation import held_out_areas, unseen_samples
+from flawmap.flaws import FLAWS, add_flaw
+from flawmap.images import Pixels
+from flawmap.metrics import PixelMetrics
+from flawmap.records import Mask
+
+
+def held_out(detector: flawmap.Detector, data: Path) -> Iterator[tuple[Pixels, Mask | None, tuple[int, int]]]:
+    """Good images that the model never saw: pixels, region of interest, (height, width) of the file.
+
+    Of five or fewer training images there are none, but strips of them that were kept apart.
+    """
+    dataset = find_dataset(data)
+    split = Split.from_dict(detector.artifact.provenance["data"]["split"])
+    for sample in unseen_samples(dataset, split):
+        if sample.label == "good":
+            image = detector.read(sample.path).pixels
+            yield image, detector.region(image, sample.path), (image.shape[0], image.shape[1])
+    for area in held_out_areas(dataset, split):
+        image = detector.read(area.path).pixels
+        inside = detector.region(image, area.path)
+        assert area.box is not None  # held_out_areas gives parts of images only
+        left, top, right, bottom = area.box
+        part = image[top:bottom, left:right]
+        yield part, None if inside is None else inside[top:bottom, left:right], (image.shape[0], image.shape[1])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("model", type=Path, help="model file")
+    parser.add_argument("data", type=Path, help="the data set it was trained on")
+    parser.add_argument("--kinds", default=",".join(FLAWS), help=f"kinds of flaws [{','.join(FLAWS)}]")
+    parser.add_argument("--images", type=int, default=10, help="held-out good images to use, at most [10]")
+    parser.add_argument("--seed", type=int, default=0, help="of the flaws [0]")
+    given = parser.parse_args(arguments)
+
+    detector = flawmap.Detector.of(load_artifact(given.model))
+    pieces = list(held_out(detector, given.data))[: given.images]
+    if not pieces:
+        raise SystemExit(f"the model's split holds no good image of {given.data} out")
+    print(f"{len(pieces)} good images or areas that {given.model} has not seen, one flaw in each")
+    print(f"{'kind':15} {'pixel AUROC':>12} {'AU-PRO 30 %':>12} {'found':>8}")
+    for kind in given.kinds.split(","):
+        metrics, found = PixelMetrics(), 0
+        for number, (image, inside, whole) in enumerate(pieces):
+            flawed, truth = add_flaw(image, kind, given.seed + number, inside=inside)
+            explained = detector.explain_inside(flawed, inside, whole)
+            inspection = detector.judge(explained)
+            metrics.add(inspection.residual, truth, inside)
+            found += bool((inspection.mask & truth).any())
+        figures = metrics.result()
+        print(f"{kind:15} {figures['auroc']:12.4f} {figures['au_pro_30']:12.4f} {found:5}/{len(pieces)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,516 @@
+"""The command line: every command and option, what goes where, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+import flawmap
+from flawmap.cli import app, main
+
+TINY = ["--patch", "32", "--latent", "8", "--stride", "16", "--batch", "8", "--steps", "10"]
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line in this process."""
+
+    def call(*arguments: object) -> Ran:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Ran(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def cloth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "cloth"
+    assert main(["synth", str(folder), "--good", "8", "--bad", "4", "--size", "96x80", "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(cloth: Path) -> Path:
+    path = cloth.parent / "cloth.flawmap"
+    assert main(["train", str(cloth), "-o", str(path), *TINY, "--quiet"]) == 0
+    return path
+
+
+# ----------------------------------------------------------------------------------------------------------- commands
+
+
+def test_synth(run: Run, tmp_path: Path) -> None:
+    """`synth` writes as many good and flawed images of the size as asked for, with a mask for each flawed one."""
+    ran = run("synth", tmp_path / "set", "--kind", "fibres", "--good", 3, "--bad", 2, "--size", "48x40", "--seed", 4)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.splitlines()[0] == f"{tmp_path / 'set' / 'train' / 'good'}: 3 images"
+    assert len(list((tmp_path / "set" / "train" / "good").glob("*.png"))) == 3
+    assert len(list((tmp_path / "set" / "test").rglob("*.png"))) == 1 + 2
+    masks = list((tmp_path / "set" / "ground_truth").rglob("*.png"))
+    assert [Image.open(mask).size for mask in masks] == [(48, 40)] * 2
+
+
+def test_data(run: Run, cloth: Path) -> None:
+    """`data` prints counts, sizes, modes and masks, and what a region of interest does to them."""
+    ran = run("data", cloth, "--box", "0,0,4,4")
+    assert (ran.code, ran.err) == (0, "")
+    lines = [line.split() for line in ran.out.splitlines()]
+    assert lines[0] == [f"{cloth}:", "mvtec", "layout"]
+    assert ["train", "good", "good", "8"] in lines
+    assert ["sizes", "96", "x", "80:", "14"] in lines
+    assert ["modes", "grey,", "uint8:", "14"] in lines
+    assert ["masks", "matched:", "4"] in lines
+    assert "flaws all outside the region: neither good nor defective (4):" in ran.out
+
+
+def test_train_says_what_it_made(run: Run, cloth: Path, tmp_path: Path) -> None:
+    """`train` tells how the images were parted on stderr, and ends with model, loss and threshold on stdout."""
+    ran = run("train", cloth, "-o", tmp_path / "m.flawmap", *TINY)
+    assert ran.code == 0
+    assert ran.err.splitlines()[0] == (
+        "mvtec data: 7 good images or areas to train on, 1 to validate, 2 held out as good test images"
+    )
+    assert "10/10  training  loss " in ran.err
+    assert re.search(r"^trained +10 steps, 80 patches", ran.out, re.MULTILINE)
+    assert re.search(r"^threshold +0\.\d+ +\(at most 0\.0001 of the pixels of 1 held-out", ran.out, re.MULTILINE)
+
+
+def test_info(run: Run, model: Path) -> None:
+    """`info` prints the settings, the threshold and the origin of a model."""
+    ran = run("info", model)
+    assert (ran.code, ran.err) == (0, "")
+    for line in (
+        r"network +patch 32, d = 8, 1 channel",
+        r"scoring +stride 16, opening 4",
+        r"trained +10 steps, 80 patches",
+        rf"versions +flawmap {re.escape(flawmap.__version__)}, ",
+    ):
+        assert re.search(f"^{line}", ran.out, re.MULTILINE)
+
+
+def test_inspect(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
+    """`inspect` prints a row for each image and where the pictures lie, and counts on stderr."""
+    ran = run("inspect", model, cloth / "test" / "good", "-o", tmp_path / "out", "--residuals", "--threshold", 2)
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1] == f"2 images: 0 flawed; written to {tmp_path / 'out'}"
+    assert ran.err.splitlines()[-1].startswith("2/2  ")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"00{number}_{kind}" for number in (0, 1) for kind in ("mask.png", "overlay.png", "residual.tif")
+    } | {"inspections.jsonl", "regions.csv"}
+
+
+def test_inspect_without_overlays(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
+    """`--no-overlays` leaves masks and lists."""
+    run("inspect", model, cloth / "test" / "good" / "000.png", "-o", tmp_path, "--no-overlays")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000_mask.png", "inspections.jsonl", "regions.csv"]
+
+
+def test_evaluate(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
+    """`evaluate` prints the figures that it writes, and leaves metrics, curve and page."""
+    ran = run("evaluate", model, cloth, "-o", tmp_path / "out")
+    assert ran.code == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert re.search(f"^pixel AUROC +{metrics['pixel']['auroc']:.4f}$", ran.out, re.MULTILINE)
+    assert re.search(f"^image AUROC +{metrics['image']['auroc']:.4f}$", ran.out, re.MULTILINE)
+    assert ran.out.splitlines()[-1] == f"6 images; written to {tmp_path / 'out'}"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["index.html", "metrics.json", "roc.png"]
+
+
+def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`demo` trains both methods and leaves a page with five pictures a row for each flawed image and method."""
+    from flawmap import demo
+
+    tiny = {
+        "model": {"patch": 32, "latent": 8},
+        "tiling": {"stride": 16},
+        "training": {"steps": 6, "batch": 8},
+    }
+    small = {"good": 6, "bad": 2, "size": (48, 48), "settings": tiny}
+    monkeypatch.setattr(demo.demo, "__kwdefaults__", demo.demo.__kwdefaults__ | small)
+    ran = run("demo", "-o", tmp_path / "out", "--seed", 3)
+    assert ran.code == 0
+    rows = [line.split() for line in ran.out.splitlines()]
+    assert [row[0] for row in rows] == ["method", "l2", "ssim", "look"]
+    assert rows[-1][-1] == str(tmp_path / "out" / "index.html")
+    assert "wove 9 images of cloth" in ran.err
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 2 * 2 * 5
+    for word in ("image", "l2: reconstruction", "ssim: residual", "ssim: mask", "ground truth"):
+        assert word in page
+    assert {"demo.json", "l2.flawmap", "ssim.flawmap"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    again = run("demo", "-o", tmp_path / "out", "--seed", 3, "--json")
+    assert again.code == 0, "a second run replaces the first"
+    assert [row["name"] for row in json.loads(again.out)["methods"]] == ["l2", "ssim"]
+
+
+# ------------------------------------------------------------------------------------------------------------- output
+
+SHAPES: dict[str, tuple[list[str], set[str]]] = {
+    "synth": (["synth", "{tmp}/set", "--good", "1", "--bad", "1", "--size", "40x40"], {"folder", "images"}),
+    "data": (["data", "{cloth}"], {"root", "layout", "counts", "sizes", "masks", "problems"}),
+    "train": (["train", "{cloth}", "-o", "{tmp}/m.flawmap", *TINY], {"model", "threshold", "config", "provenance"}),
+    "show-config": (["train", "--show-config"], {"model", "loss", "training", "threshold"}),
+    "info": (["info", "{model}"], {"file", "version", "format", "config", "threshold", "provenance"}),
+    "inspect": (["inspect", "{model}", "{cloth}/test/cut", "-o", "{tmp}/out"], {"folder", "images"}),
+    "evaluate": (["evaluate", "{model}", "{cloth}", "-o", "{tmp}/out"], {"folder", "pixel", "image", "per_image"}),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_json(run: Run, cloth: Path, model: Path, tmp_path: Path, name: str) -> None:
+    """`--json` puts exactly one JSON document on stdout and nothing else."""
+    arguments, keys = SHAPES[name]
+    ran = run(*(part.format(tmp=tmp_path, cloth=cloth, model=model) for part in arguments), "--json")
+    assert ran.code == 0
+    assert keys <= set(json.loads(ran.out))
+
+
+@pytest.mark.parametrize("name", [name for name in SHAPES if name != "show-config"])
+def test_quiet(run: Run, cloth: Path, model: Path, tmp_path: Path, name: str) -> None:
+    """`--quiet` prints nothing where all goes well."""
+    arguments, _ = SHAPES[name]
+    ran = run(*(part.format(tmp=tmp_path, cloth=cloth, model=model) for part in arguments), "-q")
+    assert ran == (0, "", "")
+
+
+def test_quiet_still_prints_errors(run: Run) -> None:
+    """`--quiet` does not hide why a command failed."""
+    assert run("info", "nowhere.flawmap", "--quiet").err.startswith("error: no model file nowhere.flawmap; ")
+
+
+def test_verbose_shows_the_log(run: Run, cloth: Path, tmp_path: Path) -> None:
+    """`-v` shows what the library logs, which is silent without it and again after it."""
+    arguments = ("train", cloth, "-o", tmp_path / "m.flawmap", *TINY[:-2], "--minutes", 0.01)
+    assert re.search(r"^INFO flawmap\.training: .* minutes are \d+ steps$", run(*arguments, "-v").err, re.MULTILINE)
+    assert "INFO" not in run(*arguments).err
+
+
+def test_paths_are_printed_as_they_are(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
+    """Brackets and colons in a file's name mean nothing to the terminal, and no long line is broken."""
+    folder = tmp_path / ":smile: [red]" / ("x" * 60)
+    folder.mkdir(parents=True)
+    for name in ("[", "a[bold].png"):
+        target = folder / name / "bold].png" if name == "[" else folder / name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((cloth / "test" / "good" / "000.png").read_bytes())
+    ran = run("inspect", model, folder, "-o", folder / "out")
+    assert ran.code == 0
+    joined = "".join(line.split("  ")[0].strip() for line in ran.out.splitlines())
+    assert str(folder / "a[bold].png") in joined, "folded in the table, but whole"
+    assert f"2 images: 2 flawed; written to {folder / 'out'}" in ran.out or f"written to {folder / 'out'}" in ran.out
+    assert str(folder / "a[bold].png") in run("data", folder).out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+def test_names_that_are_no_text(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
+    """A file's name that is not UTF-8 is inspected, listed and printed like any other."""
+    (tmp_path / "\udcff.png").write_bytes((cloth / "test" / "good" / "000.png").read_bytes())
+    ran = run("inspect", model, tmp_path, "-o", tmp_path / "out")
+    assert ran.code == 0
+    assert "\\udcff.png" in ran.out
+
+
+@pytest.mark.parametrize("arguments", [["train", "--show-config"], ["data", "{cloth}"]])
+def test_a_reader_may_leave(cloth: Path, arguments: list[str]) -> None:
+    """When the reader of a pipe has gone (`| head`), the exit code is still that of the work, and nobody complains."""
+    command = [sys.executable, "-m", "flawmap", *(part.format(cloth=cloth) for part in arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ options
+
+COMMON = {"--json", "--quiet", "--verbose", "--help"}
+IMAGES = {"--box", "--region", "--brightness", "--mode", "--white", "--pixel-limit"}
+MACHINE = {"--device", "--precision"}
+OPTIONS = {
+    "demo": COMMON | {"--output", "--minutes", "--seed"},
+    "synth": COMMON | {"OUTPUT", "--kind", "--good", "--bad", "--size", "--seed"},
+    "data": COMMON | IMAGES | {"PATH"},
+    "train": COMMON
+    | IMAGES
+    | MACHINE
+    | {"DATA", "--output", "--preset", "--loss", "--minutes", "--steps", "--epochs", "--latent", "--patch", "--stride"}
+    | {"--window", "--batch", "--learning-rate", "--augment", "--seed", "--scale", "--pad", "--validation", "--last"}
+    | {"--split-seed", "--false-positive-rate", "--threshold-rule", "--config", "--show-config", "--resume"}
+    | {"--skip-unreadable", "--tensorboard"},
+    "inspect": COMMON
+    | MACHINE
+    | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw"},
+    "evaluate": COMMON | MACHINE | {"MODEL", "DATASET", "--output", "--last"},
+    "info": COMMON | {"MODEL"},
+}
+# What a number of each option counts, as its help has to say.
+UNITS = {
+    "--minutes": "in minutes",
+    "--steps": "parameter updates",
+    "--epochs": "passes over",
+    "--latent": "dimensions",
+    "--patch": "pixels",
+    "--stride": "pixels",
+    "--window": "pixels",
+    "--batch": "patches",
+    "--learning-rate": "rate",
+    "--white": "stored value",
+    "--pixel-limit": "pixels",
+    "--box": "pixels",
+    "--brightness": "0 to 1",
+    "--scale": "pixels",
+    "--size": "pixels",
+    "--validation": "share",
+    "--false-positive-rate": "share",
+    "--last": "images",
+    "--good": "images",
+    "--bad": "images",
+    "--threshold": "residual",
+}
+
+
+def commands() -> dict[str, Any]:
+    group: Any = typer.main.get_command(app)
+    return dict(group.commands)
+
+
+def parameters(name: str) -> dict[str, Any]:
+    """A command's options by their long names and arguments by theirs, in capitals."""
+    found = {"--help": None}
+    for parameter in commands()[name].params:
+        option = next((text for text in parameter.opts if text.startswith("--")), None)
+        found[option or parameter.name.upper().replace("PATH", "DATA" if name == "train" else "PATH")] = parameter
+    return found
+
+
+def test_commands() -> None:
+    """These commands exist and no others: a change is deliberate."""
+    assert list(commands()) == ["demo", "synth", "data", "train", "inspect", "evaluate", "info"]
+    assert set(commands()) == set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options(name: str) -> None:
+    """A command has these options and no others: a change is deliberate."""
+    assert set(parameters(name)) == OPTIONS[name]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_help_names_unit_and_default(run: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option's help says what it is, in which unit, and what it is without it; flags are off until given."""
+    monkeypatch.setenv("COLUMNS", "400")
+    ran = run(name, "--help")
+    assert (ran.code, ran.err) == (0, "")
+    lines = [line.strip() for line in ran.out.splitlines()]
+    for option, parameter in parameters(name).items():
+        if parameter is None or not option.startswith("--"):
+            assert option == "--help" or parameter.help
+            continue
+        (line,) = [line for line in lines if re.search(rf"(^|, ){option}( |$)", line)]
+        assert len(parameter.help) > 5
+        if not parameter.is_flag or parameter.secondary_opts:
+            assert "[default" in line, line
+        if option in UNITS:
+            assert UNITS[option] in line.casefold(), line
+
+
+def test_help(run: Run) -> None:
+    """`flawmap`, `flawmap --help`: what it is for and every command in a whole sentence."""
+    ran = run("--help")
+    assert (ran.code, ran.err) == (0, "")
+    assert "Train on good images, get a map of the flaws in any other." in ran.out
+    for name in OPTIONS:
+        assert re.search(rf"^  {name} +[A-Z].*\.$", ran.out, re.MULTILINE)
+    assert "..." not in ran.out
+    assert run() == ran
+
+
+def test_version(run: Run) -> None:
+    """`flawmap --version` prints the package's version."""
+    assert run("--version") == (0, f"flawmap {flawmap.__version__}\n", "")
+
+
+def test_python_m_flawmap() -> None:
+    """`python -m flawmap` is the same command, and its exit code that of the work."""
+    done = subprocess.run([sys.executable, "-m", "flawmap", "nonsense"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: No such command 'nonsense'; see `flawmap --help`\n"
+
+
+# ----------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--preset", "paper", "--loss", "l2"],
+        ["--preset", "paper", "--steps", "7", "--box", "1,2,300,400", "--scale", "256x128", "--pad"],
+        ["--minutes", "0.5", "--brightness", "0.1,0.9", "--scale", "0.5", "--mode", "grey", "--white", "4095"],
+        ["--region", 'odd "name"/é', "--last", "3", "--threshold-rule", "largest", "--augment", "turns"],
+        ["--window", "21", "--patch", "64", "--latent", "5", "--stride", "9", "--batch", "4", "--seed", "8"],
+        ["--learning-rate", "3e-5", "--validation", "0.25", "--split-seed", "2", "--false-positive-rate", "1e-6"],
+        ["--device", "cpu", "--precision", "float32", "--pixel-limit", "1000"],
+    ],
+)
+def test_show_config_reads_back(run: Run, tmp_path: Path, arguments: list[str]) -> None:
+    """`--show-config` prints TOML that `--config` reads back to the same settings."""
+    shown = run("train", "--show-config", *arguments)
+    assert (shown.code, shown.err) == (0, "")
+    (tmp_path / "c.toml").write_text(shown.out, encoding="utf-8")
+    assert run("train", "--show-config", "--config", tmp_path / "c.toml").out == shown.out
+
+
+def settings(run: Run, *arguments: object) -> dict[str, Any]:
+    ran = run("train", "--show-config", "--json", *arguments)
+    assert ran.code == 0, ran.err
+    found: dict[str, Any] = json.loads(ran.out)
+    return found
+
+
+def test_option_before_file_before_preset(run: Run, tmp_path: Path) -> None:
+    """What an option says wins over the file, the file over the preset, also where both name the usual value."""
+    file = tmp_path / "c.toml"
+    file.write_text(
+        '[model]\nlatent = 77\npatch = 64\n[loss]\nname = "l2"\n[residual]\nname = "l2"\n'
+        '[training]\nsteps = 5\nseed = 9\ndevice = "cuda"\nprecision = "float32"\n'
+    )
+    preset = settings(run, "--preset", "paper")
+    assert (preset["model"]["latent"], preset["training"]["epochs"]) == (100, 200)
+    by_file = settings(run, "--preset", "paper", "--config", file)
+    assert (by_file["model"]["latent"], by_file["model"]["patch"], by_file["loss"]["name"]) == (77, 64, "l2")
+    assert (by_file["training"]["steps"], by_file["training"]["epochs"], by_file["training"]["seed"]) == (5, None, 9)
+    assert by_file["training"]["learning_rate"] == preset["training"]["learning_rate"] == 2e-4
+    usual = ["--loss", "ssim", "--device", "auto", "--precision", "auto", "--seed", "0", "--minutes", "2"]
+    by_option = settings(run, "--config", file, "--latent", "5", *usual)
+    assert (by_option["model"]["latent"], by_option["model"]["patch"]) == (5, 64)
+    assert (by_option["loss"]["name"], by_option["residual"]["name"]) == ("ssim", "ssim")
+    training = by_option["training"]
+    assert (training["device"], training["precision"], training["seed"]) == ("auto", "auto", 0)
+    assert (training["minutes"], training["steps"]) == (2, None)
+
+
+def test_every_training_option_reaches_the_settings(run: Run) -> None:
+    """Each option of `train` changes the setting of its name."""
+    found = settings(
+        run,
+        *("--patch", 64, "--latent", 6, "--stride", 7, "--window", 9, "--batch", 3, "--learning-rate", 0.5),
+        *("--augment", "flips", "--seed", 4, "--scale", "40x30", "--mode", "colour", "--white", 9, "--pixel-limit", 8),
+        *("--box", "1,2,3,4", "--pad", "--validation", 0.2, "--last", 2, "--split-seed", 5, "--steps", 11),
+        *("--false-positive-rate", 0.01, "--threshold-rule", "largest", "--device", "cpu", "--precision", "bfloat16"),
+    )
+    assert found["model"] | {"patch": 64, "latent": 6} == found["model"]
+    assert (found["tiling"]["stride"], found["tiling"]["pad"]) == (7, True)
+    assert (found["loss"]["ssim"]["size"], found["residual"]["ssim"]["size"]) == (9, 9)
+    training = {"batch": 3, "learning_rate": 0.5, "augment": "flips", "seed": 4, "steps": 11}
+    assert found["training"] | training | {"device": "cpu", "precision": "bfloat16"} == found["training"]
+    images = {"scale": [40, 30], "mode": "colour", "white": 9, "pixel_limit": 8}
+    assert found["images"] | images == found["images"]
+    assert found["images"]["region"]["box"] == [1, 2, 3, 4]
+    assert found["split"] | {"validation": 0.2, "last": 2, "seed": 5} == found["split"]
+    assert found["threshold"] | {"rule": "largest", "false_positive_rate": 0.01} == found["threshold"]
+
+
+# --------------------------------------------------------------------------------------------------------- exit codes
+
+
+def test_fail_on_flaw(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
+    """Flaws are 3 with `--fail-on-flaw` and 0 without it; without flaws it is 0 either way."""
+    image, out = cloth / "test" / "good" / "000.png", ["-o", tmp_path / "out", "--quiet"]
+    assert run("inspect", model, image, *out, "--threshold", 0.001).code == 0
+    assert run("inspect", model, image, *out, "--threshold", 0.001, "--fail-on-flaw").code == 3
+    assert run("inspect", model, image, *out, "--threshold", 2, "--fail-on-flaw").code == 0
+
+
+def test_unreadable_wins_over_flaws(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
+    """With an unreadable image the exit code is 4, flaws or not, the rest is done, and the image is named."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes((cloth / "test" / "good" / "000.png").read_bytes())
+    (tmp_path / "in" / "b.png").write_text("no image")
+    arguments = ("inspect", model, tmp_path / "in", "-o", tmp_path / "out", "--threshold", 0.001, "--fail-on-flaw")
+    ran = run(*arguments)
+    assert ran.code == 4
+    assert f"2 images: 1 flawed, 1 unreadable; written to {tmp_path / 'out'}" in ran.out
+    assert f"{tmp_path / 'in' / 'b.png'} is no known image, whatever its name says" in ran.out
+    assert (tmp_path / "out" / "a_mask.png").is_file()
+
+
+def test_evaluate_with_an_unreadable_image(run: Run, model: Path, tmp_path: Path) -> None:
+    """An unreadable test image makes `evaluate` exit with 4, names it, and leaves figures of the rest."""
+    main(["synth", str(tmp_path / "set"), "--good", "1", "--bad", "2", "--size", "64x64", "--quiet"])
+    (tmp_path / "set" / "test" / "good" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    ran = run("evaluate", model, tmp_path / "set", "-o", tmp_path / "out")
+    assert ran.code == 4
+    assert f"2 images, 1 not counted; written to {tmp_path / 'out'}" in ran.out
+    assert "test/good/000.png: " in ran.out.replace("\\", "/")
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_our_fault(run: Run, cloth: Path, monkeypatch: pytest.MonkeyPatch, verbose: bool) -> None:
+    """An exception that is no flawmap error is ours: exit code 1, its name, and the traceback only with -v."""
+    from flawmap import jobs
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the roof fell in")
+
+    monkeypatch.setattr(jobs, "data", fail)
+    ran = run("data", cloth, *(["-v"] if verbose else []))
+    assert (ran.code, ran.out) == (1, "")
+    message = "flawmap failed, and should not have: RuntimeError: the roof fell in; -v shows the traceback"
+    assert ran.err.endswith(f"error: {message}\n")
+    assert ("Traceback" in ran.err) == verbose
+
+
+def test_interrupted(run: Run, cloth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C is 130, with a sentence and without a traceback."""
+    from flawmap import jobs
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "data", stop)
+    sentence = "interrupted; what was finished is kept, a training goes on with --resume\n"
+    assert run("data", cloth) == (130, "", sentence)
+
+
+def test_wide_terminal_draws_a_bar(model: Path, cloth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal progress is a bar, and what it says of loss, speed and time left is there."""
+    import io
+
+    from rich.console import Console
+
+    from flawmap import terminal
+    from flawmap.training import Progress, Row
+
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    output = terminal.Output(False, False, console, console)
+    with output.progress() as bar:
+        bar.training(Progress(Row(20, 0.5, None, 1e-3, 2.0), 40, 99.6, 90.0))
+        bar.count(1, 2, "x" * 100)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert "training  loss 0.5000  100 patches/s  1.5 min left" in shown
+    assert "20/40" in shown
+    assert "..." + "x" * 57 in shown
+    assert np.isfinite(len(shown))
