@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -10,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import typer
-from PIL import Image
 
 import flawmap
 from flawmap.cli import app, main
+from flawmap.images import read_mask
 
 TINY = ["--patch", "32", "--latent", "8", "--stride", "16", "--batch", "8", "--steps", "10"]
 
@@ -67,7 +67,7 @@ def test_synth(run: Run, tmp_path: Path) -> None:
     assert len(list((tmp_path / "set" / "train" / "good").glob("*.png"))) == 3
     assert len(list((tmp_path / "set" / "test").rglob("*.png"))) == 1 + 2
     masks = list((tmp_path / "set" / "ground_truth").rglob("*.png"))
-    assert [Image.open(mask).size for mask in masks] == [(48, 40)] * 2
+    assert [read_mask(mask).shape for mask in masks] == [(40, 48)] * 2
 
 
 def test_data(run: Run, cloth: Path) -> None:
@@ -154,7 +154,7 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert rows[-1][-1] == str(tmp_path / "out" / "index.html")
     assert "wove 9 images of cloth" in ran.err
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<img ") == 2 * 2 * 5
+    assert page.count('class="zoom"') == 2 * 2 * 5
     for word in ("image", "l2: reconstruction", "ssim: residual", "ssim: mask", "ground truth"):
         assert word in page
     assert {"demo.json", "l2.flawmap", "ssim.flawmap"} <= {path.name for path in (tmp_path / "out").iterdir()}
@@ -215,9 +215,10 @@ def test_paths_are_printed_as_they_are(run: Run, model: Path, cloth: Path, tmp_p
         target.write_bytes((cloth / "test" / "good" / "000.png").read_bytes())
     ran = run("inspect", model, folder, "-o", folder / "out")
     assert ran.code == 0
-    joined = "".join(line.split("  ")[0].strip() for line in ran.out.splitlines())
-    assert str(folder / "a[bold].png") in joined, "folded in the table, but whole"
-    assert f"2 images: 2 flawed; written to {folder / 'out'}" in ran.out or f"written to {folder / 'out'}" in ran.out
+    first_column = "".join(line.split("  ")[0] for line in ran.out.splitlines())
+    whole = "".join(str(folder / "a[bold].png").split())
+    assert whole in "".join(first_column.split()), "folded in the table, but whole"
+    assert re.search(rf"^2 images: \d flawed; written to {re.escape(str(folder / 'out'))}$", ran.out, re.MULTILINE)
     assert str(folder / "a[bold].png") in run("data", folder).out
 
 
@@ -300,7 +301,7 @@ def parameters(name: str) -> dict[str, Any]:
     found = {"--help": None}
     for parameter in commands()[name].params:
         option = next((text for text in parameter.opts if text.startswith("--")), None)
-        found[option or parameter.name.upper().replace("PATH", "DATA" if name == "train" else "PATH")] = parameter
+        found[option or parameter.metavar or parameter.name.upper()] = parameter
     return found
 
 
@@ -317,22 +318,21 @@ def test_options(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_help_names_unit_and_default(run: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_names_unit_and_default(run: Run, name: str) -> None:
     """Every option's help says what it is, in which unit, and what it is without it; flags are off until given."""
-    monkeypatch.setenv("COLUMNS", "400")
     ran = run(name, "--help")
     assert (ran.code, ran.err) == (0, "")
-    lines = [line.strip() for line in ran.out.splitlines()]
+    entries = [" ".join(entry.split()) for entry in re.split(r"\n  (?=-)", ran.out)]
     for option, parameter in parameters(name).items():
         if parameter is None or not option.startswith("--"):
             assert option == "--help" or parameter.help
             continue
-        (line,) = [line for line in lines if re.search(rf"(^|, ){option}( |$)", line)]
+        (entry,) = [entry for entry in entries if re.match(rf"(-., )?{option} ", entry)]
         assert len(parameter.help) > 5
         if not parameter.is_flag or parameter.secondary_opts:
-            assert "[default" in line, line
+            assert "[default" in entry
         if option in UNITS:
-            assert UNITS[option] in line.casefold(), line
+            assert UNITS[option] in entry.casefold()
 
 
 def test_help(run: Run) -> None:
@@ -342,7 +342,7 @@ def test_help(run: Run) -> None:
     assert "Train on good images, get a map of the flaws in any other." in ran.out
     for name in OPTIONS:
         assert re.search(rf"^  {name} +[A-Z].*\.$", ran.out, re.MULTILINE)
-    assert "..." not in ran.out
+    assert "..." not in ran.out.partition("Commands:")[2]
     assert run() == ran
 
 
@@ -494,10 +494,8 @@ def test_interrupted(run: Run, cloth: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run("data", cloth) == (130, "", sentence)
 
 
-def test_wide_terminal_draws_a_bar(model: Path, cloth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal progress is a bar, and what it says of loss, speed and time left is there."""
-    import io
-
+def test_a_terminal_shows_a_bar() -> None:
+    """On a terminal progress is a bar that says loss, speed and time left."""
     from rich.console import Console
 
     from flawmap import terminal
@@ -513,4 +511,3 @@ def test_wide_terminal_draws_a_bar(model: Path, cloth: Path, tmp_path: Path, mon
     assert "training  loss 0.5000  100 patches/s  1.5 min left" in shown
     assert "20/40" in shown
     assert "..." + "x" * 57 in shown
-    assert np.isfinite(len(shown))

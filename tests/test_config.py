@@ -238,7 +238,7 @@ def test_toml_reads_as_a_person_would_write_it() -> None:
         '[model]\nname = "autoencoder"\npatch = 128\nlatent = 100\n\n[loss]\nname = "ssim"\n\n[loss.ssim]\n'
     )
     assert "\nlearning_rate = 0.0002\n" in text
-    assert "minutes" not in text
+    assert "\nminutes" not in text
     assert text.endswith("opening = 4\n")
 
 

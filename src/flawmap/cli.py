@@ -431,8 +431,7 @@ def main(arguments: list[str] | None = None) -> int:
         _complain(errors, str(error))
         return BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
-        errors.print("interrupted; what was finished is kept, a training goes on with --resume")
-        return INTERRUPTED
+        code = INTERRUPTED
     except OSError as error:
         _log_traceback(given)
         place = error.filename if error.filename is not None else "a file or folder"
@@ -446,6 +445,8 @@ def main(arguments: list[str] | None = None) -> int:
         return OUR_FAULT
     finally:
         end_log()
+    if code == INTERRUPTED:  # also typer's own answer to Ctrl-C
+        errors.print("interrupted; what was finished is kept, a training goes on with --resume")
     return int(code or 0)
 
 

@@ -1,0 +1,437 @@
+"""One detector object: sizes, scales, regions of interest, verdicts, precision, exact error texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from flawmap.artifact import Artifact, save_artifact
+from flawmap.config import override, parse
+from flawmap.detector import Detector
+from flawmap.errors import ArtifactError, ConfigError, InputError
+from flawmap.methods import build_network
+from flawmap.records import Inspection
+from flawmap.sampling import PatchSource
+from flawmap.synthetic import texture
+from flawmap.training import fit
+
+PATCH = 32
+Pixels = NDArray[np.float32]
+
+
+def image_of(width: int = 96, height: int = 70, seed: int = 0, channels: int = 1) -> Pixels:
+    image = texture("fibres", (width, height), seed)
+    tones = np.array([1.0, 0.7, 0.4], np.float32)[:channels]
+    return image * tones
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    ssim = {"size": 7, "constants": "wang"}
+    return {
+        "model": {"patch": PATCH, "latent": 16, "channels": 1},
+        "loss": {"ssim": {**ssim, "window": "gaussian"}},
+        "residual": {"ssim": ssim},
+        "tiling": {"stride": 12},
+        "training": {"steps": 40, "batch": 16, "precision": "float32"},
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def trained() -> Artifact:
+    """A model that has seen a little of a fibre texture; its threshold lies among its residuals."""
+    config = parse(settings())
+    source = PatchSource([image_of(160, 160, seed) for seed in range(2)], [None, None], PATCH)
+    return Artifact(config, fit(config, source).network.state_dict(), 0.25, {}, {})
+
+
+def with_settings(artifact: Artifact, **changes: Any) -> Detector:
+    """The model scored in another way."""
+    return Detector.of(replace(artifact, config=override(artifact.config, changes)), precision="float32", device="cpu")
+
+
+def untrained(channels: int) -> Detector:
+    config = parse(settings(model={"patch": PATCH, "latent": 4, "channels": channels}))
+    return Detector.of(Artifact(config, build_network(config).state_dict(), 0.1, {}, {}), precision="float32")
+
+
+def perfect(detector: Detector) -> Detector:
+    """A detector whose network reconstructs everything."""
+    return replace(detector, network=nn.Identity())
+
+
+def smoothing(detector: Detector) -> Detector:
+    """A detector whose network gives every patch without its fine detail."""
+    return replace(detector, network=nn.AvgPool2d(5, stride=1, padding=2, count_include_pad=False))
+
+
+# --- the map
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 1.7, (64, 48), (96, 35)])
+@pytest.mark.parametrize("pad", [False, True])
+def test_the_map_has_the_image_s_own_size(trained: Artifact, scale: Any, pad: bool) -> None:
+    """Whatever the scale, (H, W) float32 comes back, at least 0, with the reconstruction in (H, W, C)."""
+    image = image_of(96, 70)
+    explained = with_settings(trained, images={"scale": scale}, tiling={"pad": pad}).explain(image)
+    assert explained.residual.shape == (70, 96)
+    assert explained.residual.dtype == np.float32
+    assert explained.residual.min() >= 0
+    assert explained.residual.max() > 0.01
+    assert explained.reconstruction.shape == (70, 96, 1)
+    assert explained.reconstruction.dtype == np.float32
+    assert explained.inside is None
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, (64, 48)])
+def test_a_network_that_reconstructs_everything_finds_nothing(trained: Artifact, scale: Any) -> None:
+    """Tiling, scaling and padding add no residual of their own, nor does a size that the stride does not divide."""
+    for width, height in ((96, 70), (131, 97), (64, 64)):
+        detector = perfect(with_settings(trained, images={"scale": scale}, tiling={"pad": True}))
+        explained = detector.explain(image_of(width, height))
+        assert np.abs(explained.residual).max() < 1e-4
+        if scale == 1.0:
+            np.testing.assert_allclose(explained.reconstruction, image_of(width, height), rtol=0, atol=1e-6)
+
+
+def test_a_score_depends_on_its_image_alone(trained: Artifact) -> None:
+    """Bit for bit: scored alone, again, after others, or by a detector loaded anew."""
+    detector = with_settings(trained)
+    images = [image_of(seed=seed) for seed in range(3)] + [image_of(150, 64, seed=9)]
+    first = [detector.score(image) for image in images]
+    for image, score in reversed(list(zip(images, first, strict=True))):
+        assert np.array_equal(detector.score(image), score)
+    assert np.array_equal(with_settings(trained).score(images[0]), first[0])
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_patch_is_reconstructed_the_same_whatever_shares_its_batch(trained: Artifact, precision: torch.dtype) -> None:
+    """The last batch is filled up, so every patch meets the same arithmetic, whoever its mates are."""
+    detector = replace(with_settings(trained), precision=precision)
+    patches = torch.rand(40, 1, PATCH, PATCH, generator=torch.Generator().manual_seed(1))
+    others = torch.cat((patches[:5], torch.rand(35, 1, PATCH, PATCH, generator=torch.Generator().manual_seed(2))))
+    with torch.inference_mode():
+        whole = detector._reconstruct(patches)
+        assert torch.equal(detector._reconstruct(others)[:5], whole[:5])
+        assert torch.equal(detector._reconstruct(patches[:5]), whole[:5])
+        assert torch.equal(detector._reconstruct(patches[32:]), whole[32:])
+
+
+def test_what_cannot_be_reconstructed_stands_out_at_its_place(trained: Artifact) -> None:
+    """With a network that only knows smooth patches, a spot of noise is the map's largest residual, in its pixels."""
+    image = image_of(128, 96, seed=5)
+    image[60:76, 40:56] = np.random.default_rng(0).random((16, 16, 1), np.float32).round()
+    for scale in (1.0, 2.0):
+        score = smoothing(with_settings(trained, images={"scale": scale}, residual={"name": "l2"})).score(image)
+        y, x = np.unravel_index(score.argmax(), score.shape)
+        assert 60 <= y < 76
+        assert 40 <= x < 56
+        outside = score.copy()
+        outside[54:82, 34:62] = 0
+        assert outside.max() < score.max() / 2
+
+
+def test_images_may_be_read_only_and_double(trained: Artifact) -> None:
+    """Neither is changed nor warned of, and float64 scores as its float32."""
+    detector, image = with_settings(trained), image_of()
+    kept = image.copy()
+    image.setflags(write=False)
+    score = detector.score(image)
+    assert np.array_equal(image, kept)
+    assert np.array_equal(detector.score(image.astype(np.float64)), score)  # type: ignore[arg-type]
+    assert np.array_equal(detector.score(np.asfortranarray(image)), score)
+
+
+def test_bfloat16_scores_are_close_to_float32(trained: Artifact) -> None:
+    """The network's precision moves a residual by less than 0.03 anywhere and by less than 0.002 on average."""
+    detector = with_settings(trained)
+    for seed in range(3):
+        image = image_of(128, 128, seed)
+        difference = np.abs(detector.score(image) - replace(detector, precision=torch.bfloat16).score(image))
+        assert difference.max() < 0.03
+        assert difference.mean() < 0.002
+
+
+def test_padding_reflects_small_images(trained: Artifact) -> None:
+    """Images smaller than a patch are scored at their own size; larger ones are not touched by the setting."""
+    padding = with_settings(trained, tiling={"pad": True})
+    for width, height in ((20, 40), (12, 12), (40, 31)):
+        image = np.ascontiguousarray(image_of(64, 64)[:height, :width])
+        assert padding.score(image).shape == (height, width)
+        assert np.abs(perfect(padding).score(image)).max() < 1e-4
+    image = image_of()
+    assert np.array_equal(padding.score(image), with_settings(trained).score(image))
+    # By hand: 12 pixels are missing below and beside a 20x20 image, six at each end.
+    small = np.ascontiguousarray(image_of(64, 64)[:20, :20])
+    whole = with_settings(trained).score(np.pad(small, ((6, 6), (6, 6), (0, 0)), mode="reflect"))
+    assert np.array_equal(padding.score(small), whole[6:26, 6:26])
+
+
+# --- the region of interest
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, (160, 128)])
+def test_what_lies_outside_a_box_neither_scores_nor_counts(trained: Artifact, scale: Any) -> None:
+    """The map is 0 outside the box, and inside it is the same bits whatever the pixels outside are."""
+    box = (20, 10, 116, 90)
+    detector = with_settings(trained, images={"region": {"box": box}, "scale": scale})
+    image = image_of(160, 128)
+    explained = detector.explain(image)
+    assert explained.inside is not None
+    assert explained.inside.sum() == 96 * 80
+    assert explained.inside[10:90, 20:116].all()
+    assert not explained.residual[~explained.inside].any()
+    assert explained.residual[explained.inside].max() > 0.01
+    assert np.array_equal(explained.reconstruction[~explained.inside], image[~explained.inside])
+    other = image_of(160, 128, seed=8)
+    other[10:90, 20:116] = image[10:90, 20:116]
+    again = detector.explain(other)
+    assert np.array_equal(again.residual, explained.residual)
+    assert np.array_equal(again.reconstruction[10:90, 20:116], explained.reconstruction[10:90, 20:116])
+
+
+def test_a_box_is_scored_as_the_image_cut_out_of_it(trained: Artifact) -> None:
+    """At scale 1 and at a factor, the inside of the map is the map of the part; at a size, of its share of the size."""
+    image, part = image_of(160, 128), np.ascontiguousarray(image_of(160, 128)[10:90, 20:116])
+    for scale, own in ((1.0, 1.0), (0.5, 0.5), ((80, 64), (48, 40))):
+        whole = with_settings(trained, images={"region": {"box": (20, 10, 116, 90)}, "scale": scale}).score(image)
+        assert np.array_equal(whole[10:90, 20:116], with_settings(trained, images={"scale": own}).score(part))
+
+
+def test_a_part_is_scored_at_its_share_of_a_size(trained: Artifact) -> None:
+    """A part cut from a file, its region known, is worked as finely as the whole file would be."""
+    image, part = image_of(160, 128), np.ascontiguousarray(image_of(160, 128)[10:90, 20:116])
+    detector = with_settings(trained, images={"scale": (80, 64)})
+    found = detector.explain_inside(part, None, image.shape[:2]).residual
+    assert np.array_equal(found, with_settings(trained, images={"scale": 0.5}).score(part))
+    inside = np.zeros((80, 96), np.bool_)
+    inside[:, :70] = True
+    assert not detector.explain_inside(part, inside, image.shape[:2]).residual[:, 70:].any()
+
+
+def test_no_flaw_is_found_outside_the_region(trained: Artifact) -> None:
+    """Score, mask and regions keep inside the box."""
+    image = image_of(128, 128)
+    image[40:80, 80:120] = np.random.default_rng(0).random((40, 40, 1), np.float32).round()
+    found, everywhere = (
+        smoothing(with_settings(trained, images={"region": region}, threshold={"opening": 0})).inspect(image)
+        for region in ({"box": (0, 0, 64, 128)}, {})
+    )
+    consistent(found)
+    assert not found.mask[:, 64:].any()
+    assert not found.residual[:, 64:].any()
+    assert everywhere.mask[:, 64:].any()
+    assert everywhere.score > found.score
+
+
+def test_a_region_of_masks_needs_the_image_s_name(trained: Artifact, tmp_path: Path) -> None:
+    """Arrays have no name: path= gives one, and its mask is found."""
+    mask = np.zeros((70, 96), np.uint8)
+    mask[5:60, 10:80] = 255
+    Image.fromarray(mask).save(tmp_path / "one.png")
+    detector = with_settings(trained, images={"region": {"masks": str(tmp_path)}})
+    with pytest.raises(InputError) as caught:
+        detector.score(image_of())
+    assert str(caught.value) == (
+        "this detector's region of interest is a folder of masks, found by the image's name; pass path="
+    )
+    explained = detector.explain(image_of(), path="anywhere/one.tif")
+    assert explained.inside is not None
+    assert np.array_equal(explained.inside, mask > 0)
+    assert not explained.residual[mask == 0].any()
+
+
+# --- inspections
+
+
+def consistent(found: Inspection) -> None:
+    """What every inspection holds among its own numbers."""
+    assert found.score == found.residual.max()
+    assert np.array_equal(found.mask, found.residual.astype(np.float64) > found.threshold)
+    assert found.verdict == ("flawed" if found.mask.any() else "ok")
+    assert sum(region.area for region in found.regions) == found.mask.sum()
+    covered = np.zeros_like(found.mask)
+    for region in found.regions:
+        left, top, width, height = region.box
+        part = (slice(top, top + height), slice(left, left + width))
+        covered[part] |= found.mask[part]
+        assert found.threshold < region.mean <= region.peak <= found.score
+    assert np.array_equal(covered, found.mask)
+    if found.regions:
+        assert max(region.peak for region in found.regions) == found.score
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.2, 0.3, 0.99])
+@pytest.mark.parametrize("opening", [0, 4])
+def test_an_inspection_agrees_with_itself(trained: Artifact, threshold: float, opening: int) -> None:
+    """The score is the largest opened residual, the mask what exceeds the threshold, the regions cover the mask."""
+    detector = with_settings(trained, threshold={"opening": opening})
+    image = image_of(128, 96, seed=4)
+    image[30:50, 30:50] = 0.5
+    found = detector.inspect(image, threshold=threshold)
+    consistent(found)
+    assert found.threshold == threshold
+    assert np.array_equal(found.residual, detector.opened(detector.score(image)))
+    assert (found.residual <= detector.score(image)).all()
+    if threshold == 0.99:
+        assert found.verdict == "ok"
+        assert found.regions == ()
+    if threshold == 0.05:
+        assert found.verdict == "flawed"
+
+
+def test_the_model_s_own_threshold_is_used_unless_one_is_given(trained: Artifact) -> None:
+    """0 is a threshold like any other."""
+    detector, image = with_settings(trained), image_of()
+    assert detector.inspect(image).threshold == 0.25
+    assert detector.inspect(image, threshold=0.0).threshold == 0.0
+    assert detector.inspect(image, threshold=0.0).mask.any()
+
+
+def test_a_model_without_a_threshold_says_so(trained: Artifact) -> None:
+    """It scores, but it does not judge until one is given."""
+    detector = Detector.of(replace(trained, threshold=None), precision="float32")
+    assert detector.score(image_of()).shape == (70, 96)
+    with pytest.raises(ConfigError) as caught:
+        detector.inspect(image_of())
+    assert str(caught.value) == (
+        "this model has no threshold; pass one, or train with good images held out (validation > 0)"
+    )
+    consistent(detector.inspect(image_of(), threshold=0.1))
+
+
+def test_a_file_is_inspected_as_its_array(trained: Artifact, tmp_path: Path) -> None:
+    """inspect(path) and inspect(array, path=path) are one record, and so is the path as a string."""
+    path = tmp_path / "image.png"
+    Image.fromarray((image_of()[:, :, 0] * 255).astype(np.uint8)).save(path)
+    detector = with_settings(trained)
+    by_path, by_name = detector.inspect(path), detector.inspect(str(path))
+    by_array = detector.inspect(detector.read(path).pixels, path=path)
+    for found in (by_name, by_array):
+        assert found.to_dict() == by_path.to_dict()
+        assert np.array_equal(found.residual, by_path.residual)
+        assert np.array_equal(found.mask, by_path.mask)
+    assert by_path.path == str(path)
+    assert detector.inspect(image_of()).path is None
+
+
+def test_colour_is_scored_in_colour() -> None:
+    """A colour model takes (H, W, 3) and maps the mean over channels."""
+    explained = untrained(3).explain(image_of(channels=3))
+    assert explained.residual.shape == (70, 96)
+    assert explained.reconstruction.shape == (70, 96, 3)
+
+
+def test_a_loaded_detector_scores_as_the_one_in_memory(trained: Artifact, tmp_path: Path) -> None:
+    """Saving and loading change no bit of a score."""
+    path = tmp_path / "model.flawmap"
+    save_artifact(trained, path)
+    expected = with_settings(trained).score(image_of())
+    for where in (path, str(path)):
+        loaded = Detector.load(where, device="cpu", precision="float32")
+        assert np.array_equal(loaded.score(image_of()), expected)
+        assert loaded.config == trained.config
+
+
+def test_detectors_do_not_share_their_weights(trained: Artifact) -> None:
+    """Changing one network leaves the model and other detectors as they are."""
+    detector = with_settings(trained)
+    expected = detector.score(image_of())
+    with torch.no_grad():
+        for parameter in with_settings(trained).network.parameters():
+            parameter.zero_()
+    assert np.array_equal(detector.score(image_of()), expected)
+    assert any(tensor.abs().max() > 0 for tensor in trained.weights.values())
+
+
+# --- what is refused
+
+
+NAN = image_of()
+NAN[3, 4, 0] = np.nan
+NAN[5, 5, 0] = np.inf
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (
+            image_of()[:, :, 0],
+            "image must be (H, W, 1) or (H, W, 3), got (70, 96); for a grey image pass image[:, :, None]",
+        ),
+        (image_of()[None], "image must be (H, W, 1) or (H, W, 3), got (1, 70, 96, 1)"),
+        (np.zeros((50, 50, 4), np.float32), "image must be (H, W, 1) or (H, W, 3), got (50, 50, 4)"),
+        (np.zeros((0, 50, 1), np.float32), "image must have pixels, got (0, 50, 1)"),
+        (
+            np.zeros((50, 50, 1), np.uint8),
+            "image must be floating point in [0, 1], got uint8; divide by the type's range first",
+        ),
+        (NAN, "image must be finite, got 2 NaN or infinite values of 6720"),
+        (
+            np.full((50, 50, 1), 128, np.float32),
+            "image must lie in [0, 1], got values from 128 to 128; divide by the value that is white",
+        ),
+        (
+            image_of() - 1,
+            f"image must lie in [0, 1], got values from {image_of().min() - 1:g} to {image_of().max() - 1:g}; "
+            "divide by the value that is white",
+        ),
+        (
+            image_of(channels=3),
+            "this model was trained on grey images, got a colour one; convert the image, or train with --mode grey so "
+            "that every image is converted",
+        ),
+        (
+            np.zeros((20, 60, 1), np.float32),
+            "image must be at least one patch large, 32x32 pixels, got 60x20; use larger images, a smaller patch, a "
+            "larger scale, or pad (--pad)",
+        ),
+    ],
+)
+def test_images_that_cannot_be_scored_are_refused(trained: Artifact, image: Pixels, message: str) -> None:
+    """The message says what was expected, what came and what to do; NaN is never repaired."""
+    detector = with_settings(trained)
+    for call in (detector.score, detector.explain, detector.inspect):
+        with pytest.raises(InputError) as caught:
+            call(image)
+        assert str(caught.value) == message
+
+
+def test_a_colour_model_refuses_grey_images() -> None:
+    """And says how to train one that does not."""
+    with pytest.raises(InputError) as caught:
+        untrained(3).score(image_of())
+    assert str(caught.value) == (
+        "this model was trained on colour images, got a grey one; convert the image, or train with --mode colour so "
+        "that every image is converted"
+    )
+
+
+def test_an_image_too_small_to_be_padded_is_refused(trained: Artifact) -> None:
+    """Reflection reaches less than one side, so a third of a patch is needed: 12 of 32 pixels."""
+    with pytest.raises(InputError) as caught:
+        with_settings(trained, tiling={"pad": True}).score(np.zeros((11, 40, 1), np.float32))
+    assert str(caught.value) == (
+        "image must be at least 12x12 pixels to be padded by reflection to a patch of 32, got 40x11; use a smaller "
+        "patch or a larger scale"
+    )
+
+
+def test_weights_that_do_not_fit_are_refused(trained: Artifact) -> None:
+    """Settings and weights of two models do not make one."""
+    weights: dict[str, Tensor] = {**trained.weights}
+    weights.pop("encoder.0.weight")
+    for artifact in (
+        replace(trained, weights=weights),
+        replace(trained, config=override(trained.config, {"model": {"latent": 5}})),
+    ):
+        with pytest.raises(ArtifactError, match="the weights do not fit the settings beside them: "):
+            Detector.of(artifact)

@@ -1,0 +1,544 @@
+"""What the commands do, called from Python: training, its files and its resume; inspecting folders of all kinds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawmap import jobs
+from flawmap.artifact import load_artifact
+from flawmap.config import Config, override, preset
+from flawmap.datasets import find_dataset
+from flawmap.detector import Detector
+from flawmap.errors import ArtifactError, ConfigError, InputError
+from flawmap.images import read_image, read_mask, write_image
+from flawmap.synthetic import good_images
+from flawmap.training import Progress
+
+TINY: dict[str, Any] = {
+    "model": {"patch": 32, "latent": 8},
+    "tiling": {"stride": 16},
+    "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
+}
+
+
+def config(**changes: Any) -> Config:
+    return override(override(preset("fast"), TINY), changes)
+
+
+def cloth(count: int, size: tuple[int, int] = (96, 80), seed: int = 0) -> list[NDArray[np.uint8]]:
+    """(H, W) images of cloth."""
+    return [np.rint(image[:, :, 0] * 255).astype(np.uint8) for image in good_images("cloth", count, size, seed)]
+
+
+def put(folder: Path, images: list[NDArray[Any]]) -> Path:
+    """A folder of images: PNG, or TIFF for 16 bit and floating point."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        if image.dtype == np.uint8:
+            write_image(folder / f"{number:03d}.png", image)
+        else:
+            tifffile.imwrite(folder / f"{number:03d}.tif", image)
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return put(tmp_path_factory.mktemp("jobs") / "good", cloth(8))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    path = folder.parent / "model.flawmap"
+    jobs.train(folder, path, config())
+    return path
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+def test_what_a_training_leaves(folder: Path, tmp_path: Path) -> None:
+    """A model, its history beside it, and no checkpoint; the report says what the file says."""
+    report = jobs.train(folder, tmp_path / "new" / "m.flawmap", config())
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["m.flawmap", "m.history.csv"]
+    stored = load_artifact(report.model)
+    assert stored.header() == report.artifact.header()
+    with (tmp_path / "new" / "m.history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "loss", "validation", "rate", "seconds"]
+    assert [float(row["loss"]) for row in rows] == [row.loss for row in report.history]
+    assert rows[-1]["step"] == "5"
+    assert float(rows[-1]["validation"]) == stored.provenance["training"]["validation_loss"]
+
+
+def test_provenance(folder: Path, model: Path) -> None:
+    """A model names its data by number, size and digest, but no folder; and its seed, steps, versions and duration."""
+    artifact = load_artifact(model)
+    made = artifact.provenance
+    assert made["data"]["layout"] == "plain"
+    assert made["data"]["sizes"] == {"96x80": made["data"]["images"]}
+    assert len(made["data"]["split_sha256"]) == 64
+    assert made["training"]["steps"] == 5
+    assert made["training"]["patches"] == 20
+    assert set(made["versions"]) == {"flawmap", "torch", "numpy", "python"}
+    assert artifact.config.training.seed == 0
+    assert str(folder.parent) not in json.dumps(artifact.header())
+
+
+def test_threshold_comes_from_images_never_trained_on(folder: Path, tmp_path: Path) -> None:
+    """For every seed of the split the images that validate are none of those trained on, and all of them count."""
+    for seed in range(3):
+        report = jobs.train(folder, tmp_path / "m.flawmap", config(split={"seed": seed, "validation": 0.3}))
+        split = report.artifact.provenance["data"]["split"]
+        parts = [{area["sha256"] for area in split[role]} for role in ("train", "validation", "test")]
+        assert sum(len(part) for part in parts) == len(set.union(*parts)) == 8
+        assert report.artifact.calibration["good_areas"] == len(parts[1]) == 2
+        assert report.artifact.threshold is not None
+
+
+def test_same_seed_same_model(folder: Path, model: Path, tmp_path: Path) -> None:
+    """The same seed, steps and machine give the same weights and threshold; another seed gives others."""
+    again = jobs.train(folder, tmp_path / "a.flawmap", config()).artifact
+    first = load_artifact(model)
+    assert all(torch.equal(first.weights[name], again.weights[name]) for name in first.weights)
+    assert first.threshold == again.threshold
+    other = jobs.train(folder, tmp_path / "b.flawmap", config(training={"seed": 1})).artifact
+    assert not all(torch.equal(first.weights[name], other.weights[name]) for name in first.weights)
+
+
+def test_resume_equals_never_stopped(folder: Path, tmp_path: Path) -> None:
+    """An interrupted training leaves a checkpoint, is not begun anew by accident, and resumes to the same weights."""
+    settings = config(training={"steps": 40, "checkpoint_minutes": 1e-9})
+    whole = jobs.train(folder, tmp_path / "whole.flawmap", settings)
+    stopped = tmp_path / "stopped.flawmap"
+
+    def stop(progress: Progress) -> None:
+        if progress.row.step == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.train(folder, stopped, settings, observe=stop)
+    checkpoint = tmp_path / "stopped.checkpoint"
+    assert checkpoint.is_file()
+    assert not stopped.exists()
+    with pytest.raises(InputError) as error:
+        jobs.train(folder, stopped, settings)
+    assert str(error.value) == (
+        f"{checkpoint} is what an unfinished training left; go on with --resume, or remove it to start anew"
+    )
+    seen: list[int] = []
+    resumed = jobs.train(folder, stopped, settings, resume=True, observe=lambda p: seen.append(p.row.step))
+    assert seen == [40], "twenty steps were saved"
+    assert not checkpoint.exists()
+    assert [row.loss for row in resumed.history] == [row.loss for row in whole.history]
+    assert all(torch.equal(whole.artifact.weights[n], resumed.artifact.weights[n]) for n in whole.artifact.weights)
+    assert resumed.artifact.threshold == whole.artifact.threshold
+
+
+def test_resume_without_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """`resume` where there is nothing to resume begins anew, and says so."""
+    said: list[str] = []
+    jobs.train(folder, tmp_path / "m.flawmap", config(), resume=True, say=said.append)
+    assert said[0] == f"there is no checkpoint {tmp_path / 'm.checkpoint'}: the training starts anew"
+
+
+def test_resume_with_other_settings(folder: Path, tmp_path: Path) -> None:
+    """A checkpoint of other settings is refused, with what changed."""
+    settings = config(training={"steps": 40, "checkpoint_minutes": 1e-9})
+
+    def stop(progress: Progress) -> None:
+        if progress.row.step == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.train(folder, tmp_path / "m.flawmap", settings, observe=stop)
+    with pytest.raises(ConfigError, match=r"other settings: model\.latent was 8, is 9; resume with the same ones"):
+        jobs.train(folder, tmp_path / "m.flawmap", override(settings, {"model": {"latent": 9}}), resume=True)
+
+
+def test_files_beside_a_model(folder: Path, tmp_path: Path) -> None:
+    """Models of two versions do not share a history: only `.flawmap` is cut off a name."""
+    for name in ("v0.1", "v0.2", "v1.flawmap"):
+        jobs.train(folder, tmp_path / name, config())
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"v0.1", "v0.1.history.csv", "v0.2", "v0.2.history.csv", "v1.flawmap", "v1.history.csv"}
+
+
+def test_without_validation(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without held-out images a model has no threshold: training says so, and inspecting says what to do."""
+    path = tmp_path / "m.flawmap"
+    report = jobs.train(folder, path, config(split={"validation": 0.0}))
+    assert report.artifact.threshold is None
+    assert report.artifact.calibration == {}
+    assert "no good images were held out (validation = 0): the model has no threshold" in caplog.messages
+    with pytest.raises(ConfigError) as error:
+        jobs.inspect(path, [folder], tmp_path / "out")
+    assert str(error.value) == (
+        f"{path} has no threshold, since no good images were held out when it was trained; give one with --threshold, "
+        "or train with --validation 0.1"
+    )
+    assert not (tmp_path / "out").exists(), "found before the work starts"
+    assert len(jobs.inspect(path, [folder], tmp_path / "out", threshold=0.5)) == 8
+
+
+def test_held_out_by_name(folder: Path, tmp_path: Path) -> None:
+    """`last` holds the last images by name out of training, and no others."""
+    report = jobs.train(folder, tmp_path / "m.flawmap", config(split={"last": 2}))
+    split = report.artifact.provenance["data"]["split"]
+    assert [area["file"] for area in split["test"]] == ["006.png", "007.png"]
+    assert len(split["train"]) + len(split["validation"]) == 6
+
+
+def test_few_images_are_parted_by_areas(tmp_path: Path) -> None:
+    """Of five or fewer images areas are held out; the threshold comes from these."""
+    report = jobs.train(put(tmp_path / "good", cloth(2, (128, 96))), tmp_path / "m.flawmap", config())
+    split = report.artifact.provenance["data"]["split"]
+    assert all(area["box"] is not None for role in split.values() for area in role)
+    assert report.artifact.calibration["good_areas"] == 2
+    assert report.artifact.calibration["good_pixels"] == 2 * 32 * 48
+
+
+# ----------------------------------------------------------------------------------------------------- kinds of image
+
+
+def test_colour(tmp_path: Path) -> None:
+    """A colour data set makes a model of three channels that inspects colour images."""
+    grey = cloth(7, (64, 64))
+    images = [np.stack([image, image // 2, 255 - image], axis=2) for image in grey]
+    folder = put(tmp_path / "good", images)
+    report = jobs.train(folder, tmp_path / "m.flawmap", config())
+    assert report.artifact.config.model.channels == 3
+    (row,) = jobs.inspect(report.model, [folder / "000.png"], tmp_path / "out")
+    assert row.error is None
+    assert read_image(tmp_path / "out" / "000_overlay.png", report.artifact.config.images).pixels.shape == (64, 64, 3)
+
+
+def test_sixteen_bits(tmp_path: Path) -> None:
+    """16-bit images train and inspect, and the model file says how they were scaled."""
+    folder = put(tmp_path / "good", [image.astype(np.uint16) * 257 for image in cloth(7, (64, 64))])
+    report = jobs.train(folder, tmp_path / "m.flawmap", config())
+    assert report.artifact.provenance["data"]["notes"] == {"16-bit divided by 65535": 5}
+    (row,) = jobs.inspect(report.model, [folder / "000.tif"], tmp_path / "out")
+    assert row.error is None
+    assert lines(tmp_path / "out" / "inspections.jsonl")[0]["notes"] == ["16-bit divided by 65535"]
+
+
+def test_colour_as_grey(tmp_path: Path) -> None:
+    """With mode grey a folder of grey and colour images trains one grey model, which then takes both."""
+    images: list[NDArray[Any]] = list(cloth(7, (64, 64)))
+    images[2] = np.stack([images[2]] * 3, axis=2)
+    folder = put(tmp_path / "good", images)
+    report = jobs.train(folder, tmp_path / "m.flawmap", config(images={"mode": "grey"}))
+    assert report.artifact.config.model.channels == 1
+    rows = jobs.inspect(report.model, [folder], tmp_path / "out")
+    assert [row.error for row in rows] == [None] * 7
+
+
+def test_mixed_sizes(tmp_path: Path) -> None:
+    """Images of several sizes train one model, and each mask has its own image's size."""
+    folder = put(tmp_path / "good", cloth(4, (64, 64)) + cloth(4, (96, 48), seed=1))
+    report = jobs.train(folder, tmp_path / "m.flawmap", config())
+    assert set(report.artifact.provenance["data"]["sizes"]) == {"64x64", "96x48"}
+    jobs.inspect(report.model, [folder], tmp_path / "out")
+    for image in folder.iterdir():
+        own = read_image(image, report.artifact.config.images).pixels.shape[:2]
+        assert read_mask(tmp_path / "out" / f"{image.stem}_mask.png").shape == own
+
+
+@pytest.mark.parametrize("scale", [0.5, (64, 40)])
+def test_scale(folder: Path, tmp_path: Path, scale: float | tuple[int, int]) -> None:
+    """Images worked at another size are inspected in their own pixels, and the model file says the worked size."""
+    report = jobs.train(folder, tmp_path / "m.flawmap", config(images={"scale": scale}))
+    assert set(report.artifact.provenance["data"]["sizes"]) == {"48x40" if scale == 0.5 else "64x40"}
+    jobs.inspect(report.model, [folder / "000.png"], tmp_path / "out", residuals=True, threshold=0.1)
+    assert read_mask(tmp_path / "out" / "000_mask.png").shape == (80, 96)
+    assert tifffile.imread(tmp_path / "out" / "000_residual.tif").shape == (80, 96)
+    (record,) = lines(tmp_path / "out" / "inspections.jsonl")
+    assert (record["width"], record["height"]) == (96, 80)
+
+
+def test_pad(tmp_path: Path) -> None:
+    """With `pad` an image smaller than a patch is inspected at its own size; without it, it is listed."""
+    folder = put(tmp_path / "good", cloth(7, (64, 64)))
+    small = put(tmp_path / "small", cloth(1, (40, 32), seed=2))
+    write_image(small / "000.png", cloth(1, (40, 32), seed=2)[0][:24, :30])
+    for pad in (True, False):
+        report = jobs.train(folder, tmp_path / f"{pad}.flawmap", config(tiling={"pad": pad}))
+        (row,) = jobs.inspect(report.model, [small], tmp_path / f"out {pad}")
+        if pad:
+            assert row.error is None
+            assert read_mask(tmp_path / "out True" / "000_mask.png").shape == (24, 30)
+        else:
+            assert row.verdict == "unreadable"
+            assert row.error == (
+                "image must be at least one patch large, 32x32 pixels, got 30x24; use larger images, a smaller patch, "
+                "a larger scale, or pad (--pad)"
+            )
+
+
+def regions_of_interest(tmp_path: Path) -> Iterator[tuple[str, dict[str, Any], NDArray[np.bool_]]]:
+    """Name, setting, and the pixels inside, for images of 96 x 80 whose left third is dark."""
+    inside = np.zeros((80, 96), np.bool_)
+    inside[:, 40:] = True
+    yield "box", {"box": (40, 0, 96, 80)}, inside
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number in range(8):
+        write_image(masks / f"{number:03d}.png", inside)
+    yield "masks", {"masks": masks}, inside
+    yield "brightness", {"brightness": (0.2, 1.0)}, inside
+
+
+def test_region_of_interest(tmp_path: Path) -> None:
+    """By box, by masks and by brightness: nothing outside the region is trained on or found."""
+    images = cloth(8)
+    for image in images:
+        image[:, :32] = 0
+    folder = put(tmp_path / "good", images)
+    for name, region, inside in regions_of_interest(tmp_path):
+        report = jobs.train(folder, tmp_path / f"{name}.flawmap", config(images={"region": region}))
+        out = tmp_path / f"out {name}"
+        jobs.inspect(report.model, [folder / "000.png"], out, residuals=True, threshold=1e-6)
+        mask, residual = read_mask(out / "000_mask.png"), tifffile.imread(out / "000_residual.tif")
+        assert mask.any(), name
+        assert not residual[~mask].any(), name
+        if name == "brightness":  # the mean over 31 pixels blurs the edge of the dark part
+            assert not mask[:, :16].any()
+            assert mask[:, 48:].mean() > 0.5
+        else:
+            assert not mask[~inside].any()
+        calibration = report.artifact.calibration
+        assert calibration["good_pixels"] < 80 * 96 * calibration["good_areas"]
+
+
+# ------------------------------------------------------------------------------------------------- unreadable, extras
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_skip_unreadable(tmp_path: Path, count: int) -> None:
+    """Unreadable files are left out wherever the split would have put them, also where areas are cut; and are named."""
+    folder = put(tmp_path / "good", cloth(count, (128, 96)))
+    for number in range(6):  # so many that training, validation and test would all get some
+        (folder / f"bad{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes([number]))
+    whole = (folder / "000.png").read_bytes()
+    (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"it may be truncated or damaged: .*; remove it, or leave such files out"):
+        jobs.train(folder, tmp_path / "m.flawmap", config())
+    said: list[str] = []
+    report = jobs.train(folder, tmp_path / "m.flawmap", config(), skip_unreadable=True, say=said.append)
+    names = [*(f"bad{number}.png" for number in range(6)), "truncated.png"]
+    assert [path.name for path, _ in report.skipped] == names
+    assert [sentence.split(":")[0] for sentence in said[:7]] == [f"left out {folder / name}" for name in names]
+    assert report.artifact.provenance["data"]["skipped"] == 7
+    split = report.artifact.provenance["data"]["split"]
+    assert not {area["file"] for role in split.values() for area in role} & set(names)
+
+
+def test_nothing_readable(tmp_path: Path) -> None:
+    """With every file unreadable there is an error that says why, also with `skip_unreadable`."""
+    folder = put(tmp_path / "good", [])
+    (folder / "a.png").write_text("no image")
+    with pytest.raises(InputError) as error:
+        jobs.train(folder, tmp_path / "m.flawmap", config(), skip_unreadable=True)
+    assert str(error.value) == (
+        f"none of 1 images to train on could be read: {folder / 'a.png'} is no known image, whatever its name says; "
+        "convert it to PNG, TIFF, JPEG or BMP"
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
+def test_tensorboard(folder: Path, tmp_path: Path) -> None:
+    """With a folder for TensorBoard the history is also written as its events, and stays a CSV file."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    report = jobs.train(folder, tmp_path / "m.flawmap", config(), tensorboard=tmp_path / "events")
+    assert (tmp_path / "m.history.csv").is_file()
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "validation", "rate", "seconds", "patches_per_second"}
+    assert [event.step for event in events.Scalars("loss")] == [row.step for row in report.history]
+    assert events.Scalars("loss")[-1].value == pytest.approx(report.history[-1].loss)
+
+
+def test_tensorboard_missing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package the error says how to install it, before anything is trained."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError) as error:
+        jobs.train(folder, tmp_path / "m.flawmap", config(), tensorboard=tmp_path / "events")
+    assert str(error.value) == (
+        "--tensorboard needs a package that is not installed; pip install 'flawmap[tensorboard]'"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------------- inspecting
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Images of one stem, one in a folder below, an unreadable one, a hidden one, and what is no image."""
+    images = cloth(4)
+    root = tmp_path / "tree"
+    (root / "sub" / "deep").mkdir(parents=True)
+    write_image(root / "a.png", images[0])
+    Image.fromarray(images[1]).save(root / "a.bmp")
+    write_image(root / "sub" / "deep" / "b.png", images[2])
+    write_image(root / ".hidden.png", images[3])
+    (root / "broken.png").write_bytes((root / "a.png").read_bytes()[:400])
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+def test_inspect_a_folder(model: Path, tree: Path, tmp_path: Path) -> None:
+    """Every image below a folder gets its pictures under its own relative path; an unreadable one is listed."""
+    seen: list[tuple[int, int, str]] = []
+    rows = jobs.inspect(model, [tree], tmp_path / "out", residuals=True, done=lambda *what: seen.append(what))
+    relative = ["a.bmp", "a.png", "broken.png", "sub/deep/b.png"]
+    assert [Path(row.path).relative_to(tree).as_posix() for row in rows] == relative
+    assert [row.verdict == "unreadable" for row in rows] == [False, False, True, False]
+    assert seen == [(number + 1, 4, row.path) for number, row in enumerate(rows)]
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {"inspections.jsonl", "regions.csv"} | {
+        f"{name}_{kind}"
+        for name in ("a.bmp", "a.png", "sub/deep/b")
+        for kind in ("mask.png", "overlay.png", "residual.tif")
+    }
+
+
+def test_inspection_files_equal_the_inspection(model: Path, tree: Path, tmp_path: Path) -> None:
+    """Lines, regions, mask, overlay and residual map hold what `Detector.inspect` gives, value for value."""
+    out = tmp_path / "out"
+    rows = jobs.inspect(model, [tree], out, residuals=True)
+    detector = Detector.load(model)
+    records = lines(out / "inspections.jsonl")
+    with (out / "regions.csv").open(newline="") as file:
+        regions = list(csv.DictReader(file))
+    stems = {"a.bmp": "a.bmp", "a.png": "a.png", "b.png": "sub/deep/b"}
+    assert records[2] == {"path": rows[2].path, "error": rows[2].error}
+    count = 0
+    for record, row in zip(records, rows, strict=True):
+        path = Path(row.path)
+        if row.error is not None:
+            continue
+        inspection = detector.inspect(path)
+        assert record == inspection.to_dict()
+        assert (row.score, row.verdict) == (inspection.score, inspection.verdict)
+        assert (row.regions, row.flawed_pixels) == (len(inspection.regions), int(inspection.mask.sum()))
+        own = [region for region in regions if region["path"] == row.path]
+        assert [int(region["region"]) for region in own] == list(range(1, row.regions + 1))
+        for found, region in zip(own, inspection.regions, strict=True):
+            assert tuple(int(found[name]) for name in ("left", "top", "width", "height")) == region.box
+            assert (int(found["area"]), float(found["peak"]), float(found["mean"])) == (
+                region.area,
+                region.peak,
+                region.mean,
+            )
+        count += len(own)
+        target = out / stems[path.name]
+        assert np.array_equal(read_mask(Path(f"{target}_mask.png")), inspection.mask)
+        residual = tifffile.imread(f"{target}_residual.tif")
+        assert residual.dtype == np.float32
+        assert np.array_equal(residual, inspection.residual)
+        assert np.array_equal(residual, detector.opened(detector.score(detector.read(path).pixels)))
+    assert count == len(regions) > 0
+
+
+def test_second_run_does_not_inspect_the_first(model: Path, tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An output folder among the images is not inspected again; an image of one's own in it is passed over aloud."""
+    first = jobs.inspect(model, [tree], tree / "out")
+    assert jobs.inspect(model, [tree], tree / "out") == first
+    assert caplog.messages == []
+    write_image(tree / "out" / "mine.png", cloth(1)[0])
+    assert jobs.inspect(model, [tree, tree / "out" / "mine.png"], tree / "out") == first
+    assert caplog.messages == [
+        f"1 images in the output folder {tree / 'out'} are passed over, {tree / 'out' / 'mine.png'} for one; "
+        "to inspect them name another one with -o"
+    ]
+    with pytest.raises(InputError) as error:
+        jobs.inspect(model, [tree], tree)
+    assert str(error.value) == (f"all images found lie in the output folder {tree} itself; name another one with -o")
+
+
+def test_inspect_files_and_globs(model: Path, tree: Path, tmp_path: Path) -> None:
+    """Files are named by themselves, and what a pattern matches by what follows its fixed part."""
+    rows = jobs.inspect(model, [tree / "a.png"], tmp_path / "file")
+    assert [row.path for row in rows] == [str(tree / "a.png")]
+    assert (tmp_path / "file" / "a_mask.png").is_file()
+    rows = jobs.inspect(model, [f"{tree}/**/[ab].png"], tmp_path / "glob")
+    assert [Path(row.path).name for row in rows] == ["a.png", "b.png"]
+    assert (tmp_path / "glob" / "sub" / "deep" / "b_mask.png").is_file()
+
+
+def test_inspect_threshold(model: Path, tree: Path, tmp_path: Path) -> None:
+    """A threshold given for the run is the one that decides, and it is written beside each verdict."""
+    own = load_artifact(model).threshold
+    for threshold, verdict in ((None, None), (2.0, "ok"), (1e-6, "flawed")):
+        (row,) = jobs.inspect(model, [tree / "a.png"], tmp_path / "out", threshold=threshold)
+        (record,) = lines(tmp_path / "out" / "inspections.jsonl")
+        assert record["threshold"] == (own if threshold is None else threshold)
+        assert verdict is None or row.verdict == record["verdict"] == verdict
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf")])
+def test_threshold_must_be_a_number(model: Path, tree: Path, tmp_path: Path, threshold: float) -> None:
+    """A threshold that is no number is refused before any image is looked at."""
+    with pytest.raises(ConfigError, match=f"threshold must be a finite number, got {threshold}"):
+        jobs.inspect(model, [tree], tmp_path / "out", threshold=threshold)
+    assert not (tmp_path / "out").exists()
+
+
+def test_interrupted_inspection(model: Path, tree: Path, tmp_path: Path) -> None:
+    """An interrupted inspection leaves whole pictures and the lines of the images that were finished, no parts."""
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.inspect(model, [tree], tmp_path / "out", done=stop)
+    assert [Path(line["path"]).name for line in lines(tmp_path / "out" / "inspections.jsonl")] == ["a.bmp", "a.png"]
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+# ---------------------------------------------------------------------------------------------------------- the others
+
+
+def test_synth_is_a_function_of_its_seed(tmp_path: Path) -> None:
+    """The same seed writes the same bytes, another one others, over an older set of the same folder."""
+
+    def written(seed: int, name: str) -> dict[str, bytes]:
+        jobs.synth(tmp_path / name, "twill", good=2, bad=2, size=(40, 40), seed=seed)
+        root = tmp_path / name
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.png")}
+
+    first = written(3, "a")
+    assert len(first) == 2 + 1 + 2 + 2
+    assert written(3, "b") == first
+    assert written(4, "b") != first
+    assert written(3, "b") == first
+    assert find_dataset(tmp_path / "b").layout == "mvtec"
+
+
+def test_info(model: Path) -> None:
+    """The header as it is in the file, and the hash that names the file."""
+    said = jobs.info(model)
+    assert said["file"] == str(model)
+    assert len(said["version"]) == 12
+    assert {key: said[key] for key in load_artifact(model).header()} == load_artifact(model).header()
+    with pytest.raises(ArtifactError, match=r"no model file nowhere\.flawmap; "):
+        jobs.info(Path("nowhere.flawmap"))
