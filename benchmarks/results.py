@@ -61,17 +61,17 @@ def plan() -> list[Run]:
     nano, fast = "--preset fast --latent 500", "--preset fast"
     runs = [
         Run("nanotwice-ssim-seed0", "nanotwice", f"{nano} --loss ssim --minutes 30 --seed 0"),
-        Run("nanotwice-l2-seed0", "nanotwice", f"{nano} --loss l2 --minutes 10 --seed 0"),
+        Run("nanotwice-l2-seed0", "nanotwice", f"{nano} --loss l2 --steps 3000 --seed 0"),
         *(
-            Run(f"nanotwice-ssim-short-seed{seed}", "nanotwice", f"{nano} --loss ssim --minutes 15 --seed {seed}")
+            Run(f"nanotwice-ssim-short-seed{seed}", "nanotwice", f"{nano} --loss ssim --steps 3000 --seed {seed}")
             for seed in (0, 1, 2)
         ),
-        Run("grid-ssim-seed0", "mvtec_grid_512", f"{fast} --loss ssim --minutes 12 --seed 0 {GRID}"),
-        Run("grid-l2-seed0", "mvtec_grid_512", f"{fast} --loss l2 --minutes 6 --seed 0 {GRID}"),
-        Run("fabric03-ssim-seed0", "aitex_fabric03", f"{fast} --loss ssim --minutes 12 --seed 0 {FABRIC_03}"),
-        Run("fabric03-l2-seed0", "aitex_fabric03", f"{fast} --loss l2 --minutes 6 --seed 0 {FABRIC_03}"),
-        Run("fabric04-ssim-seed0", "aitex_fabric04", f"{fast} --loss ssim --minutes 12 --seed 0 {FABRIC_04}"),
-        Run("fabric04-l2-seed0", "aitex_fabric04", f"{fast} --loss l2 --minutes 6 --seed 0 {FABRIC_04}"),
+        Run("grid-ssim-seed0", "mvtec_grid_512", f"{fast} --loss ssim --steps 2000 --seed 0 {GRID}"),
+        Run("grid-l2-seed0", "mvtec_grid_512", f"{fast} --loss l2 --steps 2000 --seed 0 {GRID}"),
+        Run("fabric03-ssim-seed0", "aitex_fabric03", f"{fast} --loss ssim --steps 2000 --seed 0 {FABRIC_03}"),
+        Run("fabric03-l2-seed0", "aitex_fabric03", f"{fast} --loss l2 --steps 2000 --seed 0 {FABRIC_03}"),
+        Run("fabric04-ssim-seed0", "aitex_fabric04", f"{fast} --loss ssim --steps 2000 --seed 0 {FABRIC_04}"),
+        Run("fabric04-l2-seed0", "aitex_fabric04", f"{fast} --loss l2 --steps 2000 --seed 0 {FABRIC_04}"),
     ]
     assert len({run.name for run in runs}) == len(runs)
     return runs

@@ -16,6 +16,7 @@ import typer
 
 import flawmap
 from flawmap.cli import app, main
+from flawmap.config import preset
 from flawmap.images import read_mask
 
 TINY = ["--patch", "32", "--latent", "8", "--stride", "16", "--batch", "8", "--steps", "10"]
@@ -333,6 +334,38 @@ def test_help_names_unit_and_default(run: Run, name: str) -> None:
             assert "[default" in entry
         if option in UNITS:
             assert UNITS[option] in entry.casefold()
+
+
+def test_help_names_the_settings_own_defaults() -> None:
+    """A default that the help of `train` names is the one that the settings have."""
+    fast, paper = preset("fast").model_dump(), preset("paper").model_dump()
+    named = {option: re.search(r"\[default: ([\w.]+)", p.help or "") for option, p in parameters("train").items() if p}
+    places = {
+        "--loss": "loss.name",
+        "--latent": "model.latent",
+        "--patch": "model.patch",
+        "--stride": "tiling.stride",
+        "--batch": "training.batch",
+        "--seed": "training.seed",
+        "--mode": "images.mode",
+        "--scale": "images.scale",
+        "--validation": "split.validation",
+        "--split-seed": "split.seed",
+        "--false-positive-rate": "threshold.false_positive_rate",
+        "--threshold-rule": "threshold.rule",
+        "--device": "training.device",
+        "--precision": "training.precision",
+    }
+    for option, place in places.items():
+        section, name = place.split(".")
+        found = named[option]
+        assert found, option
+        for settings_ in (fast, paper):
+            assert type(settings_[section][name])(found[1]) == settings_[section][name], option
+    options = parameters("train")
+    assert f"[default with fast: {fast['training']['minutes']:g}]" in options["--minutes"].help
+    assert f"[default with paper: {paper['training']['epochs']}]" in options["--epochs"].help
+    assert f"{fast['images']['pixel_limit'] // 1_000_000} million]" in options["--pixel-limit"].help
 
 
 def test_help(run: Run) -> None:

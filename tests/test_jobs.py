@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawmap import jobs
+from flawmap import jobs, training
 from flawmap.artifact import load_artifact
 from flawmap.config import Config, override, preset
 from flawmap.datasets import find_dataset
@@ -57,6 +57,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer validation patches and no picture of the loss, which cost more than the trainings here."""
+    monkeypatch.setattr(jobs, "VALIDATION_PATCHES", 8)
+    monkeypatch.setattr(jobs, "loss_figure", lambda *_: None)
+    monkeypatch.setattr(training, "ROW_STEPS", 5)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return put(tmp_path_factory.mktemp("jobs") / "good", cloth(8))
@@ -72,10 +80,12 @@ def model(folder: Path) -> Path:
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def test_what_a_training_leaves(folder: Path, tmp_path: Path) -> None:
+def test_what_a_training_leaves(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model, its history beside it, and no checkpoint; the report says what the file says."""
+    monkeypatch.undo()
     report = jobs.train(folder, tmp_path / "new" / "m.flawmap", config())
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["m.flawmap", "m.history.csv"]
+    names = ["m.flawmap", "m.history.csv", "m.history.png"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
     stored = load_artifact(report.model)
     assert stored.header() == report.artifact.header()
     with (tmp_path / "new" / "m.history.csv").open(newline="") as file:
@@ -123,12 +133,12 @@ def test_same_seed_same_model(folder: Path, model: Path, tmp_path: Path) -> None
 
 def test_resume_equals_never_stopped(folder: Path, tmp_path: Path) -> None:
     """An interrupted training leaves a checkpoint, is not begun anew by accident, and resumes to the same weights."""
-    settings = config(training={"steps": 40, "checkpoint_minutes": 1e-9})
+    settings = config(training={"steps": 10, "checkpoint_minutes": 1e-9})
     whole = jobs.train(folder, tmp_path / "whole.flawmap", settings)
     stopped = tmp_path / "stopped.flawmap"
 
     def stop(progress: Progress) -> None:
-        if progress.row.step == 40:
+        if progress.row.step == 10:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -143,7 +153,7 @@ def test_resume_equals_never_stopped(folder: Path, tmp_path: Path) -> None:
     )
     seen: list[int] = []
     resumed = jobs.train(folder, stopped, settings, resume=True, observe=lambda p: seen.append(p.row.step))
-    assert seen == [40], "twenty steps were saved"
+    assert seen == [10], "five steps were saved"
     assert not checkpoint.exists()
     assert [row.loss for row in resumed.history] == [row.loss for row in whole.history]
     assert all(torch.equal(whole.artifact.weights[n], resumed.artifact.weights[n]) for n in whole.artifact.weights)
@@ -159,10 +169,10 @@ def test_resume_without_a_checkpoint(folder: Path, tmp_path: Path) -> None:
 
 def test_resume_with_other_settings(folder: Path, tmp_path: Path) -> None:
     """A checkpoint of other settings is refused, with what changed."""
-    settings = config(training={"steps": 40, "checkpoint_minutes": 1e-9})
+    settings = config(training={"steps": 10, "checkpoint_minutes": 1e-9})
 
     def stop(progress: Progress) -> None:
-        if progress.row.step == 40:
+        if progress.row.step == 10:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

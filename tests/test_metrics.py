@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import time
 from collections.abc import Callable
 from functools import reduce
 from itertools import pairwise
@@ -17,20 +16,16 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from flawmap.errors import InputError
+from flawmap.histograms import RegionScores, ScoreHistogram, bin_edge, bin_of, quantile_from_good
 from flawmap.metrics import (
     Measure,
     PixelMetrics,
-    RegionScores,
-    ScoreHistogram,
     au_pro,
     auroc,
     average_precision,
-    bin_edge,
-    bin_of,
     f1_max,
     image_auroc,
     overlap_quantiles,
-    quantile_from_good,
     roc,
     roc_exact,
     thin,
@@ -475,14 +470,3 @@ def test_errors_say_what_was_expected_and_what_came(call: Callable[[], object], 
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value) == text
-
-
-def test_large_sets_take_little_time() -> None:
-    """Ten maps of 1024x696 with all metrics take a second or two, not the minute of a sort."""
-    rng = np.random.default_rng(0)
-    scores = rng.random((696, 1024)).astype(np.float32)
-    mask = np.zeros(scores.shape, np.bool_)
-    mask[100:140, 200:260] = True
-    start = time.perf_counter()
-    gather([(scores, mask)] * 10).result()
-    assert time.perf_counter() - start < 10

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawmap import reports
+from flawmap import lists, reports
 from flawmap.errors import InputError
+from flawmap.lists import InspectionLog, write_json
 from flawmap.records import Inspection, Region
 from flawmap.reports import (
     Case,
     Cell,
     Figure,
-    InspectionLog,
     Page,
     Table,
     count,
@@ -33,7 +33,6 @@ from flawmap.reports import (
     picture,
     render,
     shrunk,
-    write_json,
     write_page,
 )
 
@@ -119,7 +118,7 @@ def test_an_interruption_within_an_image_drops_that_image(tmp_path: Path, monkey
             raise KeyboardInterrupt
         return text.encode()
 
-    monkeypatch.setattr(reports, "_utf8", interrupted)
+    monkeypatch.setattr(lists, "utf8", interrupted)
     with pytest.raises(KeyboardInterrupt), InspectionLog(tmp_path) as log:  # noqa: PT012 - the log ends within
         log.add(an_inspection("1.png"))
         log.add(an_inspection("2.png"))
@@ -130,14 +129,14 @@ def test_an_interruption_within_an_image_drops_that_image(tmp_path: Path, monkey
 
 def test_a_line_that_failed_half_way_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever catches the interruption and goes on has whole lines, without the interrupted image."""
-    encode = reports._utf8
+    encode = lists.utf8
 
     def interrupted(text: str) -> bytes:
         if text.startswith("long"):
             raise KeyboardInterrupt
         return encode(text)
 
-    monkeypatch.setattr(reports, "_utf8", interrupted)
+    monkeypatch.setattr(lists, "utf8", interrupted)
     with InspectionLog(tmp_path) as log:
         with pytest.raises(KeyboardInterrupt):
             log.add(an_inspection("long" * 50))
@@ -173,7 +172,7 @@ def test_an_interruption_before_the_first_image_changes_nothing(tmp_path: Path) 
     with InspectionLog(tmp_path):
         pass
     assert lines(tmp_path) == []
-    assert (tmp_path / "regions.csv").read_text() == ",".join(reports.REGION_COLUMNS) + "\n"
+    assert (tmp_path / "regions.csv").read_text() == ",".join(lists.REGION_COLUMNS) + "\n"
 
 
 def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:

@@ -138,28 +138,32 @@ def test_training_leaves_the_global_generators_alone() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"augment": "turns", "warmup": 30, "schedule": "cosine"},
-        {"pool": 10, "steps": 60},
-        {"pool": 50, "epochs": 5, "augment": "flips", "weight_decay": 1e-2},
-        {"loss": "l2", "learning_rate": 1e-4, "precision": "bfloat16"},
+        {"steps": 16, "augment": "turns", "warmup": 7, "schedule": "cosine"},
+        {"steps": 16, "pool": 10},
+        {"epochs": 5, "pool": 13, "augment": "flips", "weight_decay": 1e-2},
+        {"steps": 16, "loss": "l2", "learning_rate": 1e-4, "precision": "bfloat16"},
     ],
     ids=["fresh", "pool", "epochs", "l2"],
 )
-def test_a_resumed_training_ends_at_the_same_bits(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_a_resumed_training_ends_at_the_same_bits(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped twice and resumed, weights, losses and rates equal those of a training that was never stopped."""
+    monkeypatch.setattr(training, "ROW_STEPS", 5)
     config, path = config_of(**settings), tmp_path / "state"
     held_out = source_of().sample(6, np.random.default_rng(9))
     straight = fit(config, source_of(), held_out)
     with pytest.raises(StoppedError):
-        fit(config, source_of(), held_out, checkpoint=path, observe=stop_after(40))
+        fit(config, source_of(), held_out, checkpoint=path, observe=stop_after(10))
     saved = load_checkpoint(path, config, "")
     assert saved is not None
-    assert saved.step == 20, "the stop came before the row at 40 was saved"
+    assert saved.step == 5, "the stop came before the row at 10 was saved"
     with pytest.raises(StoppedError):
-        fit(config, source_of(), held_out, checkpoint=path, resume=True, observe=stop_after(60))
+        fit(config, source_of(), held_out, checkpoint=path, resume=True, observe=stop_after(16))
     resumed = fit(config, source_of(), held_out, checkpoint=path, resume=True)
     assert same_weights(straight.network, resumed.network)
     assert without_time(straight) == without_time(resumed)
+    assert [row.step for row in resumed.history] == [5, 10, 15, 16]
     assert (straight.steps, straight.flat_loss) == (resumed.steps, resumed.flat_loss)
     again = fit(config, source_of(), held_out, checkpoint=path, resume=True)
     assert same_weights(straight.network, again.network), "resuming a finished training changes nothing"

@@ -10,7 +10,7 @@ import numpy as np
 from flawmap.datasets import Area, region_mask
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError
-from flawmap.metrics import ScoreHistogram, quantile_from_good
+from flawmap.histograms import ScoreHistogram, quantile_from_good
 from flawmap.records import FloatMap, Mask
 
 

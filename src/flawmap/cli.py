@@ -224,7 +224,7 @@ def train(
         int | None, typer.Option(min=1, help="Pixels from patch to patch in scoring. [default: 30]")
     ] = None,
     window: Annotated[
-        int | None, typer.Option(help="Side of the SSIM window, odd, pixels; loss and residual. [default: 11]")
+        int | None, typer.Option(help="Side of the SSIM window, odd, pixels; loss and residual. [default: by preset]")
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Patches a step. [default: 32]")] = None,
     learning_rate: Annotated[

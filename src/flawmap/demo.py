@@ -13,8 +13,9 @@ from flawmap.datasets import Split, find_dataset
 from flawmap.detector import Detector
 from flawmap.evaluation import Evaluation, unseen_samples
 from flawmap.files import enough_space
+from flawmap.lists import write_json
 from flawmap.pages import demo_page
-from flawmap.reports import write_json, write_page
+from flawmap.reports import write_page
 
 GOOD, BAD, SIZE = 40, 20, (384, 384)  # images to train on, flawed ones, pixels
 METHODS = ("l2", "ssim")

@@ -40,10 +40,11 @@ from flawmap.flaws import bad_images
 from flawmap.hardware import choose_device, describe_machine
 from flawmap.images import FoundImage, find_images, read_image, write_image
 from flawmap.images import read_header as image_header
+from flawmap.lists import InspectionLog, write_json
 from flawmap.pages import evaluation_page
-from flawmap.plots import overlay, roc_figure
+from flawmap.plots import loss_figure, overlay, roc_figure
 from flawmap.records import Inspection
-from flawmap.reports import InspectionLog, write_json, write_page
+from flawmap.reports import write_page
 from flawmap.synthetic import FITTING, good_images
 from flawmap.training import Progress, Row, Trained, fit, write_history
 
@@ -119,7 +120,7 @@ def train(
 ) -> TrainingReport:
     """Train on the good images of a data set and write a `.flawmap` file with a threshold from held-out good images.
 
-    Beside the model lie `NAME.history.csv` and, until the training is done, `NAME.checkpoint`.
+    Beside the model lie `NAME.history.csv`, `NAME.history.png` and, until the training is done, `NAME.checkpoint`.
 
     Args:
         observe: called after every row of the history. say: told in a sentence what was understood and done.
@@ -156,6 +157,7 @@ def train(
             observe=note,
         )
     write_history(trained.history, _beside(model, ".history.csv"))
+    loss_figure([asdict(row) for row in trained.history], _beside(model, ".history.png"))
     provenance = _provenance(config, trained, split, layout=dataset.layout, images=images, skipped=skipped)
     artifact = _calibrated(config, trained, split, provenance)
     save_artifact(artifact, model)

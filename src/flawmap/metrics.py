@@ -1,10 +1,8 @@
 """Pixel metrics pooled over a data set, in one pass and constant memory.
 
-Scores go into a histogram whose bins are the upper 20 bits of a float32's bit pattern: the patterns of floats are
-ordered as the floats are, so no range need be known beforehand, bins are 0.05 % of a value wide, and histograms of
-images, of processes and of machines add up to that of the whole set. Each point of a curve drawn from it is exact, as
-thresholds lie on the borders of bins; only how good and defective pixels mix within a bin is unknown, and every metric
-comes with a bound on what that can change. Equal scores count as a sort with ties would count them.
+Scores go into mergeable histograms (`histograms`). Each point of a curve drawn from one is exact, as thresholds lie on
+the borders of bins; only how good and defective pixels mix within a bin is unknown, and every metric comes with a bound
+on what that can change. Equal scores count as a sort with ties would count them.
 
 Everywhere "above a threshold" means strictly above, and larger scores are worse.
 
@@ -15,7 +13,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,14 +22,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from flawmap.checks import finite, shape_text
 from flawmap.errors import InputError
+from flawmap.histograms import (
+    BINS,
+    Counts,
+    RegionScores,
+    ScoreHistogram,
+    bin_edge,
+    check_rate,
+    quantile_bin,
+    undefined_because,
+)
 from flawmap.records import Curve, FloatMap, Mask
-from flawmap.regions import check_mask, label
-
-BITS = 20
-BINS = 1 << BITS
-
-Floats = NDArray[np.float32]
-Counts = NDArray[np.int64]
+from flawmap.regions import check_mask
 
 
 class Measure(NamedTuple):
@@ -43,102 +45,6 @@ class Measure(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------ what is accumulated
-
-
-@dataclass(frozen=True, eq=False)
-class ScoreHistogram:
-    """Counts of good and of defective pixels by score, (BINS,) int64 each; `+` merges. 16 MiB."""
-
-    good: Counts
-    defective: Counts
-
-    @classmethod
-    def empty(cls) -> ScoreHistogram:
-        return cls(np.zeros(BINS, np.int64), np.zeros(BINS, np.int64))
-
-    @classmethod
-    def of(cls, scores: Floats, defective: Mask | None = None) -> ScoreHistogram:
-        """The histogram of some scores.
-
-        Args:
-            scores: float32 of any shape, finite.
-            defective: bool of the same shape; None: all are good.
-        Raises:
-            InputError: another type, two shapes, NaN or infinite scores.
-        """
-        bins = bin_of(scores).ravel()
-        both = np.bincount(bins, minlength=BINS)
-        if defective is None:
-            return cls(both, np.zeros(BINS, np.int64))
-        if defective.shape != scores.shape or defective.dtype != np.bool_:
-            raise InputError(
-                f"defective must be bool of the scores' shape {shape_text(scores.shape)}, "
-                f"got {defective.dtype} {shape_text(defective.shape)}"
-            )
-        flawed = np.bincount(bins[defective.ravel()], minlength=BINS)
-        return cls(both - flawed, flawed)
-
-    def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
-        return ScoreHistogram(self.good + other.good, self.defective + other.defective)
-
-    @property
-    def good_pixels(self) -> int:
-        return int(self.good.sum())
-
-    @property
-    def defective_pixels(self) -> int:
-        return int(self.defective.sum())
-
-    @property
-    def undefined(self) -> str | None:
-        """Why no ROC curve exists: "no pixels", "no defective pixels" or "no good pixels"; None if one does."""
-        return _missing(self.good_pixels, self.defective_pixels, "pixels")
-
-
-@dataclass(frozen=True, eq=False)
-class RegionScores:
-    """The scores of ground-truth regions: `count` pixels of region `region` lie in bin `bin`; `+` appends.
-
-    region, bin, count: (N,), N at most the number of defective pixels. area: (R,), pixels of each region.
-    """
-
-    region: NDArray[np.int64]
-    bin: NDArray[np.int64]
-    count: Counts
-    area: Counts
-
-    @classmethod
-    def of(cls, scores: FloatMap, truth: Mask) -> RegionScores:
-        """The 8-connected components of a (H, W) mask, with their scores."""
-        labels, regions = label(truth)
-        flat = labels.ravel()
-        where = np.flatnonzero(flat)
-        owner = flat[where].astype(np.int64) - 1
-        pairs, count = np.unique(owner * BINS + bin_of(scores.ravel()[where]), return_counts=True)
-        return cls(pairs // BINS, pairs % BINS, count.astype(np.int64), np.bincount(owner, minlength=regions))
-
-    @classmethod
-    def join(cls, parts: Iterable[RegionScores]) -> RegionScores:
-        """All regions of several images in one."""
-        parts = list(parts)
-        nothing = np.zeros(0, np.int64)
-        if not parts:
-            return cls(nothing, nothing, nothing, nothing)
-        first = np.cumsum([0] + [len(part.area) for part in parts[:-1]])
-        return cls(
-            np.concatenate([part.region + start for part, start in zip(parts, first, strict=True)]),
-            np.concatenate([part.bin for part in parts]),
-            np.concatenate([part.count for part in parts]),
-            np.concatenate([part.area for part in parts]),
-        )
-
-    def __add__(self, other: RegionScores) -> RegionScores:
-        return RegionScores.join((self, other))
-
-    def shares_above(self, bin: int) -> NDArray[np.float64]:
-        """(R,): the share of each region in bins above one."""
-        above = np.bincount(self.region, weights=self.count * (self.bin > bin), minlength=len(self.area))
-        return above / self.area
 
 
 @dataclass
@@ -237,7 +143,7 @@ def roc_exact(scores: ArrayLike, defective: ArrayLike) -> Curve | None:
         InputError: two shapes, NaN or infinite scores.
     """
     values, flawed = _labelled(scores, defective)
-    if _missing(int((~flawed).sum()), int(flawed.sum()), "scores") is not None:
+    if undefined_because(int((~flawed).sum()), int(flawed.sum()), "scores") is not None:
         return None
     distinct, index = np.unique(values, return_inverse=True)
     index = index.ravel()
@@ -331,7 +237,7 @@ def au_pro(histogram: ScoreHistogram, regions: RegionScores, limit: float = 0.3)
     References:
         Bergmann et al. 2021, doi:10.1007/s11263-020-01400-4.
     """
-    _check_rate(limit, "limit", closed=True)
+    check_rate(limit, "limit", closed=True)
     if histogram.undefined is not None:
         return Measure(None, reason=histogram.undefined)
     bins, good, _ = _falling(histogram)
@@ -355,10 +261,10 @@ def overlap_quantiles(
     Raises:
         InputError: the rate is not in [0, 1).
     """
-    _check_rate(rate, "rate")
+    check_rate(rate, "rate")
     if histogram.undefined is not None:
         return None
-    bin = _quantile_bin(histogram, rate)
+    bin = quantile_bin(histogram, rate)
     levels = np.quantile(regions.shares_above(bin), quantiles)
     return {
         **{f"q{100 * name:g}": float(level) for name, level in zip(quantiles, levels, strict=True)},
@@ -370,56 +276,9 @@ def overlap_quantiles(
 def image_auroc(scores: ArrayLike, defective: ArrayLike) -> Measure:
     """Area under the ROC curve of whole images: (N,) scores, larger is worse, and (N,) bool, True = defective."""
     values, flawed = _labelled(scores, defective)
-    reason = _missing(int((~flawed).sum()), int(flawed.sum()), "images")
+    reason = undefined_because(int((~flawed).sum()), int(flawed.sum()), "images")
     curve = roc_exact(values, flawed)
     return Measure(None, reason=reason) if curve is None else Measure(curve.area)
-
-
-def quantile_from_good(good: ScoreHistogram | Floats, rate: float) -> float:
-    """The smallest threshold with at most a share of the good pixels strictly above it.
-
-    From scores it is exact: one of them. From a histogram it is the upper edge of that score's bin, at most 0.05 %
-    larger, so the rate holds all the same.
-
-    Args:
-        good: pooled residuals of good images; of a histogram the good pixels alone are read.
-        rate: share of the pixels, in [0, 1); 0 gives a threshold that no pixel exceeds.
-    Raises:
-        InputError: no good pixels, or a rate outside [0, 1).
-    """
-    _check_rate(rate, "rate")
-    total = good.good_pixels if isinstance(good, ScoreHistogram) else good.size
-    if total == 0:
-        raise InputError("a threshold needs good pixels, got none; score at least one good image")
-    if isinstance(good, ScoreHistogram):
-        return float(bin_edge(np.array([_quantile_bin(good, rate)]))[0])
-    finite(good, "scores")
-    allowed = int(rate * total)  # pixels that may lie above, but for rounding: 0.29 * 100 is below 29
-    allowed += (allowed + 1) / total <= rate
-    allowed -= allowed / total > rate
-    return float(np.partition(good.ravel(), total - 1 - allowed)[total - 1 - allowed])
-
-
-# -------------------------------------------------------------------------------------------------------------- parts
-
-
-def bin_of(scores: Floats) -> NDArray[np.int64]:
-    """The bin of each score: the upper bits of its bit pattern, turned so that their order is the scores' order."""
-    if scores.dtype != np.float32:
-        raise InputError(f"scores must be float32, got {scores.dtype}; pass scores.astype(np.float32)")
-    finite(scores, "scores")
-    bits = np.ascontiguousarray(scores + np.float32(0)).view(np.uint32)  # + 0: -0 and 0 are one score
-    negative = (bits.view(np.int32) >> 31).view(np.uint32)  # all ones below zero: there the order of patterns reverses
-    keys = bits ^ (negative | np.uint32(1 << 31))
-    return (keys >> (32 - BITS)).astype(np.int64)
-
-
-def bin_edge(bins: NDArray[np.integer[Any]]) -> Floats:
-    """The largest float32 of each bin: a threshold there has exactly the higher bins strictly above it."""
-    keys = (((bins.astype(np.int64) + 1) << (32 - BITS)) - 1).astype(np.uint32)
-    bits = np.where(keys >> 31, keys ^ np.uint32(1 << 31), ~keys)
-    # -0 has a pattern of its own below that of 0, but is no smaller: 0 would not lie above it.
-    return np.where(bits == 1 << 31, np.uint32((1 << 31) + 1), bits).view(np.float32)
 
 
 def _falling(histogram: ScoreHistogram) -> tuple[NDArray[np.int64], Counts, Counts]:
@@ -448,18 +307,6 @@ def _area_up_to(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) ->
     return float(area / limit), float(off / limit)
 
 
-def _quantile_bin(histogram: ScoreHistogram, rate: float) -> int:
-    """The lowest bin with at most a share of the good pixels in higher bins."""
-    upto = np.cumsum(histogram.good)
-    return int(np.argmax((upto[-1] - upto) / upto[-1] <= rate))
-
-
-def _missing(good: int, defective: int, what: str) -> str | None:
-    if good and defective:
-        return None
-    return f"no {what}" if not good and not defective else f"no defective {what}" if good else f"no good {what}"
-
-
 def _labelled(scores: ArrayLike, defective: ArrayLike) -> tuple[NDArray[np.float64], Mask]:
     values: NDArray[Any] = np.asarray(scores, dtype=np.float64)
     flawed = np.asarray(defective, dtype=np.bool_)
@@ -469,8 +316,3 @@ def _labelled(scores: ArrayLike, defective: ArrayLike) -> tuple[NDArray[np.float
         )
     finite(values, "scores")
     return values.ravel(), flawed.ravel()
-
-
-def _check_rate(rate: float, name: str, *, closed: bool = False) -> None:
-    if not (0 < rate <= 1 if closed else 0 <= rate < 1):
-        raise InputError(f"{name} must lie in {'(0, 1]' if closed else '[0, 1)'}, got {rate}")

@@ -1,0 +1,333 @@
+"""What the documentation shows is so: commands and Python blocks run, options and settings exist, links lead somewhere.
+
+Commands run in the order of the page, in one folder for each page, with small budgets and images in place of the
+shown ones (`SMALLER`). What needs real images, a network or minutes is named in `ELSEWHERE` or begins with `make`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flawmap import config as settings
+from flawmap.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN = ["README.md", "docs/usage.md"]  # pages whose commands and Python blocks make one walk
+
+# Pictures that are made by a script and kept: without them the script must be there.
+MADE = {"docs/images/demo.png": "examples/demo_picture.py"}
+
+# Not run here: the lines as they stand, and where they are run.
+ELSEWHERE = {
+    "uv pip install .": "by `make demo` in essence",
+    "uv pip install --torch-backend cpu .": "in the workflow of continuous integration",
+    "flawmap train fabric -o fabric-paper.flawmap --preset paper --scale 256x256 --precision float32": "hours",
+}
+REAL = "$FLAWMAP_DATA"  # commands on real images are run by `make results`
+
+SMALLER = (  # pattern, replacement; in commands
+    (r"--(minutes|steps|epochs) \S+", "--steps 2 --batch 4"),
+    (r"--good \d+", "--good 6"),
+    (r"--bad \d+", "--bad 4 --size 160x160"),
+)
+SMALLER_PYTHON = ((r'"minutes": \d+', '"steps": 2, "batch": 4'),)
+
+FOREIGN = {"--torch-backend"}  # options of other programs
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page. line: of its first line, from 1."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    found = re.finditer(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    text = page.read_text(encoding="utf-8")
+    for match in found:
+        yield Block(name_of(page), text.count("\n", 0, match.start()) + 2, match[1], match[2])
+
+
+def commands(block: Block) -> Iterator[str]:
+    """The commands of a shell block, without comments."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        command = re.sub(r"(^|\s+)#.*$", "", line).strip()
+        if command:
+            yield command
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def smaller(text: str, changes: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in changes:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
+SHELL = [(block, command) for block in ALL_BLOCKS if block.language == "sh" for command in commands(block)]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer patches where a training looks at many whatever its budget."""
+    monkeypatch.setattr("flawmap.jobs.VALIDATION_PATCHES", 8)
+    monkeypatch.setattr("flawmap.training.BIRTH_PATCHES", 16)
+
+
+def run_command(command: str, folder: Path) -> None:
+    arguments = shlex.split(smaller(command, SMALLER))[1:]
+    allowed = {0, 3} if "--fail-on-flaw" in arguments else {0}
+    assert main(arguments) in allowed, command
+    if arguments[0] == "train" and "--show-config" not in arguments:
+        assert (folder / arguments[arguments.index("-o") + 1]).is_file()
+
+
+@pytest.mark.parametrize("page", RUN)
+@pytest.mark.usefixtures("quick")
+def test_commands_and_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every flawmap command and every Python block of the page works, in the order in which a reader types them."""
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(ROOT / page):
+        if block.language == "toml":
+            name = re.match(r"# (\S+\.toml)\n", block.text)
+            (tmp_path / (name[1] if name else "unnamed.toml")).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            where = f"{block.page}:{block.line}"
+            exec(compile(smaller(block.text, SMALLER_PYTHON), where, "exec"), {"__name__": "shown"})
+        elif block.language == "sh":
+            for command in commands(block):
+                if command.startswith("flawmap ") and command not in ELSEWHERE and REAL not in command:
+                    run_command(command, tmp_path)
+    if page == "docs/usage.md":
+        check_fields(tmp_path)
+
+
+def check_fields(folder: Path) -> None:
+    """The tables of fields in docs/usage.md name exactly what the files hold."""
+    text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
+    record = json.loads((folder / "found" / "inspections.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first_column(text, "A line of `inspections.jsonl` holds") == set(record)
+    metrics = json.loads((folder / "measured" / "metrics.json").read_text(encoding="utf-8"))
+    assert first_column(text, "The fields of `metrics.json`:") == set(metrics)
+    for name in ("regions.csv", "overlays", "residual.tif"):
+        assert name in text
+    for path, sentence in (
+        ("found/regions.csv", "`regions.csv` has the columns"),
+        ("cloth.history.csv", "writes the model, `NAME.history.csv`"),
+    ):
+        header = (folder / path).read_text(encoding="utf-8").splitlines()[0].split(",")
+        told = re.findall(r"`(\w+)`", text[text.index(sentence) + len(sentence) :])[: len(header)]
+        assert told == header
+
+
+def first_column(text: str, before: str) -> set[str]:
+    """The names in backticks in the first column of the table that follows a sentence."""
+    rows = text[text.index(before) :].partition("\n|")[2].partition("\n\n")[0].splitlines()
+    return {name for row in rows[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+@pytest.mark.parametrize(("block", "command"), SHELL, ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_is_known(block: Block, command: str) -> None:
+    """A command in the documentation is run, here or elsewhere; of scripts and targets the files are there."""
+    where = f"{block.page}:{block.line}"
+    words = command.split()
+    if command in ELSEWHERE:
+        return
+    if words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        assert re.search(rf"^{re.escape(words[1])}:", makefile, re.MULTILINE), f"{where}: no target {words[1]}"
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file(), f"{where}: no file {words[1]}"
+        assert words[1].startswith(("examples/", "benchmarks/"))
+    else:
+        assert words[0] == "flawmap", f"{where}: neither run nor named in ELSEWHERE: {command}"
+        assert REAL in command or block.page in RUN, f"{where}: {block.page} is not among the pages that are run"
+
+
+def test_what_runs_elsewhere_is_shown() -> None:
+    """ELSEWHERE holds no line that the documentation has dropped."""
+    assert set(ELSEWHERE) <= {command for _, command in SHELL}
+
+
+# ------------------------------------------------------------------------------------------------ options and settings
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+
+
+@pytest.fixture(scope="module")
+def options() -> dict[str, set[str]]:
+    """The options of each command, from its --help."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    def help_of(*command: str) -> str:
+        text = StringIO()
+        with redirect_stdout(text):
+            assert main([*command, "--help"]) == 0
+        return text.getvalue()
+
+    names = re.findall(r"^  (\w+)  ", help_of().partition("Commands:")[2], re.MULTILINE)
+    assert "train" in names
+    top = {"": set(OPTION.findall(help_of()))}
+    return top | {name: set(OPTION.findall(help_of(name))) for name in names}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_options_exist(page: Path, options: dict[str, set[str]]) -> None:
+    """Every option that a page mentions is one of its command's; in the text, of any command's."""
+    for block in blocks(page):
+        for command in commands(block) if block.language == "sh" else ():
+            words = command.split()
+            if words[0] == "flawmap":
+                unknown = set(OPTION.findall(command)) - options[words[1]]
+            elif words[0] == "python":
+                source = (ROOT / words[1]).read_text(encoding="utf-8")
+                unknown = {name for name in OPTION.findall(command) if f'"{name}"' not in source}
+            else:
+                unknown = set(OPTION.findall(command)) - FOREIGN
+            assert not unknown, f"{block.page}: {command}"
+    known = set().union(*options.values()) | script_options()
+    assert set(OPTION.findall(prose(page))) <= known
+
+
+def script_options() -> set[str]:
+    scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").glob("*.py")]
+    return {name for script in scripts for name in re.findall(r'"(--[a-z-]+)"', script.read_text(encoding="utf-8"))}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_mentioned_in_the_text_exist(page: Path, options: dict[str, set[str]]) -> None:
+    """`flawmap COMMAND --option` in the text names a command and options of that command."""
+    for mention in re.findall(r"`flawmap ([a-z][^`]*)`", prose(page)):
+        name = mention.split()[0]
+        for command in re.findall(r"[a-z]+", mention) if "|" in mention else [name]:
+            assert command in options, f"{page.name}: flawmap {mention}"
+        assert set(OPTION.findall(mention)) <= options[name], f"{page.name}: flawmap {mention}"
+
+
+SECTIONS = "|".join(settings.Config.model_fields)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_settings_exist(page: Path) -> None:
+    """A setting that a page names in backticks, as in `training.pool`, is one; TOML blocks are accepted."""
+    named = set(re.findall(rf"`((?:{SECTIONS})\.[a-z_.]+)`", prose(page)))
+    known = set(settings._known_paths(settings.Config)) | {
+        f"{module}.py" for module in ("models", "images", "residuals", "config")
+    }
+    assert {name for name in named if not is_code(name)} <= known
+    for block in blocks(page):
+        if block.language == "toml":
+            settings.override(settings.preset("fast"), tomllib.loads(block.text))
+
+
+def is_code(name: str) -> bool:
+    """Whether a dotted name is a module or something in one, such as images.read_image."""
+    module, _, inside = name.partition(".")
+    path = ROOT / "src" / "flawmap" / f"{module}.py"
+    folder = ROOT / "src" / "flawmap" / module
+    if folder.is_dir():
+        return (folder / f"{inside}.py").is_file()
+    if not path.is_file():
+        return False
+    defined = ast.parse(path.read_text(encoding="utf-8")).body
+    return any(getattr(node, "name", None) == inside for node in defined)
+
+
+def test_presets_are_as_the_paper_page_says() -> None:
+    """The table of presets in docs/paper.md holds their values."""
+    text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z_.]+)` \| ?(\S*) \| ?(\S*) \|$", text, re.MULTILINE)
+    assert len(rows) > 15
+    for path, *cells in rows:
+        for name, cell in zip(("paper", "fast"), cells, strict=True):
+            value: Any = settings.preset(name)
+            for key in path.split("."):
+                value = getattr(value, key)
+            assert cell == ("" if value is None else str(value)), f"{path} of preset {name}"
+
+
+def test_floors_are_as_the_architecture_page_says() -> None:
+    """The table of floors in docs/architecture.md is that of tests/test_architecture.py: add a new module there too."""
+    source = ast.parse((ROOT / "tests" / "test_architecture.py").read_text(encoding="utf-8"))
+    values = [node.value for node in source.body if isinstance(node, ast.AnnAssign) and node.target.id == "FLOORS"]
+    floors = {module: floor for floor, modules in enumerate(ast.literal_eval(values[0])) for module in modules}
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told = {module: int(floor) for floor, module in re.findall(r"^\| (\d+) \| `([\w.]+)` \|", text, re.MULTILINE)}
+    assert told == floors
+
+
+def test_dependencies_have_their_reasons() -> None:
+    """docs/architecture.md gives a reason for every dependency of pyproject.toml, and for no other."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.split(r"[<>=~!;\[ ]", entry)[0] for entry in project["dependencies"]}
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("## Dependencies")[2].partition("\n## ")[0]
+    told = re.findall(r"^\| ([\w-]+)(?: \([^)]*\))? \|", table, re.MULTILINE)
+    assert set(told) - {"package"} == names
+    for extra in project["optional-dependencies"]["dev"]:
+        assert re.split(r"[<>=~!;\[ ]", extra)[0] in table
+
+
+def test_module_paths_exist() -> None:
+    """A source file that a page names in backticks is there."""
+    for page in PAGES:
+        for path in re.findall(r"`([\w/]+\.py)`", prose(page)):
+            places = [ROOT / path, ROOT / "src" / "flawmap" / path]
+            assert any(place.is_file() for place in places), f"{page.name}: {path}"
+
+
+# ---------------------------------------------------------------------------------------------------------------- links
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading: lower case, without punctuation, hyphens for blanks."""
+    plain = re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+    return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link resolves to a file, and its anchor to a heading in it; no page names a host."""
+    text = re.sub(r"\n", " ", prose(page))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        assert "://" not in target, f"{page.name} links to {target}"
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        name = place.relative_to(ROOT).as_posix()
+        if name in MADE and not place.exists():
+            assert (ROOT / MADE[name]).is_file()
+            continue
+        assert place.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", prose(place), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, f"{page.name}: {target}"
+
+
+def test_pictures_are_small() -> None:
+    """Pictures in the repository stay below 300 kB each."""
+    for picture in (ROOT / "docs").rglob("*.png"):
+        assert picture.stat().st_size < 300_000, picture
