@@ -20,7 +20,7 @@ types: $(VENV)/installed-dev
 
 # Tests, doctests of the source, and the commands that the documentation shows.
 check: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 # Trainings on real images: hours. Goes on where it was stopped. FLAWMAP_DATA names the folder of the data sets.
 results: $(VENV)/installed-dev

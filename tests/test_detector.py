@@ -125,6 +125,23 @@ def test_a_patch_is_reconstructed_the_same_whatever_shares_its_batch(trained: Ar
         assert torch.equal(detector._reconstruct(patches[32:]), whole[32:])
 
 
+def test_the_network_meets_batches_of_one_size_alone(trained: Artifact) -> None:
+    """However many patches an image has, the network is given full batches, channels last."""
+    shapes: list[tuple[int, ...]] = []
+
+    class Recording(nn.Module):
+        def forward(self, patches: Tensor) -> Tensor:
+            assert patches.is_contiguous(memory_format=torch.channels_last)
+            shapes.append(tuple(patches.shape))
+            return patches
+
+    detector = replace(with_settings(trained), network=Recording())
+    for width, height in ((32, 32), (100, 90), (44, 96)):
+        assert np.abs(detector.score(image_of(width, height))).max() < 1e-4
+    assert set(shapes) == {(32, 1, PATCH, PATCH)}
+    assert len(shapes) == 1 + 2 + 1
+
+
 def test_what_cannot_be_reconstructed_stands_out_at_its_place(trained: Artifact) -> None:
     """With a network that only knows smooth patches, a spot of noise is the map's largest residual, in its pixels."""
     image = image_of(128, 96, seed=5)
@@ -235,7 +252,8 @@ def test_no_flaw_is_found_outside_the_region(trained: Artifact) -> None:
 def test_a_region_of_masks_needs_the_image_s_name(trained: Artifact, tmp_path: Path) -> None:
     """Arrays have no name: path= gives one, and its mask is found."""
     mask = np.zeros((70, 96), np.uint8)
-    mask[5:60, 10:80] = 255
+    mask[5:60, 10:50] = 255
+    mask[20:30, 40:80] = 255
     Image.fromarray(mask).save(tmp_path / "one.png")
     detector = with_settings(trained, images={"region": {"masks": str(tmp_path)}})
     with pytest.raises(InputError) as caught:
@@ -247,6 +265,10 @@ def test_a_region_of_masks_needs_the_image_s_name(trained: Artifact, tmp_path: P
     assert explained.inside is not None
     assert np.array_equal(explained.inside, mask > 0)
     assert not explained.residual[mask == 0].any()
+    found = detector.inspect(image_of(), path="anywhere/one.tif", threshold=0.01)
+    consistent(found)
+    assert found.mask.any()
+    assert not found.mask[mask == 0].any()
 
 
 # --- inspections

@@ -396,6 +396,17 @@ def test_an_image_of_two_grounds_keeps_its_digits() -> None:
         assert (found - exact).abs().max() < 5e-4
 
 
+def test_no_variance_is_negative() -> None:
+    """With constants as small as float32's own error, a variance rounded below 0 would blow up; it counts as 0."""
+    settings = SSIMSettings(size=7, constants=(1e-4, 3e-8))
+    for seed in range(5):
+        p = 1e-5 * rand(1, 1, 64, 64, seed=seed, dtype=torch.float32)
+        p[..., 32:] += 0.9
+        q = p + 1e-5 * rand(1, 1, 64, 64, seed=seed + 50, dtype=torch.float32)
+        assert ssim(p, q, settings).abs().max() < 20
+        assert ssim_parts(p, q, settings).contrast.min() >= 0
+
+
 # --- large maps
 
 

@@ -156,11 +156,11 @@ def train(
             data_digest=split.digest,
             observe=note,
         )
-    write_history(trained.history, _beside(model, ".history.csv"))
-    loss_figure([asdict(row) for row in trained.history], _beside(model, ".history.png"))
     provenance = _provenance(config, trained, split, layout=dataset.layout, images=images, skipped=skipped)
     artifact = _calibrated(config, trained, split, provenance)
-    save_artifact(artifact, model)
+    save_artifact(artifact, model)  # first: a disk that fills up over a picture must not cost the training
+    write_history(trained.history, _beside(model, ".history.csv"))
+    loss_figure([asdict(row) for row in trained.history], _beside(model, ".history.png"))
     checkpoint.unlink(missing_ok=True)
     return TrainingReport(model, artifact, trained.history, skipped)
 
@@ -171,8 +171,6 @@ def _ready(model: Path, config: Config, *, resume: bool) -> Path:
     if model.is_dir():
         raise InputError(f"{model} is a folder, the model is a file; name one in it: -o {model / 'model.flawmap'}")
     checkpoint = _beside(model, ".checkpoint")
-    if checkpoint == model:
-        raise InputError(f"{model} is the name of a checkpoint; name the model otherwise: -o {model.stem}.flawmap")
     enough_space(writable_folder(model.absolute().parent), MODEL_BYTES)
     if checkpoint.exists() and not resume:
         raise InputError(

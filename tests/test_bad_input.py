@@ -1,0 +1,795 @@
+"""Bad input, as a user meets it: the exact message on stderr, the exit code, and nothing left behind.
+
+Every test runs in a folder of its own, so that the messages hold short paths.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import tifffile
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawmap import jobs
+from flawmap.artifact import Artifact, save_artifact
+from flawmap.cli import main
+from flawmap.config import ImageSettings, SplitSettings, override, preset
+from flawmap.datasets import find_dataset, split_dataset
+from flawmap.detector import Detector
+from flawmap.images import write_image
+from flawmap.methods import build_network
+
+Run = Callable[..., tuple[int, str]]
+
+RNG = np.random.default_rng(3)
+TINY = ("--patch", 32, "--latent", 8, "--stride", 16, "--batch", 4, "--steps", 2, "--precision", "float32")
+NAMES = "images end in .png, .tif, .tiff, .jpg, .jpeg, .bmp"
+NO_SPACE = os.strerror(errno.ENOSPC)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the test's own; and no picture of the loss, which costs more than the trainings here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "loss_figure", lambda *_: None)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line: the exit code and the last line on stderr."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return code, (capsys.readouterr().err.splitlines() or [""])[-1]
+
+    return call
+
+
+def picture(height: int = 64, width: int = 64, channels: int = 1) -> NDArray[np.uint8]:
+    image = RNG.integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return image[:, :, 0] if channels == 1 else image
+
+
+def put(path: str, image: NDArray[Any] | bytes | None = None) -> Path:
+    """A file: an array as an image, or bytes as they are."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(image, bytes):
+        file.write_bytes(image)
+    else:
+        write_image(file, picture() if image is None else image)
+    return file
+
+
+def good(count: int = 7, **kind: int) -> None:
+    for number in range(count):
+        put(f"good/{number}.png", picture(**kind))
+
+
+def a_model(path: str = "m.flawmap", *, threshold: float | None = 0.5, **changes: Any) -> Path:
+    """A model with random weights: what it finds does not matter here."""
+    tiny = {"model": {"patch": 32, "latent": 8, "channels": 1}, "tiling": {"stride": 16}}
+    config = override(override(preset("fast"), tiny), changes)
+    provenance = {
+        "data": {"split": {"train": [], "validation": [], "test": []}, "split_sha256": "0" * 64},
+        "training": {"patches": 0, "seconds": 0.0},
+    }
+    torch.manual_seed(0)
+    save_artifact(Artifact(config, build_network(config).state_dict(), threshold, {}, provenance), Path(path))
+    return Path(path)
+
+
+def left() -> set[str]:
+    """Everything in the folder, hidden files too."""
+    return {path.as_posix() for path in Path().rglob("*")}
+
+
+# --------------------------------------------------------------------------------------------------- images to work on
+
+
+@pytest.mark.parametrize("command", [["train"], ["data"], ["inspect", "m.flawmap"], ["evaluate", "m.flawmap"]])
+def test_no_such_folder(run: Run, command: list[str]) -> None:
+    """A folder that is not there is named."""
+    a_model()
+    what = "file or folder" if command[0] == "inspect" else "folder"
+    assert run(*command, "nowhere") == (2, f"error: no such {what}: nowhere")
+    assert left() == {"m.flawmap"}, "nothing is made before it is known that there is something to do"
+
+
+@pytest.mark.parametrize("command", [["train"], ["data"], ["inspect", "m.flawmap"], ["evaluate", "m.flawmap"]])
+def test_empty_folder(run: Run, command: list[str]) -> None:
+    """An empty folder is said to be empty."""
+    a_model()
+    Path("empty").mkdir()
+    assert run(*command, "empty") == (2, "error: the folder empty is empty")
+
+
+@pytest.mark.parametrize("command", [["train"], ["data"], ["inspect", "m.flawmap"], ["evaluate", "m.flawmap"]])
+def test_no_images(run: Run, command: list[str]) -> None:
+    """A folder without an image names what it holds instead, and what an image is called."""
+    a_model()
+    put("texts/notes.txt", b"no image")
+    assert run(*command, "texts") == (2, f"error: no image in the folder texts, only notes.txt; {NAMES}")
+
+
+def test_no_match(run: Run) -> None:
+    """A pattern that matches nothing is named."""
+    a_model()
+    assert run("inspect", "m.flawmap", "*.png") == (2, "error: nothing matches the pattern *.png")
+
+
+def test_a_file_for_a_data_set(run: Run) -> None:
+    """A file where a data set is needed is an error that says what a data set is."""
+    put("a.png")
+    assert run("train", "a.png") == (2, "error: a.png is a file; a data set is a folder of images or a CSV manifest")
+
+
+def test_foreign_file_among_good_ones(run: Run) -> None:
+    """A file that is no image stops a training before it begins, and names itself and the way out."""
+    good()
+    put("good/3.png", b"GIF89a and more")
+    assert run("train", "good", *TINY) == (
+        2,
+        f"error: {Path('good/3.png')} is a GIF file, whatever its name says; convert it to PNG, TIFF, JPEG or BMP; "
+        "remove it, or leave such files out with --skip-unreadable",
+    )
+    assert not Path("model.flawmap").exists()
+    assert run("train", "good", *TINY, "--skip-unreadable")[0] == 0
+
+
+def test_truncated_file_among_good_ones(run: Run) -> None:
+    """A truncated file stops a training, and names itself and the way out."""
+    good()
+    for number in range(7):  # wherever the split puts them
+        whole = put(f"good/{number}.png").read_bytes()
+        put(f"good/{number}.png", whole[: len(whole) // 2])
+    code, message = run("train", "good", *TINY)
+    assert code == 2
+    assert message.startswith("error: good")
+    assert ".png cannot be read as PNG, it may be truncated or damaged: " in message
+    assert message.endswith("; remove it, or leave such files out with --skip-unreadable")
+
+
+def test_inspection_goes_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Truncated, foreign, empty and small images among others are listed with the reason, and the rest is done."""
+    a_model()
+    whole = put("in/a.png").read_bytes()
+    put("in/b.png", whole[: len(whole) // 2])
+    put("in/c.png", b"no image")
+    put("in/d.png", b"")
+    put("in/e.png", picture(20, 31))
+    put("in/f.png")
+    assert main(["inspect", "m.flawmap", "in", "-o", "out", "--json"]) == 4
+    rows = json.loads(capsys.readouterr().out)["images"]
+    errors = {Path(row["path"]).name: row["error"] for row in rows}
+    assert errors["a.png"] is errors["f.png"] is None
+    assert errors["b.png"].startswith(f"{Path('in/b.png')} cannot be read as PNG, it may be truncated or damaged: ")
+    assert errors["c.png"] == (
+        f"{Path('in/c.png')} is no known image, whatever its name says; convert it to PNG, TIFF, JPEG or BMP"
+    )
+    assert errors["d.png"] == f"{Path('in/d.png')} is empty (0 bytes)"
+    assert errors["e.png"] == (
+        "image must be at least one patch large, 32x32 pixels, got 31x20; use larger images, a smaller patch, a "
+        "larger scale, or pad (--pad)"
+    )
+    assert {path for path in left() if path.startswith("out/")} == {
+        "out/inspections.jsonl",
+        "out/regions.csv",
+        *(f"out/{name}_{kind}.png" for name in "af" for kind in ("mask", "overlay")),
+    }
+
+
+def test_image_smaller_than_a_patch(run: Run) -> None:
+    """A training image without room for a patch is named, with both sizes."""
+    good()
+    put("good/big.png", picture(64, 31))
+    assert run("train", "good", *TINY, "--validation", 0, "--last", 0) == (
+        2,
+        f"error: {Path('good/big.png')} is 31 x 64 as worked, a patch is 32 x 32; take a smaller patch, a larger "
+        "scale, or leave the image out",
+    )
+
+
+def test_too_few_pixels_to_hold_out(run: Run) -> None:
+    """Few images that have no area to spare are an error that names what is needed."""
+    good(1, height=48, width=48)
+    assert run("train", "good", *TINY) == (
+        2,
+        f"error: {Path('good/0.png')} has 48 x 48 usable pixels, too few to keep a strip for validation or test: "
+        "96 x 32 are needed; give more than 5 good images, larger ones, a smaller patch, or set the shares validation "
+        "and test to 0",
+    )
+    assert run("train", "good", *TINY, "--validation", 0, "--last", 0)[0] == 0
+
+
+def test_mixed_modes(run: Run) -> None:
+    """Grey and colour images in one folder are counted, and the error says how to make them alike."""
+    good(5)
+    for number in range(5):
+        put(f"good/c{number}.png", picture(channels=3))
+    assert run("train", "good", *TINY, "--validation", 0, "--last", 0) == (
+        2,
+        "error: the images are mixed: 5 grey and 5 in colour; make them alike with --mode grey or --mode colour",
+    )
+    assert run("train", "good", *TINY, "--mode", "colour")[0] == 0
+
+
+def test_mixed_between_training_and_validation(run: Run) -> None:
+    """A folder whose only colour image validates is as mixed as any other, and found before the training."""
+    good()
+    put("good/colour.png", picture(channels=3))
+    samples = find_dataset(Path("good")).samples
+    for seed in range(1000):
+        split = split_dataset(samples, ImageSettings(), SplitSettings(seed=seed), 32)
+        if [area.path.name for area in split.validation] == ["colour.png"]:
+            break
+    assert run("train", "good", *TINY, "--split-seed", seed) == (
+        2,
+        "error: the images are mixed: grey and colour among those to train on and to validate; make them alike with "
+        "--mode grey or --mode colour",
+    )
+
+
+def test_not_a_number(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """NaN in a float TIFF is counted: a training stops, an inspection lists the image."""
+    a_model()
+    good()
+    values = RNG.random((64, 64), dtype=np.float32)
+    values[3, :5] = np.nan
+    tifffile.imwrite("good/nan.tif", values)
+    said = f"{Path('good/nan.tif')} must be finite, got 5 NaN or infinite values of 4096"
+    assert run("train", "good", *TINY, "--validation", 0, "--last", 0) == (
+        2,
+        f"error: {said}; remove it, or leave such files out with --skip-unreadable",
+    )
+    assert main(["inspect", "m.flawmap", "good/nan.tif"]) == 4
+    assert said in capsys.readouterr().out
+
+
+def test_pixel_limit(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """An image over the pixel limit is refused by its header, with the size, the limit, and how to raise it."""
+    good()
+    said = (
+        f"{Path('good/0.png')} has 64 x 64 = 4,096 pixels, the limit is 4,095; if you trust the file, raise the limit "
+        "with --pixel-limit (images.pixel_limit)"
+    )
+    limit = ("--pixel-limit", 4095)
+    assert run("train", "good", *TINY, *limit, "--validation", 0, "--last", 0) == (
+        2,
+        f"error: {said}; remove it, or leave such files out with --skip-unreadable",
+    )
+    a_model(images={"pixel_limit": 4095})
+    assert main(["inspect", "m.flawmap", "good/0.png"]) == 4
+    assert said in capsys.readouterr().out
+
+
+def test_values_outside_the_range(run: Run) -> None:
+    """Float values above white are counted, and the error says which option names white."""
+    good()
+    tifffile.imwrite("good/a.tif", np.full((64, 64), 1000, np.float32))
+    assert run("train", "good", *TINY, "--validation", 0, "--last", 0) == (
+        2,
+        f"error: {Path('good/a.tif')} must hold values from 0 to 1, got 4,096 of 4,096 outside (from 1000 to 1000); "
+        "say with --white (images.white) which stored value is white; remove it, or leave such files out with "
+        "--skip-unreadable",
+    )
+
+
+@pytest.mark.parametrize(("model", "image"), [(1, 3), (3, 1)])
+def test_a_model_of_the_other_mode(capsys: pytest.CaptureFixture[str], model: int, image: int) -> None:
+    """A colour model given a grey image, and the reverse: listed, with what to do."""
+    names = {1: "grey", 3: "colour"}
+    a_model(model={"channels": model})
+    put("a.png", picture(channels=image))
+    assert main(["inspect", "m.flawmap", "a.png"]) == 4
+    assert (
+        f"a.png: this model was trained on {names[model]} images, got a {names[image]} one; convert the image, or "
+        f"train with --mode {names[model]} so that every image is converted"
+    ) in capsys.readouterr().out.splitlines()
+
+
+def test_settings_of_the_other_mode(run: Run) -> None:
+    """A configuration set to colour and grey images to train on contradict each other."""
+    good()
+    Path("c.toml").write_text("[model]\nchannels = 3\n")
+    assert run("train", "good", "--config", "c.toml", *TINY) == (
+        2,
+        "error: the model is set to colour images (channels = 3), the training images are grey; convert them with "
+        "--mode colour, or leave channels out",
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- masks
+
+
+@pytest.fixture
+def labelled() -> Path:
+    """Defective images without a mask, with one of another size, and with one without a flaw; and whole ones."""
+    good()
+    Path("set/train").mkdir(parents=True)
+    Path("good").rename("set/train/good")
+    put("set/test/good/0.png")
+    for kind in ("whole", "missing", "other", "empty"):
+        put(f"set/test/{kind}/0.png")
+    flaw = np.zeros((64, 64), np.bool_)
+    flaw[20:30, 20:30] = True
+    put("set/ground_truth/whole/0_mask.png", flaw)
+    put("set/ground_truth/other/0_mask.png", flaw[:32])
+    put("set/ground_truth/empty/0_mask.png", flaw & False)
+    return Path("set")
+
+
+def test_masks_in_data(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`data` lists missing masks, those of another size and those without a flaw, before anyone trains."""
+    assert main(["data", str(labelled)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for heading, kind in (
+        ("masks missing (1):", "missing"),
+        ("masks without a flaw (1):", "empty"),
+        ("masks of another size (1):", "other"),
+    ):
+        assert lines[lines.index(heading) + 1] == f"  {Path('set/test', kind, '0.png')}"
+
+
+def test_masks_in_evaluate(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`evaluate` says of each which figures it counts for; one of another size counts for none, and the code is 4."""
+    a_model()
+    assert main(["evaluate", "m.flawmap", str(labelled), "-o", "out"]) == 4
+    lines = capsys.readouterr().out.splitlines()
+    place = Path("set/ground_truth")
+    assert lines[-4:] == [
+        f"{Path('test/other/0.png')}: the mask {place / 'other' / '0_mask.png'} is (64, 32), its image "
+        f"{Path('set/test/other/0.png')} is (64, 64) (width, height); a mask has its image's size",
+        f"{Path('test/empty/0.png')}: the mask {place / 'empty' / '0_mask.png'} shows no flaw: counts for image "
+        "metrics alone",
+        f"{Path('test/missing/0.png')}: defective, but without a mask: counts for image metrics alone",
+        "4 images, 1 not counted; written to out",
+    ]
+
+
+# -------------------------------------------------------------------------------------------------- region of interest
+
+
+def test_box_outside(run: Run) -> None:
+    """A box that does not lie in an image names both."""
+    good()
+    assert run("train", "good", *TINY, "--box", "0,0,65,64") == (
+        2,
+        f"error: the box 0,0,65,64 (left, top, right, bottom) does not lie in {Path('good/0.png')}, which is 64 x 64",
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("--box", "1,2,3", "--box must be left,top,right,bottom such as 10,20,500,400, got 1,2,3"),
+        ("--box", "a,b,c,d", "--box must be left,top,right,bottom such as 10,20,500,400, got a,b,c,d"),
+        ("--brightness", "0.5", "--brightness must be lowest,highest such as 0.2,0.9, got 0.5"),
+        (
+            "--box",
+            "9,0,3,4",
+            "images.region: box must be left,top,right,bottom with left < right and top < bottom, got (9, 0, 3, 4)",
+        ),
+        (
+            "--brightness",
+            "0.9,0.5",
+            "images.region: brightness must be lowest,highest with 0 <= lowest < highest <= 1, got (0.9, 0.5)",
+        ),
+    ],
+)
+def test_region_that_makes_no_sense(run: Run, option: str, text: str, message: str) -> None:
+    """A box or a brightness range of another shape, or the wrong way round, says what was expected and what came."""
+    for command in ("train", "data"):
+        assert run(command, "good", option, text) == (2, f"error: {message}")
+
+
+def test_masks_of_the_region(run: Run) -> None:
+    """A region's folder of masks that is not there, and one without the image's mask."""
+    good()
+    assert run("train", "good", *TINY, "--region", "nowhere") == (2, "error: no such folder of masks: nowhere")
+    Path("masks").mkdir()
+    code, message = run("train", "good", *TINY, "--region", "masks")
+    assert code == 2
+    assert message.startswith("error: no mask for good")
+    assert message.endswith(
+        ".png in masks; a mask has its image's name and one of .png, .tif, .tiff, .jpg, .jpeg, .bmp"
+    )
+
+
+def test_two_regions(run: Run) -> None:
+    """A region of interest is given in one way."""
+    message = "error: images.region: a region of interest is given in one way, got box and brightness"
+    assert run("train", "good", "--box", "0,0,9,9", "--brightness", "0,1") == (2, message)
+
+
+# ------------------------------------------------------------------------------------------------------------- outputs
+
+WRITING = {
+    "demo": ["demo", "-o", "{out}"],
+    "synth": ["synth", "{out}"],
+    "train": ["train", "good", *map(str, TINY), "-o", "{out}/m.flawmap"],
+    "tensorboard": ["train", "good", *map(str, TINY), "-o", "new.flawmap", "--tensorboard", "{out}"],
+    "inspect": ["inspect", "m.flawmap", "good", "-o", "{out}"],
+    "evaluate": ["evaluate", "m.flawmap", "set", "-o", "{out}"],
+}
+
+
+@pytest.fixture
+def forbidden_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained, scored or woven: what is wrong must be found before."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(jobs, "fit", fail)
+    monkeypatch.setattr(jobs, "bad_images", lambda *_: iter(()))
+    monkeypatch.setattr(Detector, "explain", fail)
+
+
+@pytest.mark.usefixtures("forbidden_work")
+@pytest.mark.parametrize("name", WRITING)
+@pytest.mark.parametrize("below", [False, True])
+def test_output_folder_not_writable(run: Run, labelled: Path, name: str, below: bool) -> None:
+    """A file where the output folder should be, or above it, is found before the work starts."""
+    a_model()
+    good()
+    put("file", b"in the way")
+    out = "file/below" if below else "file"
+    made = {"demo": f"{out}/data", "train": f"{Path.cwd() / out}"}.get(name, out)
+    before = left()
+    code, message = run(*(part.format(out=out) for part in WRITING[name]))
+    reason = os.strerror(errno.EEXIST if made.endswith("file") else errno.ENOTDIR)
+    assert (code, message) == (2, f"error: the folder {Path(made)} cannot be made: {reason}; name another one")
+    assert left() == before
+
+
+@pytest.mark.usefixtures("forbidden_work")
+@pytest.mark.parametrize("name", [name for name in WRITING if name != "tensorboard"])
+def test_full_disk(run: Run, labelled: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk without room is found before the work starts, with what is free and what is needed."""
+    a_model()
+    good()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=8000))
+    needed = {"demo": "0.4 GB", "synth": "2.3 MB", "train": "0.2 GB", "inspect": "0.1 MB", "evaluate": "50.0 MB"}[name]
+    folder = Path.cwd() / "out" if name == "train" else Path("out")
+    assert run(*(part.format(out="out") for part in WRITING[name])) == (
+        2,
+        f"error: {folder} has 0.0 MB free, {needed} are needed; make room or name a folder on another disk",
+    )
+    assert not [path for path in left() if path.startswith("out/")]
+
+
+def half_written(self: Path, data: bytes) -> int:
+    """What `Path.write_bytes` does on a disk that fills up."""
+    with self.open("wb") as file:
+        file.write(data[: len(data) // 2])
+    raise OSError(errno.ENOSPC, NO_SPACE)
+
+
+def test_disk_fills_up_while_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that cannot be written whole is not there at all, nor any part of it; an older one stays as it was."""
+    good()
+    put("m.flawmap", b"an older model")
+    monkeypatch.setattr(Path, "write_bytes", half_written)
+    before = left()
+    assert run("train", "good", *TINY, "-o", "m.flawmap") == (
+        2,
+        f"error: m.flawmap cannot be written: {NO_SPACE}",
+    )
+    assert left() == before
+    assert Path("m.flawmap").read_bytes() == b"an older model"
+
+
+def test_disk_fills_up_while_evaluating(run: Run, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics that cannot be written whole are not there at all."""
+    a_model()
+    monkeypatch.setattr(Path, "write_bytes", half_written)
+    assert run("evaluate", "m.flawmap", labelled, "-o", "out") == (
+        2,
+        f"error: {Path('out/metrics.json')} cannot be written: {NO_SPACE}",
+    )
+    assert not [path for path in left() if path.startswith("out/")]
+
+
+def test_disk_fills_up_while_inspecting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An inspection stops there: the pictures before are whole, the lists hold their images, and no part is left."""
+    a_model()
+    good(3)
+    calls = 0
+    save = Image.Image.save
+
+    def fill_up(self: Image.Image, file: Any, **options: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            save(self, file, **options)
+            return
+        Path(file).write_bytes(b"\x89PNG half")
+        raise OSError(errno.ENOSPC, NO_SPACE)
+
+    monkeypatch.setattr(Image.Image, "save", fill_up)
+    assert run("inspect", "m.flawmap", "good", "-o", "out") == (
+        2,
+        f"error: {Path('out/1_mask.png')} cannot be written: {NO_SPACE}",
+    )
+    files = ["0_mask.png", "0_overlay.png", "inspections.jsonl", "regions.csv"]
+    assert sorted(path.name for path in Path("out").iterdir()) == files
+    (line,) = Path("out/inspections.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"] == str(Path("good/0.png"))
+
+
+def test_disk_that_says_no_elsewhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk's refusal that no part of flawmap foresaw is the user's to mend, not a fault of ours."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "good")
+
+    monkeypatch.setattr(jobs, "data", refuse)
+    assert run("data", "good") == (
+        2,
+        "error: good cannot be used: Permission denied; check the path, its rights and the disk",
+    )
+
+
+def test_model_named_like_a_folder(run: Run) -> None:
+    """A folder in place of the model file is found before the training."""
+    good()
+    Path("models").mkdir()
+    assert run("train", "good", *TINY, "-o", "models") == (
+        2,
+        f"error: models is a folder, the model is a file; name one in it: -o {Path('models/model.flawmap')}",
+    )
+
+
+def test_model_named_like_a_checkpoint(run: Run) -> None:
+    """A model may have any name: removing the checkpoint at the end does not remove it."""
+    good()
+    assert run("train", "good", *TINY, "-o", "m.checkpoint")[0] == 0
+    assert run("info", "m.checkpoint")[0] == 0
+
+
+def test_a_folder_of_other_things(run: Run) -> None:
+    """`synth` does not write among files that are not its own."""
+    put("out/letter.txt", b"dear")
+    assert run("synth", "out") == (
+        2,
+        "error: the folder out holds files that flawmap did not write (letter.txt); name an empty or a new folder",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("[training]\nstep = 5", "unknown setting training.step; did you mean training.steps?"),
+        ("[model]\nlatnet = 5", "unknown setting model.latnet; did you mean model.latent?"),
+        ("[modle]\nlatent = 5", "unknown setting modle; did you mean model?"),
+        ("[images.region]\nbrightnes = [0, 1]", None),
+        ("[model]\npatch = 100", "model: patch must be one of 32, 64, 128, 256 pixels, got 100"),
+        ("[model\n", None),
+    ],
+)
+def test_configuration_file(run: Run, toml: str, message: str | None) -> None:
+    """An unknown key names the nearest known one; nonsense says where it stands."""
+    Path("c.toml").write_text(toml)
+    code, said = run("train", "good", "--config", "c.toml")
+    assert code == 2
+    if message is not None:
+        assert said == f"error: c.toml: {message}"
+    elif "brightnes" in toml:
+        assert said.endswith("did you mean images.region.brightness?")
+    else:
+        assert said.startswith("error: c.toml is not TOML: ")
+
+
+def test_no_configuration_file(run: Run) -> None:
+    """A configuration file that is missing, or is a folder."""
+    assert run("train", "good", "--config", "c.toml") == (
+        2,
+        "error: no configuration file c.toml; `flawmap train --show-config` prints one to start from",
+    )
+    Path("c.toml").mkdir()
+    assert run("train", "good", "--config", "c.toml") == (
+        2,
+        f"error: c.toml cannot be used: {os.strerror(errno.EISDIR)}; check the path, its rights and the disk",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--patch 100", "model: patch must be one of 32, 64, 128, 256 pixels, got 100"),
+        (
+            "--patch 32 --stride 33",
+            "stride must not exceed the patch, or pixels between patches go unseen, got stride 33 with patch 32",
+        ),
+        ("--patch 32 --window 33", "window size 33 must not exceed the patch, 32"),
+        ("--latent 200000", "model.latent: Input should be less than or equal to 100000, got 200000"),
+        (
+            "--window 10",
+            "loss.ssim: window size must be odd, so that it has a centre, got 10; residual.ssim: window size must be "
+            "odd, so that it has a centre, got 10",
+        ),
+        (
+            "--window 1",
+            "loss.ssim.size: Input should be greater than or equal to 3, got 1; residual.ssim.size: Input should be "
+            "greater than or equal to 3, got 1",
+        ),
+        (
+            "--steps 1 --minutes 1",
+            "training: exactly one of steps, epochs and minutes is needed, got steps and minutes",
+        ),
+        (
+            "--epochs 3",
+            "training: epochs need a fixed pool of patches; set pool, or give steps or minutes",
+        ),
+        ("--learning-rate 0", "training.learning_rate: Input should be greater than 0, got 0.0"),
+        ("--validation 1", "split.validation: Input should be less than 1, got 1.0"),
+        ("--false-positive-rate 0", "threshold.false_positive_rate: Input should be greater than 0, got 0.0"),
+        ("--scale 0", "images: scale must lie between 0.01 and 16, got 0.0"),
+        ("--scale 0x9", "images: scale must be a factor or width,height in pixels, got (0, 9)"),
+        (
+            "--scale 256",
+            "--scale must be a factor up to 16 such as 0.5, or width x height in pixels such as 256x256, got 256",
+        ),
+        (
+            "--scale half",
+            "--scale must be a factor up to 16 such as 0.5, or width x height in pixels such as 256x256, got half",
+        ),
+        (
+            "--scale nan",
+            "--scale must be a factor up to 16 such as 0.5, or width x height in pixels such as 256x256, got nan",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense(run: Run, arguments: str, message: str) -> None:
+    """Patch, stride, latent, window, budget, rates and scale say what was expected and what came."""
+    assert run("train", "good", *arguments.split()) == (2, f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train --latent 0", "Invalid value for '--latent': Input should be greater than or equal to 1, got 0"),
+        ("train --steps=-1", "Invalid value for '--steps': Input should be greater than or equal to 1, got -1"),
+        ("train --preset best", "Invalid value for '--preset': 'best' is not one of 'paper', 'fast'"),
+        ("train", "Invalid value for DATA: the folder of good images to train on is missing"),
+        ("inspect", "Missing argument 'model'"),
+        ("inspect m.flawmap", "Missing argument 'images'"),
+        ("evaluate m.flawmap", "Missing argument 'dataset'"),
+        ("synth x --kind linen", None),
+        ("train x --latnet 5", None),
+    ],
+)
+def test_wrong_use(run: Run, arguments: str, message: str | None) -> None:
+    """A wrong argument says what came and where the help is."""
+    command, *rest = arguments.split()
+    code, said = run(command, *rest)
+    assert code == 2
+    assert said.endswith(f"; see `flawmap {command} --help`")
+    if message is None:
+        assert "cloth" in said or "--latent" in said
+    else:
+        assert said.startswith(f"error: {message}; ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("64", "--size must be width x height in pixels such as 256x256, got 64"),
+        ("64x", "--size must be width x height in pixels such as 256x256, got 64x"),
+        ("²x9", "--size must be width x height in pixels such as 256x256, got ²x9"),
+        ("9x9", "size must be (width, height) of at least 32 pixels each, got (9, 9)"),
+    ],
+)
+def test_sizes_that_make_no_sense(run: Run, text: str, message: str) -> None:
+    """`synth` says what a size looks like."""
+    assert run("synth", "out", "--size", text) == (2, f"error: {message}")
+    assert left() == set()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
+def test_no_cuda(run: Run) -> None:
+    """CUDA asked for where there is none is found before anything is read."""
+    a_model()
+    good()
+    message = "error: device cuda was asked for, but this machine's torch sees no CUDA GPU; use --device cpu"
+    before = left()
+    for command in (["train", "good"], ["inspect", "m.flawmap", "good"], ["evaluate", "m.flawmap", "good"]):
+        assert run(*command, "--device", "cuda") == (2, message)
+    assert left() == before
+
+
+def test_no_such_device(run: Run) -> None:
+    """A device that nobody has names those that exist."""
+    good()
+    message = "error: device must be auto, cpu, cuda, cuda:N or mps, got 'tpu'"
+    assert run("train", "good", "--device", "tpu") == (2, message)
+
+
+# --------------------------------------------------------------------------------------------------------- model files
+
+
+@pytest.mark.parametrize("command", ["info", "inspect", "evaluate"])
+def test_not_a_model(run: Run, command: str) -> None:
+    """A missing, foreign, truncated or newer model file says which of these it is."""
+    good()
+    more = [] if command == "info" else ["good"]
+    assert run(command, "m.flawmap", *more) == (
+        2,
+        "error: no model file m.flawmap; `flawmap train DATA -o m.flawmap` makes one",
+    )
+    put("m.flawmap", b"no model at all")
+    code, message = run(command, "m.flawmap", *more)
+    assert code == 2
+    assert message.startswith("error: m.flawmap is not a flawmap model, or is damaged: expected a .flawmap file, ")
+    put("m.flawmap", safetensors.torch.save({"weight": torch.zeros(1)}))
+    assert run(command, "m.flawmap", *more) == (
+        2,
+        "error: m.flawmap is a safetensors file, but not a flawmap model: it has no flawmap header; expected a file "
+        "written by `flawmap train`",
+    )
+    put("m.flawmap", safetensors.torch.save({"weight": torch.zeros(1)}, metadata={"flawmap": '{"format": 99}'}))
+    assert run(command, "m.flawmap", *more) == (
+        2,
+        "error: m.flawmap has format 99, this flawmap reads up to 1; update flawmap to read it",
+    )
+    whole = a_model().read_bytes()
+    put("m.flawmap", whole[:-100])
+    code, message = run(command, "m.flawmap", *more)
+    assert code == 2
+    assert message.startswith("error: m.flawmap is ")
+    assert "damaged" in message
+
+
+def test_a_model_without_threshold(run: Run) -> None:
+    """A model without a threshold inspects with one that is given, and says so."""
+    a_model(threshold=None)
+    good()
+    assert run("inspect", "m.flawmap", "good") == (
+        2,
+        "error: m.flawmap has no threshold, since no good images were held out when it was trained; give one with "
+        "--threshold, or train with --validation 0.1",
+    )
+    assert run("inspect", "m.flawmap", "good", "--threshold", 0.9)[0] == 0
+
+
+def test_a_left_checkpoint(run: Run) -> None:
+    """What an unfinished training left is not overwritten, and a damaged one is not resumed."""
+    good()
+    put("m.checkpoint", b"half a training")
+    assert run("train", "good", *TINY, "-o", "m.flawmap") == (
+        2,
+        "error: m.checkpoint is what an unfinished training left; go on with --resume, or remove it to start anew",
+    )
+    code, message = run("train", "good", *TINY, "-o", "m.flawmap", "--resume")
+    assert code == 2
+    assert message.startswith("error: m.checkpoint is not a readable checkpoint (")
+    assert message.endswith("); remove it to start anew")
+
+
+def test_trained_images_as_unseen(run: Run) -> None:
+    """Images that a model was trained on are not scored as unseen, whatever is asked for."""
+    good(7)
+    assert run("train", "good", *TINY, "-o", "m.flawmap", "--last", 2)[0] == 0
+    assert run("evaluate", "m.flawmap", "good", "--last", 2)[0] == 0
+    assert run("evaluate", "m.flawmap", "good", "--last", 3) == (
+        2,
+        f"error: 1 of the images to be scored as unseen were trained on: {Path('good/4.png')}; leave them out, or "
+        "score the areas of the split that were held out",
+    )
