@@ -4,7 +4,7 @@
     python examples/demo_picture.py flawmap-demo docs/images/demo.png
 
 Columns: image, reconstruction, residual (opened; the scale ends at 2.5 thresholds), mask, ground truth. The image is
-the first one of its kind, not a chosen one; --kind names the kind.
+the first one of its kind, not a chosen one; --kind names the kind. Shown is a window around the flaw.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import flawmap
 from flawmap.images import read_mask, write_image
 from flawmap.plots import heatmap
+from flawmap.records import Mask
 from flawmap.reports import picture
 
 GAP = 8  # pixels between pictures
@@ -39,7 +40,19 @@ def joined(pictures: Sequence[NDArray[np.uint8]], axis: int) -> NDArray[np.uint8
     return np.concatenate(parts[:-1], axis=axis)
 
 
-def row(detector: flawmap.Detector, path: Path, truth: Path) -> NDArray[np.uint8]:
+def window(truth: Mask, side: int) -> tuple[slice, slice]:
+    """The square of at most `side` pixels whose centre is the flaw's, moved into the image."""
+
+    def along(axis: int) -> slice:
+        length = truth.shape[axis]
+        size, centre = min(side, length), int(np.flatnonzero(truth.any(axis=1 - axis)).mean())
+        start = min(max(0, centre - size // 2), length - size)
+        return slice(start, start + size)
+
+    return along(0), along(1)
+
+
+def row(detector: flawmap.Detector, path: Path, truth: Mask, side: int) -> NDArray[np.uint8]:
     """What one method makes of one image."""
     image = detector.read(path).pixels
     explained = detector.explain(image, path=path)
@@ -49,9 +62,10 @@ def row(detector: flawmap.Detector, path: Path, truth: Path) -> NDArray[np.uint8
         picture(explained.reconstruction),
         heatmap(inspection.residual, 0.0, HEAT * inspection.threshold),
         picture(inspection.mask),
-        picture(read_mask(truth)),
+        picture(truth),
     )
-    return joined([coloured(values) for values in shown], axis=1)
+    seen = window(truth, side)
+    return joined([coloured(values)[seen] for values in shown], axis=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,11 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("demo", type=Path, help="folder that `flawmap demo` wrote")
     parser.add_argument("output", type=Path, help="PNG to write")
     parser.add_argument("--kind", default="cut", help="kind of flaw [cut]")
+    parser.add_argument("--side", type=int, default=160, help="of the window that is shown, pixels [160]")
     given = parser.parse_args(arguments)
 
     path = min((given.demo / "data" / "test" / given.kind).glob("*.png"))
-    truth = given.demo / "data" / "ground_truth" / given.kind / f"{path.stem}_mask.png"
-    rows = [row(flawmap.Detector.load(given.demo / f"{name}.flawmap"), path, truth) for name in ("l2", "ssim")]
+    truth = read_mask(given.demo / "data" / "ground_truth" / given.kind / f"{path.stem}_mask.png")
+    detectors = [flawmap.Detector.load(given.demo / f"{name}.flawmap") for name in ("l2", "ssim")]
+    rows = [row(detector, path, truth, given.side) for detector in detectors]
     given.output.parent.mkdir(parents=True, exist_ok=True)
     write_image(given.output, joined(rows, axis=0))
     print(f"{given.output}: {given.output.stat().st_size / 1e3:.0f} kB")

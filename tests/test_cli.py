@@ -206,6 +206,7 @@ def test_verbose_shows_the_log(run: Run, cloth: Path, tmp_path: Path) -> None:
     assert "INFO" not in run(*arguments).err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="colons cannot be in a file's name there")
 def test_paths_are_printed_as_they_are(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
     """Brackets and colons in a file's name mean nothing to the terminal, and no long line is broken."""
     folder = tmp_path / ":smile: [red]" / ("x" * 60)
@@ -232,6 +233,7 @@ def test_names_that_are_no_text(run: Run, model: Path, cloth: Path, tmp_path: Pa
     assert "\\udcff.png" in ran.out
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes there end otherwise")
 @pytest.mark.parametrize("arguments", [["train", "--show-config"], ["data", "{cloth}"]])
 def test_a_reader_may_leave(cloth: Path, arguments: list[str]) -> None:
     """When the reader of a pipe has gone (`| head`), the exit code is still that of the work, and nobody complains."""
@@ -523,8 +525,7 @@ def test_interrupted(run: Run, cloth: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(jobs, "data", stop)
-    sentence = "interrupted; what was finished is kept, a training goes on with --resume\n"
-    assert run("data", cloth) == (130, "", sentence)
+    assert run("data", cloth) == (130, "", "interrupted; what was finished is kept\n")
 
 
 def test_a_terminal_shows_a_bar() -> None:

@@ -206,8 +206,8 @@ def overlap_area(scores: list[NDArray[np.float32]], truths: list[NDArray[np.bool
     thresholds = np.append(np.unique(np.concatenate([good, *regions]))[::-1], -np.inf)
     above = [1 - np.searchsorted(values, thresholds, side="right") / len(values) for values in [good, *regions]]
     x, y = above[0], np.mean(above[1:], axis=0)
-    grid = np.append(x[x < limit], limit)
-    return float(np.trapezoid(np.append(y[x < limit], np.interp(limit, x, y)), grid) / limit)
+    heights, grid = np.append(y[x < limit], np.interp(limit, x, y)), np.append(x[x < limit], limit)
+    return float(np.sum(np.diff(grid) * (heights[1:] + heights[:-1])) / 2 / limit)
 
 
 def test_pixel_metrics_equal_scikit_learn(root: Path, model: Path, metrics: dict[str, Any]) -> None:

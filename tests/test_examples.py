@@ -88,10 +88,11 @@ def test_demo_picture(trained: Path, tmp_path: Path) -> None:
     try:
         for name in ("l2", "ssim"):
             (demo / f"{name}.flawmap").write_bytes((trained / "cloth.flawmap").read_bytes())
-        assert load("demo_picture").main([str(demo), str(tmp_path / "images" / "demo.png")]) == 0
+        arguments = [str(demo), str(tmp_path / "images" / "demo.png"), "--side", "100"]
+        assert load("demo_picture").main(arguments) == 0
     finally:
         (demo / "data").rename(trained / "cloth")
     from PIL import Image
 
     with Image.open(tmp_path / "images" / "demo.png") as picture:
-        assert picture.size == (5 * 144 + 4 * 8, 2 * 144 + 8)
+        assert picture.size == (5 * 100 + 4 * 8, 2 * 100 + 8)

@@ -141,9 +141,11 @@ def test_resume_equals_never_stopped(folder: Path, tmp_path: Path) -> None:
         if progress.row.step == 10:
             raise KeyboardInterrupt
 
+    said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        jobs.train(folder, stopped, settings, observe=stop)
+        jobs.train(folder, stopped, settings, observe=stop, say=said.append)
     checkpoint = tmp_path / "stopped.checkpoint"
+    assert said[-1] == f"{checkpoint} holds the training up to its last save; go on with --resume"
     assert checkpoint.is_file()
     assert not stopped.exists()
     with pytest.raises(InputError) as error:
@@ -158,6 +160,22 @@ def test_resume_equals_never_stopped(folder: Path, tmp_path: Path) -> None:
     assert [row.loss for row in resumed.history] == [row.loss for row in whole.history]
     assert all(torch.equal(whole.artifact.weights[n], resumed.artifact.weights[n]) for n in whole.artifact.weights)
     assert resumed.artifact.threshold == whole.artifact.threshold
+
+
+def test_stopped_before_the_first_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """A training that is interrupted before its first checkpoint says that there is nothing to resume."""
+
+    def stop(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        jobs.train(folder, tmp_path / "m.flawmap", config(), observe=stop, say=said.append)
+    assert said[-1] == (
+        "stopped before the first checkpoint, which is due after 1 minutes (checkpoint_minutes): nothing is left to "
+        "resume"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_resume_without_a_checkpoint(folder: Path, tmp_path: Path) -> None:

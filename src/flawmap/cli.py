@@ -434,8 +434,9 @@ def main(arguments: list[str] | None = None) -> int:
         code = INTERRUPTED
     except OSError as error:
         _log_traceback(given)
-        place = error.filename if error.filename is not None else "a file or folder"
-        _complain(errors, f"{place} cannot be used: {error.strerror or error}; check the path, its rights and the disk")
+        reason = error.strerror or str(error)
+        said = f"the disk refuses: {reason}" if error.filename is None else f"{error.filename} cannot be used: {reason}"
+        _complain(errors, f"{said}; check the path, its rights and the disk")
         return BAD_INPUT
     except Exception as error:
         _log_traceback(given)
@@ -446,7 +447,7 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         end_log()
     if code == INTERRUPTED:  # also typer's own answer to Ctrl-C
-        errors.print("interrupted; what was finished is kept, a training goes on with --resume")
+        errors.print("interrupted; what was finished is kept")
     return int(code or 0)
 
 

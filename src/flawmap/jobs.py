@@ -65,6 +65,12 @@ def _silent(done: int, total: int, what: str) -> None:
     return None
 
 
+def _usable(folder: Path, needed: int) -> None:
+    """Refuse an output folder, made already or not, that cannot take what will be written; make it otherwise."""
+    enough_space(folder, needed)
+    writable_folder(folder)
+
+
 # -------------------------------------------------------------------------------------------------------------- synth
 
 
@@ -147,15 +153,19 @@ def train(
 
         images = load_training(split.train, config.images, skip_unreadable=False)
         config = _with_channels(config, images)
-        trained = fit(
-            config,
-            PatchSource(images.images, images.masks, config.model.patch, images.names),
-            _validation_patches(split, config),
-            checkpoint=checkpoint,
-            resume=resume,
-            data_digest=split.digest,
-            observe=note,
-        )
+        try:
+            trained = fit(
+                config,
+                PatchSource(images.images, images.masks, config.model.patch, images.names),
+                _validation_patches(split, config),
+                checkpoint=checkpoint,
+                resume=resume,
+                data_digest=split.digest,
+                observe=note,
+            )
+        except KeyboardInterrupt:
+            say(_what_is_left(checkpoint, config))
+            raise
     provenance = _provenance(config, trained, split, layout=dataset.layout, images=images, skipped=skipped)
     artifact = _calibrated(config, trained, split, provenance)
     save_artifact(artifact, model)  # first: a disk that fills up over a picture must not cost the training
@@ -171,12 +181,22 @@ def _ready(model: Path, config: Config, *, resume: bool) -> Path:
     if model.is_dir():
         raise InputError(f"{model} is a folder, the model is a file; name one in it: -o {model / 'model.flawmap'}")
     checkpoint = _beside(model, ".checkpoint")
-    enough_space(writable_folder(model.absolute().parent), MODEL_BYTES)
+    _usable(model.absolute().parent, MODEL_BYTES)
     if checkpoint.exists() and not resume:
         raise InputError(
             f"{checkpoint} is what an unfinished training left; go on with --resume, or remove it to start anew"
         )
     return checkpoint
+
+
+def _what_is_left(checkpoint: Path, config: Config) -> str:
+    """Of an interrupted training."""
+    if checkpoint.exists():
+        return f"{checkpoint} holds the training up to its last save; go on with --resume"
+    return (
+        f"stopped before the first checkpoint, which is due after {config.training.checkpoint_minutes:g} minutes "
+        "(checkpoint_minutes): nothing is left to resume"
+    )
 
 
 def _beside(model: Path, ending: str) -> Path:
@@ -362,7 +382,7 @@ def inspect(
     detector = Detector.load(model, device=device, precision=precision)
     _check_threshold(model, detector.artifact.threshold if threshold is None else threshold)
     found = _not_in(out, find_images(inputs))
-    enough_space(writable_folder(out), _bytes_needed(found, residuals=residuals, overlays=overlays))
+    _usable(out, _bytes_needed(found, residuals=residuals, overlays=overlays))
     names = _output_names(found)
     rows: list[InspectionRow] = []
     with InspectionLog(out) as records:
@@ -476,7 +496,7 @@ def evaluate_model(
     detector = Detector.of(artifact, device=device, precision=precision)
     dataset = find_dataset(path)
     root = dataset.root.parent if dataset.root.is_file() else dataset.root  # paths in a manifest are relative to it
-    enough_space(writable_folder(out), PAGE_BYTES)
+    _usable(out, PAGE_BYTES)
     split = Split.from_dict(artifact.provenance["data"]["split"])
     samples = unseen_samples(dataset, split, last)
     total, seen = len(samples), 0

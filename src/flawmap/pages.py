@@ -48,6 +48,7 @@ def evaluation_page(
         tables=(_metrics_table(evaluation),),
         figures=figures,
         sections=tuple(sections),
+        heat=("0", f"{HEAT:g} thresholds"),
         footer=f"model version {model['version']}, split {model['split_sha256'][:12]}",
     )
 
@@ -86,6 +87,7 @@ def demo_page(
         tables=(Table("On cloth that neither has seen", columns, tuple(rows)),),
         figures=(),
         sections=(("Flawed images", tuple(cases)),),
+        heat=("0", f"{HEAT:g} thresholds"),
         footer="Synthetic images, made by flawmap.",
     )
 
@@ -111,7 +113,7 @@ def _case_row(detector: Detector, case: Case, row: Mapping[str, Any]) -> CaseRow
     pixels = detector.read(case.sample.path).pixels
     shown = [
         ("image", picture(pixels)),
-        ("found in green, truth in red", overlay(pixels, case.inspection.mask, case.truth)),
+        ("found in green, truth in red", overlay(pixels, case.inspection.mask, case.truth, width=_bold(pixels.shape))),
         ("reconstruction", picture(case.explained.reconstruction)),
         ("residual, opened", _heat(detector, case)),
     ]
@@ -124,6 +126,11 @@ def _method_pictures(detector: Detector, case: Case) -> list[tuple[str, Any]]:
         ("residual", _heat(detector, case)),
         ("mask", _black_white(case.inspection.mask)),
     ]
+
+
+def _bold(shape: tuple[int, ...]) -> int:
+    """Width of outlines that show in a picture of some 300 pixels."""
+    return max(1, round(max(shape) / 250))
 
 
 def _heat(detector: Detector, case: Case) -> Any:

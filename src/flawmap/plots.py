@@ -45,18 +45,19 @@ def overlay(
     *,
     heat: Picture | None = None,
     opacity: float = 0.45,
+    width: int | None = None,
 ) -> Picture:
     """An image with the detected flaws outlined in green and the ground truth in red.
 
     Outlines run around a flaw, outside it, so that the flaw itself stays visible: green next to it, red around that.
-    Along the image's border, where there is no outside, they run inside. They are a pixel wide in images below
-    768 pixels and widen with the longer side, so they stay visible when a large image is shown small.
+    Along the image's border, where there is no outside, they run inside.
 
     Args:
         image: (H, W, 1) or (H, W, 3), floating point, intensities in [0, 1]; values outside are clipped.
         mask: (H, W) bool, detected. truth: (H, W) bool, or None.
         heat: (H, W, 3) uint8, from `heatmap`, laid over the image below the outlines.
         opacity: of the heat, 0 = invisible, 1 = hides the image.
+        width: of the outlines, pixels; None: one pixel in images below 768 pixels, and wider with the longer side.
     Returns:
         (H, W, 3) uint8.
     Raises:
@@ -75,7 +76,7 @@ def overlay(
     if heat is not None:
         levels = (1 - opacity) * levels + opacity * heat
     picture: Picture = np.rint(np.broadcast_to(levels, (*size, 3))).astype(np.uint8)
-    width = max(1, round(max(size) / 512))
+    width = width or max(1, round(max(size) / 512))
     if truth is not None:
         picture[_outline(truth, width, gap=width)] = TRUTH
     picture[_outline(mask, width)] = DETECTED
