@@ -4,7 +4,7 @@
 
 A model's own threshold lets a share of good *pixels* pass. This script takes the residual maps of the good images
 that the model was not trained on, chooses the threshold from their largest values, and writes a copy of the model
-with it. The weights stay as they are.
+with it. The weights stay as they are. Images that chose the threshold cannot measure it: for that take fresh ones.
 """
 
 from __future__ import annotations

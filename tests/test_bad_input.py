@@ -210,8 +210,8 @@ def test_too_few_pixels_to_hold_out(run: Run) -> None:
     assert run("train", "good", *TINY) == (
         2,
         f"error: {Path('good/0.png')} has 48 x 48 usable pixels, too few to keep a strip for validation or test: "
-        "96 x 32 are needed; give more than 5 good images, larger ones, a smaller patch, or set the shares validation "
-        "and test to 0",
+        "96 x 32 are needed; give more than 5 good images, larger ones, a smaller patch, or keep none "
+        "(--validation 0 --last 0)",
     )
     assert run("train", "good", *TINY, "--validation", 0, "--last", 0)[0] == 0
 
@@ -644,7 +644,8 @@ def test_no_configuration_file(run: Run) -> None:
         ),
         (
             "--epochs 3",
-            "training: epochs need a fixed pool of patches; set pool, or give steps or minutes",
+            "training: epochs need a fixed pool of patches; set pool under [training] of --config, "
+            "or give steps or minutes",
         ),
         ("--learning-rate 0", "training.learning_rate: Input should be greater than 0, got 0.0"),
         ("--validation 1", "split.validation: Input should be less than 1, got 1.0"),

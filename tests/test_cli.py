@@ -528,6 +528,23 @@ def test_interrupted(run: Run, cloth: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run("data", cloth) == (130, "", "interrupted; what was finished is kept\n")
 
 
+def test_a_log_file_shows_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is no terminal, each thing that goes on gets a line for every tenth of it that is done."""
+    from flawmap.terminal import Output, end_log
+    from flawmap.training import Progress, Row
+
+    output = Output.start(as_json=False, quiet=False, verbose=False)
+    with output.progress() as bar:
+        for number in range(1, 1001):
+            bar.count(number, 1000, f"{number}.png")
+        bar.training(Progress(Row(20, 0.5, None, 1e-3, 2.0), 20, 99.6, 0.0), name="ssim")
+    end_log()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["1/1000  1.png", "100/1000  100.png"]
+    assert lines[-2:] == ["1000/1000  1000.png", "20/20  ssim  loss 0.5000  100 patches/s  0.0 min left"]
+    assert len(lines) == 1 + 10 + 1
+
+
 def test_a_terminal_shows_a_bar() -> None:
     """On a terminal progress is a bar that says loss, speed and time left."""
     from rich.console import Console

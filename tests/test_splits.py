@@ -181,8 +181,8 @@ def test_few_images_too_small(tmp_path: Path) -> None:
     samples = images(tmp_path, 2, (100, 383))
     message = (
         r"train0\.png has 383 x 100 usable pixels, too few to keep a strip for validation or test: 384 x 128 are "
-        r"needed; give more than 5 good images, larger ones, a smaller patch, or set the shares validation and test "
-        r"to 0$"
+        r"needed; give more than 5 good images, larger ones, a smaller patch, or keep none "
+        r"\(--validation 0 --last 0\)$"
     )
     with pytest.raises(InputError, match=message):
         split_good(samples, HALF, 128)

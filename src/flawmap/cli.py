@@ -497,7 +497,7 @@ def _image_changes(
         "scale": None if scale is None else _scale(scale),
         "region": {
             "box": None if box is None else _numbers(box, 4, int, "--box", "left,top,right,bottom"),
-            "masks": region,
+            "masks": region and region.absolute(),
             "brightness": None
             if brightness is None
             else _numbers(brightness, 2, float, "--brightness", "lowest,highest"),

@@ -182,7 +182,9 @@ class TrainingSettings(Settings):
         if len(given) != 1:
             raise ValueError(f"exactly one of steps, epochs and minutes is needed, got {' and '.join(given) or 'none'}")
         if self.epochs is not None and self.pool is None:
-            raise ValueError("epochs need a fixed pool of patches; set pool, or give steps or minutes")
+            raise ValueError(
+                "epochs need a fixed pool of patches; set pool under [training] of --config, or give steps or minutes"
+            )
         return self
 
 
@@ -275,9 +277,13 @@ def read_config(path: Path, base: Config) -> Config:
 def override(base: Config, changes: dict[str, Any]) -> Config:
     """`base` with nested changes laid over it, checked as a whole.
 
-    Of steps, epochs and minutes a change of one replaces the others; an epoch count needs a pool, given or kept.
+    Of steps, epochs and minutes a change of one replaces the others; an epoch count needs a pool, given or kept. A
+    change of the loss's name changes the residual's too, unless that is named.
     """
     data = base.model_dump()
+    loss = changes.get("loss", {})
+    if isinstance(loss, dict) and "name" in loss:
+        data["residual"]["name"] = loss["name"]
     budget = ("steps", "epochs", "minutes")
     training = changes.get("training", {})
     if isinstance(training, dict) and any(training.get(name) is not None for name in budget):

@@ -6,7 +6,6 @@ loaded when a figure is drawn, not before, and pyplot never: no window, no globa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from flawmap.checks import finite, image_array, shape_text
 from flawmap.errors import InputError
+from flawmap.files import atomic
 from flawmap.records import Curve, FloatMap, Mask
 
 if TYPE_CHECKING:
@@ -249,11 +249,6 @@ def _save(figure: Figure, path: Path) -> None:
     """Write the PNG beside its place, then rename: a reader sees the old file or the new one, never half of one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 (as above)
 
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        FigureCanvasAgg(figure)  # the canvas that draws pixels takes the figure over
-        with beside.open("wb") as file:
-            figure.savefig(file, format="png")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    FigureCanvasAgg(figure)  # the canvas that draws pixels takes the figure over
+    with atomic(path) as beside, beside.open("wb") as file:
+        figure.savefig(file, format="png")

@@ -240,8 +240,8 @@ def _too_small(path: Path, box: Box, roles: int, minimum_side: int) -> str:
     longer = (roles + 1) * minimum_side
     return (
         f"{path} has {width} x {height} usable pixels, too few to keep a strip for validation or test: {longer} x "
-        f"{minimum_side} are needed; give more than {FEW} good images, larger ones, a smaller patch, or set the shares "
-        "validation and test to 0"
+        f"{minimum_side} are needed; give more than {FEW} good images, larger ones, a smaller patch, or keep none "
+        "(--validation 0 --last 0)"
     )
 
 

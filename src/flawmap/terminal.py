@@ -25,7 +25,8 @@ class Bar:
     """A bar on a terminal, a line now and then in a log file, nothing for machines."""
 
     def __init__(self, bar: Progress | None, console: Console | None) -> None:
-        self._bar, self._console, self._tasks, self._decile = bar, console, {}, -1  # type: ignore[var-annotated]
+        self._bar, self._console, self._tasks = bar, console, {}  # type: ignore[var-annotated]
+        self._said = ("", -1)  # what the last line was of, and how many tenths of it were done
 
     def training(self, progress: TrainingProgress, name: str = "training") -> None:
         row = progress.row
@@ -41,8 +42,8 @@ class Bar:
             if key not in self._tasks:
                 self._tasks[key] = self._bar.add_task(text, total=total)
             self._bar.update(self._tasks[key], completed=done, total=total, description=text)
-        elif self._console is not None and 10 * done // total != self._decile:
-            self._decile = 10 * done // total
+        elif self._console is not None and self._said != (key, 10 * done // total):
+            self._said = (key, 10 * done // total)
             _line(self._console, f"{done}/{total}  {text}")
 
 
@@ -264,8 +265,8 @@ def show_demo(console: Console, report: dict[str, Any]) -> None:
 
 
 def _rule(calibration: dict[str, Any]) -> str:
-    if not calibration:
-        return ""
+    if calibration.get("rule") not in ("largest", "quantile"):
+        return f"({calibration['rule']})" if "rule" in calibration else ""  # set by hand
     areas = f"{calibration['good_areas']} held-out good images or areas"
     if calibration["rule"] == "largest":
         return f"(the largest residual of {areas})"

@@ -141,12 +141,13 @@ def fit(
             losses.append(step_once(run.network, run.optimizer, run.step, rate))
             run.step += 1
         loss = float(torch.stack(losses).mean())
-        run.seconds += time.monotonic() - started
+        seconds = time.monotonic() - started
+        run.seconds += seconds
         due = run.step % (ROW_STEPS * VALIDATION_ROWS) == 0 or run.step == run.steps
         held_out_loss = step_once.evaluate(run.network, held_out) if held_out is not None and due else None
         run.history.append(Row(run.step, loss, held_out_loss, rate, run.seconds))
         _check_loss(run, config.training)
-        observe(_progress(run, config.training.batch, (time.monotonic() - started) / len(losses)))
+        observe(_progress(run, config.training.batch, seconds / len(losses)))
         if checkpoint is not None and time.monotonic() - last_saved > 60 * config.training.checkpoint_minutes:
             save_checkpoint(_frozen(run, config, data_digest), checkpoint)
             last_saved = time.monotonic()
