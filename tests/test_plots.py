@@ -175,7 +175,7 @@ def test_a_failed_drawing_keeps_the_old_file(monkeypatch: pytest.MonkeyPatch, tm
         raise OSError("disk full")
 
     monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"roc\.png cannot be written: disk full$"):
         roc_figure({"a": a_curve(0.5)}, path)
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["roc.png"]
