@@ -261,7 +261,7 @@ OPTIONS = {
     | {"DATA", "--output", "--preset", "--loss", "--minutes", "--steps", "--epochs", "--latent", "--patch", "--stride"}
     | {"--window", "--batch", "--learning-rate", "--augment", "--seed", "--scale", "--pad", "--validation", "--last"}
     | {"--split-seed", "--false-positive-rate", "--threshold-rule", "--config", "--show-config", "--resume"}
-    | {"--skip-unreadable", "--tensorboard"},
+    | {"--average", "--skip-unreadable", "--tensorboard"},
     "inspect": COMMON
     | MACHINE
     | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw"},
@@ -450,13 +450,28 @@ def test_every_training_option_reaches_the_settings(run: Run) -> None:
     """Each option of `train` changes the setting of its name."""
     found = settings(
         run,
-        *("--patch", 64, "--latent", 6, "--stride", 7, "--window", 9, "--batch", 3, "--learning-rate", 0.5),
+        *(
+            "--patch",
+            64,
+            "--latent",
+            6,
+            "--stride",
+            7,
+            "--average",
+            "residuals",
+            "--window",
+            9,
+            "--batch",
+            3,
+            "--learning-rate",
+            0.5,
+        ),
         *("--augment", "flips", "--seed", 4, "--scale", "40x30", "--mode", "colour", "--white", 9, "--pixel-limit", 8),
         *("--box", "1,2,3,4", "--pad", "--validation", 0.2, "--last", 2, "--split-seed", 5, "--steps", 11),
         *("--false-positive-rate", 0.01, "--threshold-rule", "largest", "--device", "cpu", "--precision", "bfloat16"),
     )
     assert found["model"] | {"patch": 64, "latent": 6} == found["model"]
-    assert (found["tiling"]["stride"], found["tiling"]["pad"]) == (7, True)
+    assert found["tiling"] | {"stride": 7, "average": "residuals", "pad": True} == found["tiling"]
     assert (found["loss"]["ssim"]["size"], found["residual"]["ssim"]["size"]) == (9, 9)
     training = {"batch": 3, "learning_rate": 0.5, "augment": "flips", "seed": 4, "steps": 11}
     assert found["training"] | training | {"device": "cpu", "precision": "bfloat16"} == found["training"]

@@ -75,6 +75,11 @@ class PrecisionName(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class AverageName(StrEnum):
+    reconstructions = "reconstructions"
+    residuals = "residuals"
+
+
 class RuleName(StrEnum):
     quantile = "quantile"
     largest = "largest"
@@ -223,6 +228,10 @@ def train(
     stride: Annotated[
         int | None, typer.Option(min=1, help="Pixels from patch to patch in scoring. [default: 30]")
     ] = None,
+    average: Annotated[
+        AverageName | None,
+        typer.Option(help="What is averaged where patches overlap. [default: by the method, reconstructions]"),
+    ] = None,
     window: Annotated[
         int | None, typer.Option(help="Side of the SSIM window, odd, pixels; loss and residual. [default: by preset]")
     ] = None,
@@ -287,7 +296,7 @@ def train(
         "model": {"latent": latent, "patch": patch},
         "loss": {"name": loss and loss.value, **windows},
         "residual": {"name": loss and loss.value, **windows},
-        "tiling": {"stride": stride, "pad": pad or None},
+        "tiling": {"stride": stride, "average": average and average.value, "pad": pad or None},
         "images": _image_changes(
             mode=mode, white=white, pixel_limit=pixel_limit, box=box, region=region, brightness=brightness, scale=scale
         ),

@@ -212,6 +212,7 @@ class TrainingImages:
     """images: (H, W, C) float32 in [0, 1] as worked, one C. masks: for each, None (all of it) or (H, W) bool.
 
     names: for messages. skipped: files that could not be read, and why. notes: how many images each was said of.
+    stored: how many files hold values of each type.
     """
 
     images: tuple[Pixels, ...]
@@ -219,6 +220,7 @@ class TrainingImages:
     names: tuple[str, ...]
     skipped: tuple[tuple[Path, str], ...]
     notes: Mapping[str, int]
+    stored: Mapping[str, int]
 
 
 def load_area(area: Area, settings: ImageSettings) -> tuple[Pixels, Mask | None]:
@@ -241,6 +243,7 @@ def load_training(areas: Sequence[Area], settings: ImageSettings, *, skip_unread
     loaded: list[tuple[Area, Pixels, Mask | None]] = []
     skipped: list[tuple[Path, str]] = []
     notes: Counter[str] = Counter()
+    stored: Counter[str] = Counter()
     for area in areas:
         try:
             image = read_image(area.path, settings)
@@ -250,6 +253,7 @@ def load_training(areas: Sequence[Area], settings: ImageSettings, *, skip_unread
             skipped.append((area.path, str(error)))
             continue
         notes.update(image.notes)
+        stored[image.stored] += 1
         loaded.append((area, *_prepared(area, image, settings)))
     if not loaded:
         raise InputError(f"none of {len(areas)} images could be read" if areas else "no image to load")
@@ -265,6 +269,7 @@ def load_training(areas: Sequence[Area], settings: ImageSettings, *, skip_unread
         names=tuple(str(area.path) for area, _, _ in loaded),
         skipped=tuple(skipped),
         notes=dict(notes),
+        stored=dict(stored),
     )
 
 

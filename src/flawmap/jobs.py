@@ -285,6 +285,7 @@ def _provenance(
             "layout": layout,
             "images": len(split.train),
             "sizes": _size_counts(images),
+            "stored": dict(images.stored),
             "notes": dict(images.notes),
             "skipped": len(skipped),
             "split": split.to_dict(),
