@@ -158,8 +158,15 @@ def _facts(about: Mapping[str, Any]) -> tuple[tuple[str, str | Cell], ...]:
         ("threshold", _threshold(model)),
         ("images", ", ".join(f"{count} {label}" for label, count in data["images"].items())),
         ("worked at scale", str(data["scale"])),
-        ("region of interest", str(data["region"]) if data["region"] else "everywhere"),
+        ("region of interest", _region(data["region"])),
     )
+
+
+def _region(region: Mapping[str, Any]) -> str:
+    said = (
+        f"{name} {', '.join(map(str, value)) if isinstance(value, list) else value}" for name, value in region.items()
+    )
+    return "; ".join(said) or "everywhere"
 
 
 def _metrics_table(evaluation: Evaluation) -> Table:
