@@ -24,6 +24,10 @@ from flawmap.records import Curve, FloatMap, Inspection, Mask
 log = logging.getLogger(__name__)
 
 SCHEMA = 1  # of metrics.json
+NOTHING_UNSEEN = (
+    "the set has neither test images nor good ones that the model's split held out; good images that the model never "
+    "saw are counted with --last N"
+)
 
 
 @dataclass(frozen=True)
@@ -160,15 +164,7 @@ def evaluate(
         except InputError as error:
             unreadable.append((_relative(area.path, root), str(error)))
     if not rows and not alarms.images:
-        raise InputError(
-            "no image could be evaluated: "
-            + (
-                unreadable[0][1]
-                if unreadable
-                else "the set has neither test images nor good ones that the model's split held out; good images that "
-                "the model never saw are counted with --last N"
-            )
-        )
+        raise InputError(f"no image could be evaluated: {unreadable[0][1] if unreadable else NOTHING_UNSEEN}")
     image, reason = _image_level(rows)
     return Evaluation(
         pixel=everything.result(),
