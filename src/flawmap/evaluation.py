@@ -148,7 +148,7 @@ def evaluate(
     for case, problem in _cases(detector, samples, root, unreadable, observe):
         rows.append(_row(case, root))
         if problem is not None:
-            notes.append((_relative(case.sample.path, root), problem))
+            notes.append((relative_name(case.sample.path, root), problem))
         if case.label == "outside" or case.truth is None:
             continue
         residual, inside = case.inspection.residual, case.explained.inside
@@ -162,7 +162,7 @@ def evaluate(
             for residual, inside in opened_residuals(detector, [area]):
                 alarms.add(residual, inside)
         except InputError as error:
-            unreadable.append((_relative(area.path, root), str(error)))
+            unreadable.append((relative_name(area.path, root), str(error)))
     if not rows and not alarms.images:
         raise InputError(f"no image could be evaluated: {unreadable[0][1] if unreadable else NOTHING_UNSEEN}")
     image, reason = _image_level(rows)
@@ -219,7 +219,7 @@ def _cases(
             yield score_case(detector, sample)
         except InputError as error:
             log.warning("%s", error)
-            unreadable.append((_relative(sample.path, root), str(error)))
+            unreadable.append((relative_name(sample.path, root), str(error)))
         observe(sample)
 
 
@@ -245,7 +245,7 @@ def _row(case: Case, root: Path) -> dict[str, Any]:
     found = case.inspection.mask
     decided = math.isfinite(case.inspection.threshold)
     row: dict[str, Any] = {
-        "path": _relative(case.sample.path, root),
+        "path": relative_name(case.sample.path, root),
         "kind": case.sample.kind,
         "label": case.label,
         "score": case.inspection.score,
@@ -280,5 +280,6 @@ def _image_level(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any] | None,
     }, None
 
 
-def _relative(path: Path, root: Path) -> str:
+def relative_name(path: Path, root: Path) -> str:
+    """What records call an image: its path below the data set's root, whole where it lies elsewhere."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flawmap.detector import Detector
-from flawmap.evaluation import Case, Evaluation, score_case
+from flawmap.evaluation import Case, Evaluation, relative_name, score_case
 from flawmap.layouts import Sample
 from flawmap.plots import heatmap, overlay
 from flawmap.reports import Case as CaseRow
@@ -30,7 +28,7 @@ def evaluation_page(
 ) -> Page:
     """Metrics, ROC curve, the model's card, and its worst and best cases, scored once more for their pictures."""
     model = about["model"]
-    by_path = {_name(sample, root): sample for sample in samples}
+    by_path = {relative_name(sample.path, root): sample for sample in samples}
     sections = []
     for heading, rows in _chosen(evaluation.per_image):
         cases = [_case_row(detector, score_case(detector, by_path[row["path"]])[0], row) for row in rows]
@@ -66,7 +64,8 @@ def demo_page(
             case = score_case(detector, sample)[0]
             pictures.append(("image", picture(detector.read(sample.path).pixels)))
             pictures += [(f"{name}: {what}", shown) for what, shown in _method_pictures(detector, case)]
-            pictures.append(("ground truth", _black_white(case.truth)))
+            assert case.truth is not None  # woven flaws all have masks
+            pictures.append(("ground truth", picture(case.truth)))
         cases.append(CaseRow(f"{sample.kind}, {sample.path.name}", "", tuple(pictures), rows=len(results)))
     rows = [
         (
@@ -124,7 +123,7 @@ def _method_pictures(detector: Detector, case: Case) -> list[tuple[str, Any]]:
     return [
         ("reconstruction", picture(case.explained.reconstruction)),
         ("residual", _heat(detector, case)),
-        ("mask", _black_white(case.inspection.mask)),
+        ("mask", picture(case.inspection.mask)),
     ]
 
 
@@ -136,10 +135,6 @@ def _bold(shape: tuple[int, ...]) -> int:
 def _heat(detector: Detector, case: Case) -> Any:
     threshold = detector.artifact.threshold or float(case.inspection.residual.max()) or 1.0
     return heatmap(case.inspection.residual, 0.0, HEAT * threshold)
-
-
-def _black_white(mask: Any) -> Any:
-    return np.where(mask, 255, 0).astype(np.uint8)
 
 
 def _facts(about: Mapping[str, Any]) -> tuple[tuple[str, str | Cell], ...]:
@@ -202,7 +197,3 @@ def _threshold(model: Mapping[str, Any]) -> str:
     if model["threshold"] is None:
         return "none"
     return f"{model['threshold']:.4g} on residuals opened with a circle of diameter {model['opening']}"
-
-
-def _name(sample: Sample, root: Path) -> str:
-    return str(sample.path.relative_to(root)) if sample.path.is_relative_to(root) else str(sample.path)
