@@ -17,7 +17,7 @@ SOURCE = Path(flawmap.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files", "records", "config"),
-    ("checks",),
+    ("checks", "blur"),
     ("decoders", "hardware", "ssim", "tiling", "regions", "synthetic", "flaws", "plots", "sampling"),
     ("images", "losses", "residuals", "histograms", "lists", "models.autoencoder"),
     ("layouts", "splits", "interest", "metrics", "models.initialisation"),

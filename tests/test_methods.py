@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from flawmap.config import Config, LossSettings, ResidualSettings, SSIMSettings, parse
+from flawmap.config import (
+    RESIDUAL_OF,
+    Config,
+    LossSettings,
+    MethodName,
+    ResidualName,
+    ResidualSettings,
+    SSIMSettings,
+    parse,
+)
 from flawmap.errors import InputError
 from flawmap.losses import LOSSES, l2_loss, ssim_loss
 from flawmap.methods import METHODS, build_network, residual_of, score_image
@@ -50,9 +59,9 @@ def test_the_l2_loss_sums_over_pixels_and_averages_over_patches() -> None:
 def test_a_perfect_reconstruction_costs_nothing(name: str) -> None:
     """Both losses are 0 for identical patches, and larger for every other reconstruction."""
     settings, patches = LossSettings(ssim=SSIMSettings(constants="wang")), rand(3, 3, 32, 32)
-    assert abs(LOSSES[name](patches, patches, settings).item()) < 1e-6
+    assert abs(LOSSES[name](settings)(patches, patches).item()) < 1e-6
     for other in (patches + 0.1, 1 - patches, rand(3, 3, 32, 32, seed=1), torch.zeros_like(patches)):
-        assert LOSSES[name](patches, other, settings).item() > 1e-3
+        assert LOSSES[name](settings)(patches, other).item() > 1e-3
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -60,7 +69,7 @@ def test_losses_are_float32_scalars_for_half_reconstructions(name: str) -> None:
     """What autocast gives is compared in single precision, and gradients reach it."""
     patches = rand(2, 1, 32, 32)
     reconstructions = rand(2, 1, 32, 32, seed=1).bfloat16().requires_grad_()
-    loss = LOSSES[name](patches, reconstructions, LossSettings())
+    loss = LOSSES[name](LossSettings())(patches, reconstructions)
     assert loss.dtype == torch.float32
     assert loss.shape == ()
     loss.backward()
@@ -140,7 +149,8 @@ def test_shapes_that_differ_are_refused_instead_of_broadcast(function: Callable[
 
 def test_the_tables_name_what_the_settings_accept() -> None:
     """Every loss has a method, every residual a function, and the paper averages reconstructions."""
-    assert set(LOSSES) == set(METHODS) == set(RESIDUALS) == {"l2", "ssim"}
+    assert set(LOSSES) == set(METHODS) == set(get_args(MethodName)) == set(RESIDUAL_OF)
+    assert set(RESIDUALS) == set(get_args(ResidualName)) >= set(RESIDUAL_OF.values())
     assert {method.average for method in METHODS.values()} == {"reconstructions"}
     assert isinstance(build_network(config_of()), Autoencoder)
 

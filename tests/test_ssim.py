@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawmap import ssim as module
+from flawmap import blur as module
 from flawmap.config import SSIMSettings
 from flawmap.errors import InputError
 from flawmap.ssim import constants, ssim, ssim_parts, window_weights

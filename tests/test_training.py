@@ -379,7 +379,7 @@ def test_the_history_has_a_row_every_20_steps_and_one_at_the_end(monkeypatch: py
     assert [row.validation is not None for row in trained.history] == [False, True, False, True]
     with torch.no_grad():
         patches = torch.from_numpy(held_out)
-        exact = LOSSES["ssim"](patches, trained.network(patches), config.loss).item()
+        exact = LOSSES["ssim"](config.loss)(patches, trained.network(patches)).item()
     assert trained.history[-1].validation == pytest.approx(exact, rel=1e-5)
     assert [progress.row for progress in told] == list(trained.history)
     assert all(progress.steps == 65 and progress.patches_per_second > 0 for progress in told)

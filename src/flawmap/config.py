@@ -19,6 +19,13 @@ from flawmap.errors import ConfigError
 PATCH_SIDES = (32, 64, 128, 256)
 
 Preset = Literal["paper", "fast"]
+MethodName = Literal["l2", "ssim"]
+ResidualName = Literal["l2", "ssim", "luminance", "contrast", "structure"]
+
+RESIDUAL_OF: dict[MethodName, ResidualName] = {"l2": "l2", "ssim": "ssim"}
+"""What a method maps, unless told otherwise."""
+WINDOWED = ("ssim", "luminance", "contrast", "structure")
+"""Losses and residuals that compare windows."""
 # TOML and JSON have no tuples and no paths: lists and strings stand for them.
 Numbers = Annotated[tuple[float, float], Field(strict=False)]
 Size = Annotated[tuple[int, int], Field(strict=False)]
@@ -72,15 +79,16 @@ class ModelSettings(Settings):
 class LossSettings(Settings):
     """What training minimises."""
 
-    name: Literal["l2", "ssim"] = "ssim"
+    name: MethodName = "ssim"
     ssim: SSIMSettings = SSIMSettings()
 
 
 class ResidualSettings(Settings):
     """What is mapped when an image is scored."""
 
-    name: Literal["l2", "ssim"] = "ssim"
+    name: ResidualName = "ssim"
     ssim: SSIMSettings = SSIMSettings()
+    smoothing: float = Field(0.0, ge=0, le=100)  # deviation of a Gaussian over the map, pixels of the worked image
 
 
 class TilingSettings(Settings):
@@ -216,12 +224,12 @@ class Config(Settings):
                 f"got stride {self.tiling.stride} with patch {self.model.patch}"
             )
         for part in (self.loss, self.residual):
-            if part.name == "ssim" and part.ssim.size > self.model.patch:
+            if part.name in WINDOWED and part.ssim.size > self.model.patch:
                 raise ValueError(f"window size {part.ssim.size} must not exceed the patch, {self.model.patch}")
         return self
 
 
-def preset(name: Preset, loss: Literal["l2", "ssim"] = "ssim") -> Config:
+def preset(name: Preset, loss: MethodName = "ssim") -> Config:
     """The settings of a preset: `paper` follows Bergmann et al. 2019 to the letter, `fast` is our own recipe."""
     build = {"paper": _paper, "fast": _fast}.get(name)
     if build is None:
@@ -229,11 +237,11 @@ def preset(name: Preset, loss: Literal["l2", "ssim"] = "ssim") -> Config:
     return build(loss)
 
 
-def _paper(loss: Literal["l2", "ssim"]) -> Config:
+def _paper(loss: MethodName) -> Config:
     ssim = SSIMSettings(window="uniform", size=11, constants="paper")
     return Config(
         loss=LossSettings(name=loss, ssim=ssim),
-        residual=ResidualSettings(name=loss, ssim=ssim),
+        residual=ResidualSettings(name=RESIDUAL_OF[loss], ssim=ssim),
         tiling=TilingSettings(stride=30),
         training=TrainingSettings(
             epochs=200, pool=10_000, batch=32, learning_rate=2e-4, weight_decay=1e-5, schedule="constant"
@@ -241,10 +249,12 @@ def _paper(loss: Literal["l2", "ssim"]) -> Config:
     )
 
 
-def _fast(loss: Literal["l2", "ssim"]) -> Config:
+def _fast(loss: MethodName) -> Config:
     return Config(
         loss=LossSettings(name=loss, ssim=SSIMSettings(window="gaussian", size=11, constants="wang")),
-        residual=ResidualSettings(name=loss, ssim=SSIMSettings(window="uniform", size=15, constants="wang")),
+        residual=ResidualSettings(
+            name=RESIDUAL_OF[loss], ssim=SSIMSettings(window="uniform", size=15, constants="wang")
+        ),
         tiling=TilingSettings(stride=30, weights="hann"),
         training=TrainingSettings(minutes=10, batch=32, learning_rate=2e-3, warmup=50, schedule="cosine"),
     )
@@ -283,7 +293,7 @@ def override(base: Config, changes: dict[str, Any]) -> Config:
     data = base.model_dump()
     loss = changes.get("loss", {})
     if isinstance(loss, dict) and "name" in loss:
-        data["residual"]["name"] = loss["name"]
+        data["residual"]["name"] = RESIDUAL_OF.get(loss["name"], loss["name"])
     budget = ("steps", "epochs", "minutes")
     training = changes.get("training", {})
     if isinstance(training, dict) and any(training.get(name) is not None for name in budget):

@@ -1,4 +1,7 @@
-"""What training minimises: a table of names to functions of a batch of patches and their reconstructions."""
+"""What training minimises: a table of names to functions of a batch of patches and their reconstructions.
+
+A loss is made from its settings once, before a training: some have something to load.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from flawmap.checks import same_shape
 from flawmap.config import LossSettings
 from flawmap.ssim import ssim
 
-Loss = Callable[[Tensor, Tensor, LossSettings], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(N, C, P, P) patches and reconstructions to a scalar, at least float32; 0 = the same, larger is worse."""
 
 
 def l2_loss(patches: Tensor, reconstructions: Tensor, settings: LossSettings) -> Tensor:
@@ -30,4 +34,8 @@ def ssim_loss(patches: Tensor, reconstructions: Tensor, settings: LossSettings) 
     return 1 - ssim(patches, reconstructions, settings.ssim, border="reflect").mean()
 
 
-LOSSES: dict[str, Loss] = {"l2": l2_loss, "ssim": ssim_loss}
+def _of(function: Callable[[Tensor, Tensor, LossSettings], Tensor]) -> Callable[[LossSettings], Loss]:
+    return lambda settings: lambda patches, reconstructions: function(patches, reconstructions, settings)
+
+
+LOSSES: dict[str, Callable[[LossSettings], Loss]] = {"l2": _of(l2_loss), "ssim": _of(ssim_loss)}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from flawmap.config import Config, ResidualSettings
+from flawmap.blur import blur, gaussian_weights
+from flawmap.config import Config, LossSettings, ResidualSettings
 from flawmap.losses import LOSSES, Loss
 from flawmap.models import NETWORKS, Autoencoder
 from flawmap.residuals import RESIDUALS, Residual
@@ -24,7 +26,7 @@ class Method(NamedTuple):
     """What is trained, what it minimises, and which overlapping things are averaged when an image is scored."""
 
     network: str
-    loss: Loss
+    loss: Callable[[LossSettings], Loss]
     average: Average
 
 
@@ -70,8 +72,21 @@ def score_image(image: Tensor, reconstruct: Reconstruct, config: Config) -> Scor
     patches = split(image, grid)
     outputs = reconstruct(patches)
     reconstruction = merge(outputs, grid, size, weights)
+    smoothing = config.residual.smoothing
     if (config.tiling.average or METHODS[config.loss.name].average) == "reconstructions":
-        return Scored(residual(image[None], reconstruction[None])[0], reconstruction)
+        return Scored(smoothed(residual(image[None], reconstruction[None])[0], smoothing), reconstruction)
     pairs = zip(torch.split(patches, COMPARED), torch.split(outputs, COMPARED), strict=True)
     residuals = torch.cat([residual(patch, output) for patch, output in pairs])
-    return Scored(merge(residuals[:, None], grid, size, weights)[0], reconstruction)
+    return Scored(smoothed(merge(residuals[:, None], grid, size, weights)[0], smoothing), reconstruction)
+
+
+def smoothed(residual: Tensor, sigma: float) -> Tensor:
+    """A residual map (H, W) blurred by a Gaussian of a deviation in pixels, 0 = as it is.
+
+    A flaw is a place where many pixels in a row disagree; texture that is reproduced a little off disagrees here and
+    there. The window ends at three deviations, or at the map's own side, and reflects at the border.
+    """
+    if sigma == 0:
+        return residual
+    reach = min(math.ceil(3 * sigma), min(residual.shape) - 1)
+    return blur(residual, gaussian_weights(2 * reach + 1, sigma), "reflect")

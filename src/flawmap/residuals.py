@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flawmap.checks import same_shape
 from flawmap.config import ResidualSettings
-from flawmap.ssim import ssim
+from flawmap.ssim import ssim, ssim_parts
 
 Residual = Callable[[Tensor, Tensor, ResidualSettings], Tensor]
 
@@ -31,8 +31,27 @@ def ssim_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSetti
     References:
         Wang et al. 2004, doi:10.1109/TIP.2003.819861; Bergmann et al. 2019, eq. 4-8.
     """
-    similarity = ssim(image, reconstruction, settings.ssim, border="reflect").mean(dim=1)
-    return ((1 - similarity) / 2).clamp(0, 1)  # rounding may lift the similarity of equal windows above 1
+    return _disagreement(ssim(image, reconstruction, settings.ssim, border="reflect"))
 
 
-RESIDUALS: dict[str, Residual] = {"l2": l2_residual, "ssim": ssim_residual}
+def _part_residual(part: str) -> Residual:
+    def residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
+        similarity: Tensor = getattr(ssim_parts(image, reconstruction, settings.ssim, border="reflect"), part)
+        return _disagreement(similarity)
+
+    residual.__doc__ = f"""One part of SSIM, its {part}, by itself: (1 - {part}) / 2 per pixel, as `ssim_residual`."""
+    return residual
+
+
+def _disagreement(similarity: Tensor) -> Tensor:
+    """(N, C, H, W) in [-1, 1] to (N, H, W) in [0, 1]; rounding may lift the similarity of equal windows above 1."""
+    return ((1 - similarity.mean(dim=1)) / 2).clamp(0, 1)
+
+
+RESIDUALS: dict[str, Residual] = {
+    "l2": l2_residual,
+    "ssim": ssim_residual,
+    "luminance": _part_residual("luminance"),
+    "contrast": _part_residual("contrast"),
+    "structure": _part_residual("structure"),
+}

@@ -10,23 +10,18 @@ References:
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from flawmap.blur import Border, blur, gaussian_weights
 from flawmap.checks import image_batch, same_shape
 from flawmap.config import SSIMSettings
 from flawmap.errors import InputError
 
-Border = Literal["valid", "reflect"]
-
 CONSTANTS = {"paper": (0.01, 0.03), "wang": (0.01**2, 0.03**2)}
 """c1, c2 for intensities in [0, 1]: as Bergmann et al. print them; Wang et al.'s (0.01 L)^2, (0.03 L)^2 for L = 1."""
-
-WHOLE_SIDE = 256  # sides up to this are blurred by one matrix; longer ones tile by tile
-TILE = 96  # outputs of one tile along a side; a little above the window keeps the banded matrix dense
 
 
 class Parts(NamedTuple):
@@ -65,7 +60,7 @@ def ssim_parts(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "r
     c1, c2 = constants(settings)
     with torch.autocast(p.device.type, enabled=False):
         (p, offset_p), (q, offset_q) = _centred(p), _centred(q)
-        blurred = _blur(torch.stack((p, q, p * p, q * q, p * q)), settings, border)
+        blurred = blur(torch.stack((p, q, p * p, q * q, p * q)), window_weights(settings), border)
         mean_p, mean_q, square_p, square_q, product = blurred.unbind(0)
         sigma_p = _root(square_p - mean_p * mean_p)
         sigma_q = _root(square_q - mean_q * mean_q)
@@ -88,9 +83,7 @@ def window_weights(settings: SSIMSettings) -> Tensor:
     """The K weights of the separable window along one axis, float64, summing to 1."""
     if settings.window == "uniform":
         return torch.full((settings.size,), 1 / settings.size, dtype=torch.float64)
-    distance = torch.arange(settings.size, dtype=torch.float64) - settings.size // 2
-    weights = torch.exp(-(distance**2) / (2 * settings.sigma**2))
-    return weights / weights.sum()
+    return gaussian_weights(settings.size, settings.sigma)
 
 
 def _closed_product(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
@@ -99,7 +92,7 @@ def _closed_product(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border
     c1, c2 = constants(settings)
     with torch.autocast(p.device.type, enabled=False):
         (p, offset_p), (q, offset_q) = _centred(p), _centred(q)
-        blurred = _blur(torch.stack((p, q, p * p + q * q, p * q)), settings, border)
+        blurred = blur(torch.stack((p, q, p * p + q * q, p * q)), window_weights(settings), border)
         mean_p, mean_q, squares, product = blurred.unbind(0)
         variances = (squares - (mean_p * mean_p + mean_q * mean_q)).clamp_min(0)  # the brackets keep p, q symmetric
         sigma_pq = product - mean_p * mean_q
@@ -143,38 +136,3 @@ def _power(values: Tensor, exponent: float) -> Tensor:
     if exponent == 0:
         return torch.ones_like(values)
     return values.sign() * values.abs().clamp_min(1e-12) ** exponent
-
-
-def _blur(stack: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
-    """Weighted window means of (..., H, W) along both axes."""
-    weights = window_weights(settings).to(stack.dtype).to(stack.device)  # MPS knows no float64
-    rows = _blur_last(stack, weights, border)
-    return _blur_last(rows.mT, weights, border).mT
-
-
-def _blur_last(stack: Tensor, weights: Tensor, border: Border) -> Tensor:
-    """Window means along the last axis: one banded matrix, or for long sides one per tile."""
-    side, size = stack.shape[-1], len(weights)
-    if side <= WHOLE_SIDE:
-        return stack @ _band(side, weights, border).mT
-    if border == "reflect":
-        flat = functional.pad(stack.flatten(0, -3), (size // 2, size // 2), mode="reflect")
-        stack = flat.reshape(*stack.shape[:-1], side + size - 1)
-    outputs = stack.shape[-1] - size + 1
-    tiles = -(-outputs // TILE)
-    padded = functional.pad(stack, (0, tiles * TILE + size - 1 - stack.shape[-1]))
-    windows = padded.unfold(-1, TILE + size - 1, TILE)  # (..., H, tiles, TILE + K - 1)
-    blurred = windows @ _band(TILE + size - 1, weights, "valid").mT
-    return blurred.flatten(-2)[..., :outputs]
-
-
-def _band(side: int, weights: Tensor, border: Border) -> Tensor:
-    """The matrix (outputs, side) whose rows hold the window's weights; a reflecting border folds them back inside."""
-    size = len(weights)
-    half = size // 2 if border == "reflect" else 0
-    outputs = side if border == "reflect" else side - size + 1
-    columns = torch.arange(outputs, device=weights.device)[:, None] + torch.arange(size, device=weights.device) - half
-    columns = columns.abs()
-    columns = torch.where(columns >= side, 2 * (side - 1) - columns, columns)
-    band = torch.zeros(outputs, side, dtype=weights.dtype, device=weights.device)
-    return band.scatter_add_(1, columns, weights.expand(outputs, size))

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from flawmap.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from flawmap.checks import shape_text
@@ -41,7 +41,8 @@ PLATEAU = 0.98  # of the flat reconstruction's loss: above it nothing has been l
 TIMED_STEPS = (4, 10)  # run in, then measured, to turn minutes into steps
 
 # Streams of one seed, so that no two uses of it see the same numbers.
-_BATCH, _POOL, _EPOCH, _BIRTH = range(4)
+_BATCH, _POOL, _EPOCH, _BIRTH, _NOISE = range(5)
+_HELD_OUT = 2**32 - 1  # in place of a step, for the noise of held-out patches
 
 
 Birth = Callable[[Autoencoder, Tensor, int], None]
@@ -82,7 +83,7 @@ class Progress:
 class Trained:
     """The end of a training. flat_loss: of a reconstruction that is flat, for comparison."""
 
-    network: nn.Module
+    network: Autoencoder
     history: tuple[Row, ...]
     steps: int
     seconds: float
@@ -94,7 +95,7 @@ class Trained:
 class _Run:
     """What changes while training goes on."""
 
-    network: nn.Module
+    network: Autoencoder
     optimizer: torch.optim.Optimizer
     steps: int
     flat_loss: float
@@ -181,17 +182,17 @@ class _Stepper:
     def __init__(self, config: Config, source: Patches, device: torch.device) -> None:
         self.config, self.source, self.device = config, source, device
         self.precision = choose_precision(config.training.precision, device)
-        self.loss = METHODS[config.loss.name].loss
+        self.loss = METHODS[config.loss.name].loss(config.loss)
         pool = config.training.pool
         rng = np.random.default_rng([config.training.seed, _POOL])
         self.pool = None if pool is None else source.draw(pool, rng)
 
-    def __call__(self, network: nn.Module, optimizer: torch.optim.Optimizer, step: int, rate: float) -> Tensor:
+    def __call__(self, network: Autoencoder, optimizer: torch.optim.Optimizer, step: int, rate: float) -> Tensor:
         for group in optimizer.param_groups:
             group["lr"] = rate
         patches = self._on_device(self.batch(step))
         optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(network, patches)
+        loss = self._loss(network, patches, step)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return loss.detach()
@@ -217,23 +218,26 @@ class _Stepper:
             self._order, self._order_epoch = rng.permutation(len(self.pool)), epoch
         return int(self._order[offset])
 
-    def evaluate(self, network: nn.Module, patches: Tensor) -> float:
+    def evaluate(self, network: Autoencoder, patches: Tensor) -> float:
         """Mean loss of patches, without training on them."""
         total = 0.0
         with torch.no_grad():
             for part in torch.split(patches, self.config.training.batch):
-                total += len(part) * float(self._loss(network, self._on_device(part)))
+                total += len(part) * float(self._loss(network, self._on_device(part), _HELD_OUT))
         return total / len(patches)
 
     def flat_loss(self, patches: Tensor) -> float:
         """Loss of the best reconstruction that has no structure: every patch's mean."""
         flat = patches.mean(dim=(2, 3), keepdim=True).expand_as(patches)
-        return float(self.loss(patches, flat, self.config.loss))
+        return float(self.loss(self._on_device(patches), self._on_device(flat)))
 
-    def _loss(self, network: nn.Module, patches: Tensor) -> Tensor:
+    def _loss(self, network: Autoencoder, patches: Tensor, step: int) -> Tensor:
+        seed = np.random.SeedSequence([self.config.training.seed, _NOISE, step]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator(device=self.device).manual_seed(int(seed))
         with autocast(self.device, self.precision):
-            reconstructions = network(patches)
-        return self.loss(patches, reconstructions, self.config.loss)
+            reconstructions, divergence = network.draw(patches, generator)
+            loss = self.loss(patches, reconstructions)
+        return loss if divergence is None else loss + divergence
 
     def _on_device(self, patches: Tensor) -> Tensor:
         return patches.to(self.device, memory_format=torch.channels_last, non_blocking=self.device.type == "cuda")
@@ -263,7 +267,7 @@ def _begin(config: Config, source: Patches, step_once: _Stepper, saved: Checkpoi
     return _Run(placed, optimizer, saved.steps, flat, saved.step, saved.seconds, history)
 
 
-def _count_steps(settings: TrainingSettings, step_once: _Stepper, network: nn.Module) -> int:
+def _count_steps(settings: TrainingSettings, step_once: _Stepper, network: Autoencoder) -> int:
     """The number of steps that the budget buys; minutes are measured once, on a copy that is thrown away."""
     if settings.steps is not None:
         return settings.steps

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from flawmap.config import ModelSettings
-from flawmap.models.autoencoder import Autoencoder
+from flawmap.models.autoencoder import Autoencoder, Drawn
 from flawmap.models.initialisation import initialise
 
-__all__ = ["NETWORKS", "Autoencoder", "initialise"]
+__all__ = ["NETWORKS", "Autoencoder", "Drawn", "initialise"]
 
 NETWORKS: dict[str, Callable[[ModelSettings], Autoencoder]] = {"autoencoder": Autoencoder}

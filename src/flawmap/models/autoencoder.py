@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from flawmap.config import ModelSettings
@@ -44,6 +45,13 @@ TABLE_1 = (
 FRONT_256 = Layer(32, 4, 2, 1)
 
 
+class Drawn(NamedTuple):
+    """reconstructions: (N, C, P, P). divergence: a scalar that is added to the loss; None: nothing."""
+
+    reconstructions: Tensor
+    divergence: Tensor | None
+
+
 class Autoencoder(nn.Module):
     """Patches (N, C, P, P) to a latent vector (N, D, 1, 1) and back to their reconstruction (N, C, P, P)."""
 
@@ -63,6 +71,10 @@ class Autoencoder(nn.Module):
     def forward(self, x_NCPP: Tensor) -> Tensor:
         reconstruction: Tensor = self.decoder(self.encoder(x_NCPP))
         return reconstruction
+
+    def draw(self, x_NCPP: Tensor, generator: torch.Generator) -> Drawn:
+        """What training compares with the patches; networks that sample take their noise from the generator."""
+        return Drawn(self(x_NCPP), None)
 
 
 def encoder_layers(settings: ModelSettings) -> tuple[Layer, ...]:
