@@ -1,12 +1,16 @@
-"""How the settings of `fast` were chosen: on good images alone, with synthetic flaws pasted into those held out.
+"""How the settings of scoring are chosen: on good images alone, with synthetic flaws pasted into those held out.
 
-    python benchmarks/choose.py SET [--steps 1500] [--change TOML] [--json FILE] [--data DIR]
+    python benchmarks/choose.py SET [--steps 1500] [--change TOML] [--model FILE] [--against-truth] [--data DIR]
+    python benchmarks/choose.py --rank FILE [FILE ...]
 
 For a set it trains on all good images but the last tenth (NanoTWICE: but the last of the five), with the settings of
-`fast` and whatever `--change` lays over them, pastes seeded flaws into the rest, and scores them by each residual of
-a table from one and the same network. No defective image is read.
+`fast` and whatever `--change` lays over them, pastes seeded flaws into the rest, and scores them by each variant of a
+table from one and the same network. No defective image is read.
 
     python benchmarks/choose.py nanotwice --change "training.learning_rate = 1e-3"
+
+`--against-truth` scores the set's defective images as well, by the same network and variants. That is no way to choose:
+it tests whether pasted flaws can choose at all. `--rank` then prints Spearman's correlation of the two orders.
 """
 
 from __future__ import annotations
@@ -16,95 +20,157 @@ import json
 import os
 import sys
 import tomllib
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flawmap.artifact import Artifact
-from flawmap.config import Config, override, preset
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from flawmap.artifact import Artifact, load_artifact, save_artifact
+from flawmap.config import Config, ResidualSettings, override, preset
 from flawmap.datasets import PatchSource, find_dataset, load_training
 from flawmap.detector import Detector
 from flawmap.flaws import add_flaws
-from flawmap.images import Pixels
+from flawmap.images import Pixels, read_mask, to_size, worked
+from flawmap.interest import bounding_box
+from flawmap.methods import residual_of, smoothed
 from flawmap.metrics import PixelMetrics
-from flawmap.records import Mask
+from flawmap.records import FloatMap, Mask
+from flawmap.regions import opened
 from flawmap.splits import Area
 from flawmap.training import fit
 
 DATA = Path(os.environ.get("FLAWMAP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-FLAWED = 16  # images with pasted flaws
-SETS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "nanotwice": ("nanotwice", {"model": {"latent": 500}}, ("contamination", "clump", "cut", "rough")),
-    "grid": ("mvtec_grid_512", {"images": {"scale": 0.5}}, ("contamination", "cut", "rough", "stroke", "clump")),
-    "fabric03": (
-        "aitex_fabric03",
-        {"images": {"region": {"box": (1280, 0, 4050, 256)}}},
-        ("contamination", "cut", "rough", "missing_thread", "clump"),
-    ),
+FLAWED = 10  # images with pasted flaws
+SMOOTHINGS = (0, 4, 8, 12)  # pixels of the worked image
+FIGURES = ("auroc", "average_precision", "au_pro_30")
+SETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "nanotwice": ("nanotwice", {"model": {"latent": 500}}),
+    "grid": ("mvtec_grid_512", {"images": {"scale": 0.5}}),
+    "fabric03": ("aitex_fabric03", {"images": {"region": {"box": (1280, 0, 4050, 256)}}}),
 }
+PROXIES = {"film": (("film",), (6, 11)), "mixed": (("contamination", "clump", "cut", "rough"), (4, 7))}
+
+Case = tuple[FloatMap, FloatMap, Mask]
+"""An image, its reconstruction, both (H, W) as worked, and the flaws' mask."""
 
 
-def residuals() -> dict[str, dict[str, Any]]:
-    """Changes to the scoring, each compared on one network."""
-    table: dict[str, dict[str, Any]] = {"l2": {"residual": {"name": "l2"}}}
+def residuals() -> Iterator[tuple[str, ResidualSettings]]:
+    """What is compared on one network, each at every smoothing."""
     for window, size, constants in (
         ("uniform", 11, "wang"),
         ("uniform", 15, "wang"),
         ("uniform", 21, "wang"),
-        ("uniform", 31, "wang"),
         ("gaussian", 11, "wang"),
         ("uniform", 11, "paper"),
+        ("uniform", 11, (1e-5, 1e-4)),
     ):
-        similarity = {"window": window, "size": size, "constants": constants}
-        for weights in ("uniform", "hann"):
-            changes = {"residual": {"name": "ssim", "ssim": similarity}, "tiling": {"weights": weights}}
-            table[f"{window} {size}, {constants}, {weights} merging"] = changes
-    return table
+        settings = {"ssim": {"window": window, "size": size, "constants": constants}}
+        yield f"{window} {size}, {constants}", ResidualSettings.model_validate(settings)
+    yield "l2", ResidualSettings(name="l2")
 
 
-def pasted(good: list[Pixels], kinds: tuple[str, ...]) -> list[tuple[Pixels, Mask]]:
-    """Held-out good images in turn, each with two to four flaws."""
-    return [add_flaws(good[i % len(good)], i, kinds=kinds, count=(2, 4))[:2] for i in range(FLAWED)]
+def measure(cases: list[Case], settings: ResidualSettings) -> dict[int, dict[str, float]]:
+    """The figures by smoothing."""
+    residual = residual_of(settings)
+    metrics = {smoothing: PixelMetrics() for smoothing in SMOOTHINGS}
+    for image, rebuilt, mask in cases:
+        found = residual(torch.from_numpy(image)[None, None], torch.from_numpy(rebuilt)[None, None])[0]
+        for smoothing, figures in metrics.items():
+            figures.add(opened(to_size(smoothed(found, smoothing).numpy(), mask.shape), 4), mask)
+    results = {smoothing: figures.result() for smoothing, figures in metrics.items()}
+    return {s: {name: round(float(result[name]), 4) for name in FIGURES} for s, result in results.items()}
 
 
-def measure(detector: Detector, images: list[tuple[Pixels, Mask]]) -> dict[str, float]:
-    metrics = PixelMetrics()
-    for image, mask in images:
-        # The images are as worked already: no region, no scale.
-        explained = detector.explain_inside(image, None, image.shape[:2])
-        metrics.add(detector.opened(explained.residual), mask)
-    result = metrics.result()
-    return {name: round(float(result[name]), 4) for name in ("auroc", "average_precision", "au_pro_30")}
+def rebuilt(detector: Detector, image: Pixels, mask: Mask) -> Case:
+    """A case of a detector whose region and scale were taken off: the image is as worked already."""
+    return image[..., 0].copy(), detector.explain(image).reconstruction[..., 0].copy(), mask
+
+
+def truth(detector: Detector, data: Path, config: Config) -> list[Case]:
+    """The set's own defective images, cut to the region of interest and scaled, with masks of their own size."""
+    cases = []
+    for sample in find_dataset(data).select("test", "defective"):
+        if sample.mask is None:
+            continue
+        image, mask = detector.read(sample.path).pixels, read_mask(sample.mask)
+        if config.images.region.box is not None:
+            inside = np.zeros(mask.shape, np.bool_)
+            left, top, right, bottom = config.images.region.box
+            inside[top:bottom, left:right] = True
+            left, top, right, bottom = bounding_box(inside)
+            image, mask = image[top:bottom, left:right], mask[top:bottom, left:right]
+        cases.append(rebuilt(detector, np.ascontiguousarray(worked(image, config.images.scale)), mask.copy()))
+    return cases
+
+
+def model(name: str, config: Config, good: list[Pixels], file: Path | None) -> Artifact:
+    """Trained on these good images; kept in a file, and taken from it the next time."""
+    if file is not None and file.exists():
+        return load_artifact(file)
+    trained = fit(config, PatchSource(good, [None] * len(good), config.model.patch))
+    print(f"{name}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.history[-1].loss:.4f}", flush=True)
+    plain = override(config, {"images": {"scale": 1.0, "region": {"box": None}}})
+    artifact = Artifact(plain, trained.network.state_dict(), None, {}, {})
+    if file is not None:
+        save_artifact(artifact, file)
+    return artifact
+
+
+def rank(files: list[Path]) -> None:
+    """Whether pasted flaws put variants in the order that real defects do, over the networks of all files."""
+    rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    for proxy in PROXIES:
+        for figure in FIGURES:
+            keys = [(row["change"], variant) for row in rows for variant in row["truth"]]
+            real = [row["truth"][variant][figure] for row in rows for variant in row["truth"]]
+            pasted = [row[proxy][variant][figure] for row in rows for variant in row["truth"]]
+            best = int(np.argmax(pasted))
+            print(
+                f"{proxy:6} {figure:18} {len(real)} variants: Spearman {spearmanr(real, pasted).statistic:.3f}; "
+                f"its best, {keys[best][1]} ({keys[best][0]}), has {real[best]:.4f} of {max(real):.4f}"
+            )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("set", choices=SETS)
+    parser.add_argument("set", choices=SETS, nargs="?")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--change", default="", help="TOML laid over the settings, lines parted by ;")
+    parser.add_argument("--model", type=Path, help="file that keeps the trained network for the next call")
+    parser.add_argument("--against-truth", action="store_true", help="score the real defects too, to test the proxy")
     parser.add_argument("--json", type=Path, help="file to add the figures to, one JSON object a line")
+    parser.add_argument("--rank", type=Path, nargs="+", help="print how well the proxies rank, from such files")
     parser.add_argument("--data", type=Path, default=DATA)
     arguments = parser.parse_args()
-    folder, own, kinds = SETS[arguments.set]
+    if arguments.rank:
+        rank(arguments.rank)
+        return 0
+    folder, own = SETS[arguments.set]
     config: Config = override(override(preset("fast"), own), {"training": {"steps": arguments.steps}})
     config = override(config, tomllib.loads(arguments.change.replace(";", "\n")))
     good = find_dataset(arguments.data / folder).select("train", "good")
     loaded = load_training([Area(sample.path, "") for sample in good], config.images, skip_unreadable=False)
     held = max(1, len(good) // 10)
     config = override(config, {"model": {"channels": loaded.images[0].shape[2]}})
-    train = list(loaded.images[:-held])
-    trained = fit(config, PatchSource(train, [None] * len(train), config.model.patch))
-    print(f"{arguments.set}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.history[-1].loss:.4f}")
-    images = pasted(list(loaded.images[-held:]), kinds)
-    plain = override(config, {"images": {"scale": 1.0, "region": {"box": None}}})
-    artifact = Artifact(plain, trained.network.state_dict(), None, {}, {})
-    rows = {}
-    for name, changes in residuals().items():
-        rows[name] = measure(Detector.of(replace(artifact, config=override(plain, changes))), images)
-        figures = "  ".join(f"{figure} {value:.4f}" for figure, value in rows[name].items())
-        print(f"  {name:36} {figures}", flush=True)
+    detector = Detector.of(model(arguments.set, config, list(loaded.images[:-held]), arguments.model))
+    kept: dict[str, Any] = {"set": arguments.set, "steps": arguments.steps, "change": arguments.change}
+    cases = {}
+    for proxy, (kinds, count) in PROXIES.items():
+        flawed = [add_flaws(loaded.images[-held:][i % held], i, kinds=kinds, count=count)[:2] for i in range(FLAWED)]
+        cases[proxy] = [rebuilt(detector, image, mask) for image, mask in flawed]
+    if arguments.against_truth:
+        cases["truth"] = truth(detector, arguments.data / folder, config)
+    for what, ones in cases.items():
+        kept[what] = {}
+        for name, settings in residuals():
+            for smoothing, figures in measure(ones, settings).items():
+                kept[what][f"{name}, {smoothing} px"] = figures
+                values = "  ".join(f"{figure} {value:.4f}" for figure, value in figures.items())
+                print(f"  {what:6} {name:28} {smoothing:2} px  {values}", flush=True)
     if arguments.json is not None:
-        kept = {"set": arguments.set, "steps": trained.steps, "change": arguments.change, "residuals": rows}
         with arguments.json.open("a", encoding="utf-8") as file:
             file.write(json.dumps(kept) + "\n")
     return 0

@@ -174,6 +174,7 @@ SHAPES: dict[str, tuple[list[str], set[str]]] = {
     "info": (["info", "{model}"], {"file", "version", "format", "config", "threshold", "provenance"}),
     "inspect": (["inspect", "{model}", "{cloth}/test/cut", "-o", "{tmp}/out"], {"folder", "images"}),
     "evaluate": (["evaluate", "{model}", "{cloth}", "-o", "{tmp}/out"], {"folder", "pixel", "image", "per_image"}),
+    "weights": (["weights", "list"], {"fetched", "folder", "weights"}),
 }
 
 
@@ -261,12 +262,17 @@ OPTIONS = {
     | {"DATA", "--output", "--preset", "--loss", "--minutes", "--steps", "--epochs", "--latent", "--patch", "--stride"}
     | {"--window", "--batch", "--learning-rate", "--augment", "--seed", "--scale", "--pad", "--validation", "--last"}
     | {"--split-seed", "--false-positive-rate", "--threshold-rule", "--config", "--show-config", "--resume"}
-    | {"--average", "--skip-unreadable", "--tensorboard"},
+    | {"--average", "--skip-unreadable", "--tensorboard", "--features", "--feature-network"},
     "inspect": COMMON
     | MACHINE
     | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw"},
     "evaluate": COMMON | MACHINE | {"MODEL", "DATASET", "--output", "--last"},
+    "reproduce": COMMON
+    | MACHINE
+    | {"WHAT", "--data", "--output", "--preset", "--minutes", "--steps", "--epochs", "--sets", "--methods", "--seeds"}
+    | {"--features", "--feature-network", "--jobs", "--list", "--keep-models"},
     "info": COMMON | {"MODEL"},
+    "weights": COMMON | {"ACTION", "NETWORK", "--url", "--output"},
 }
 # What a number of each option counts, as its help has to say.
 UNITS = {
@@ -310,7 +316,7 @@ def parameters(name: str) -> dict[str, Any]:
 
 def test_commands() -> None:
     """These commands exist and no others: a change is deliberate."""
-    assert list(commands()) == ["demo", "synth", "data", "train", "inspect", "evaluate", "info"]
+    assert list(commands()) == ["demo", "synth", "data", "train", "inspect", "evaluate", "reproduce", "info", "weights"]
     assert set(commands()) == set(OPTIONS)
 
 

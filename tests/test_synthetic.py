@@ -313,7 +313,7 @@ CORNER[:5, :5] = True
         ),
         (
             lambda: add_flaw(plain(0.5), "hole", 0),
-            "kind must be one of cut, rough, contamination, missing_thread, clump, stroke, dot, got 'hole'",
+            "kind must be one of cut, rough, contamination, missing_thread, clump, stroke, dot, film, got 'hole'",
         ),
         (lambda: add_flaw(plain(0.5), "dot", -2), "seed must be 0 or more, got -2"),
         (
@@ -347,7 +347,7 @@ CORNER[:5, :5] = True
         ),
         (
             lambda: add_flaws(plain(0.5), 0, kinds=()),
-            "kinds must name at least one of cut, rough, contamination, missing_thread, clump, stroke, dot, got none",
+            "kinds must name at least one of cut, rough, contamination, missing_thread, clump, stroke, dot, film, got none",
         ),
         (
             lambda: add_flaws(plain(0.5), 0, count=(2, 1)),

@@ -43,7 +43,7 @@ def _blur_last(stack: Tensor, weights: Tensor, border: Border) -> Tensor:
     if side <= WHOLE_SIDE:
         return stack @ _band(side, weights, border).mT
     if border == "reflect":
-        flat = functional.pad(stack.flatten(0, -3), (size // 2, size // 2), mode="reflect")
+        flat = functional.pad(stack.reshape(-1, *stack.shape[-2:]), (size // 2, size // 2), mode="reflect")
         stack = flat.reshape(*stack.shape[:-1], side + size - 1)
     outputs = stack.shape[-1] - size + 1
     tiles = -(-outputs // TILE)

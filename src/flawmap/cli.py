@@ -1,7 +1,8 @@
 """The command line: parse, one call of `flawmap.jobs`, print, exit code. Nothing heavy is imported before it is needed.
 
 Exit codes: 0 done; 1 our fault; 2 wrong use or bad input; 3 flaws found (only with --fail-on-flaw); 4 some images
-could not be read, the rest is done (wins over 3); 130 interrupted. A disk without room or rights counts as 2.
+could not be read or some trainings failed, the rest is done (wins over 3); 130 interrupted. A disk without room or
+rights counts as 2.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ from flawmap.terminal import (
     show_evaluation,
     show_info,
     show_inspections,
+    show_plan,
+    show_reproduction,
     show_training,
+    show_weights,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +52,30 @@ class PresetName(StrEnum):
 class MethodName(StrEnum):
     l2 = "l2"
     ssim = "ssim"
+    vae = "vae"
+    fm = "fm"
+
+
+class FeatureName(StrEnum):
+    alexnet = "alexnet"
+    squeezenet = "squeezenet"
+
+
+class WeightsAction(StrEnum):
+    list = "list"
+    fetch = "fetch"
+
+
+class ExperimentName(StrEnum):
+    figure1 = "figure1"
+    figure2 = "figure2"
+    figure3 = "figure3"
+    figure5 = "figure5"
+    figure6 = "figure6"
+    figure7 = "figure7"
+    table2 = "table2"
+    timing = "timing"
+    all = "all"
 
 
 class KindName(StrEnum):
@@ -213,6 +241,16 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")] = Path("model.flawmap"),
     preset: Annotated[PresetName, typer.Option(help="paper: as published; fast: our recipe.")] = PresetName.fast,
     loss: Annotated[MethodName | None, typer.Option(help="What is minimised and mapped. [default: ssim]")] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --loss fm: file of the feature network's pretrained weights, .pth or .safetensors. [default: "
+            "where `flawmap weights fetch` puts it]"
+        ),
+    ] = None,
+    feature_network: Annotated[
+        FeatureName | None, typer.Option(help="With --loss fm: whose first layers are matched. [default: alexnet]")
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Budget, in minutes of training. [default with fast: 10]")
     ] = None,
@@ -230,7 +268,7 @@ def train(
     ] = None,
     average: Annotated[
         AverageName | None,
-        typer.Option(help="What is averaged where patches overlap. [default: by the method, reconstructions]"),
+        typer.Option(help="What is averaged where patches overlap. [default: reconstructions; of vae residuals]"),
     ] = None,
     window: Annotated[
         int | None, typer.Option(help="Side of the SSIM window, odd, pixels; loss and residual. [default: by preset]")
@@ -294,8 +332,12 @@ def train(
     windows = {"ssim": {"size": window}}
     changes = {
         "model": {"latent": latent, "patch": patch},
-        "loss": {"name": loss and loss.value, **windows},
-        "residual": {"name": loss and loss.value, **windows},
+        "loss": {
+            "name": loss and loss.value,
+            "features": {"network": feature_network and feature_network.value, "weights": features},
+            **windows,
+        },
+        "residual": windows,  # its name follows the loss
         "tiling": {"stride": stride, "average": average and average.value, "pad": pad or None},
         "images": _image_changes(
             mode=mode, white=white, pixel_limit=pixel_limit, box=box, region=region, brightness=brightness, scale=scale
@@ -315,6 +357,9 @@ def train(
         "threshold": {"false_positive_rate": false_positive_rate, "rule": threshold_rule and threshold_rule.value},
     }
     config = override(_base_config(preset, loss, config_file), _given(changes))
+    for option, value in (("--features", features), ("--feature-network", feature_network)):
+        if value is not None and config.loss.name != "fm":
+            raise ConfigError(f"{option} is for --loss fm, got the loss {config.loss.name}; leave it out")
     if show_config:
         out.text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n" if as_json else to_toml(config))
         return
@@ -410,6 +455,85 @@ def evaluate(
         raise typer.Exit(SOME_UNREADABLE)
 
 
+@app.command(short_help="Make the figures and tables of the paper again.")
+def reproduce(
+    what: Annotated[ExperimentName, typer.Argument(help="Figure or table of the paper, timing, or all.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of the data sets' folders. [default: data]")] = Path(
+        "data"
+    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write and to go on in.")] = Path(
+        "reproduction"
+    ),
+    preset: Annotated[PresetName, typer.Option(help="paper: as published; fast: our recipe.")] = PresetName.fast,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Budget of each training, in minutes. [default with fast: 30 on NanoTWICE, 10 elsewhere, 6 for a cell "
+            "of table 2]",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Budget of each, in parameter updates. [default: by minutes or epochs]")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Budget of each, in passes over a fixed pool. [default with paper: 200]"),
+    ] = None,
+    sets: Annotated[
+        str, typer.Option(help="Data sets, by comma: nanotwice, grid, fabric03, fabric04. [default: all]")
+    ] = "",
+    methods: Annotated[str, typer.Option(help="Methods, by comma: l2, vae, fm, ssim. [default: all]")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of SSIM on NanoTWICE for figures 6 and 7.")] = 3,
+    features: Annotated[
+        Path | None, typer.Option(help="File of the pretrained network for fm. [default: the one that was fetched]")
+    ] = None,
+    feature_network: Annotated[
+        FeatureName | None, typer.Option(help="What that file holds. [default: alexnet]")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at once, each with its share of the cores.")] = 1,
+    listing: Annotated[bool, typer.Option("--list", help="Print the plan and stop.")] = False,
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models", help="Keep every model, not only those of figures 1 and 5.")
+    ] = False,
+    device: Device = "auto",
+    precision: Precision = PrecisionName.auto,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train what a figure or table of the paper needs, measure it, and set it beside the paper's own.
+
+    Goes on where it was stopped: what is recorded in the output folder is not trained again.
+    """
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap.reproduction.plan import Budget
+    from flawmap.reproduction.reproduce import Request
+    from flawmap.reproduction.reproduce import reproduce as run
+
+    request = Request(
+        what.value,
+        preset.value,
+        Budget(minutes, steps, epochs),
+        _names(sets),
+        _names(methods),
+        seeds,
+        features,
+        None if feature_network is None else feature_network.value,
+        device,
+        precision.value,
+        jobs,
+        keep_models,
+    )
+    with out.progress() as progress:
+        result = run(
+            request, data, output, listing=listing, observe=progress.training, done=progress.count, say=out.say
+        )
+    out.result(result, show_plan if listing else show_reproduction)
+    if result["failed"]:
+        raise typer.Exit(SOME_UNREADABLE)
+
+
 @app.command(short_help="Print what a model file says of itself.")
 def info(
     model: Annotated[Path, typer.Argument(help="Model file.")],
@@ -422,6 +546,37 @@ def info(
     from flawmap import jobs
 
     out.result(jobs.info(model), show_info)
+
+
+@app.command(short_help="List or fetch pretrained weights for --loss fm.")
+def weights(
+    action: Annotated[WeightsAction, typer.Argument(help="list: what is there; fetch: get one from the network.")],
+    network: Annotated[FeatureName | None, typer.Argument(help="With fetch: whose weights.")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="With fetch: where a copy of the same file lies. [default: where it was published]"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="With fetch: file to write. [default: where `flawmap train` looks for it]"),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """List or fetch pretrained weights for --loss fm. To fetch is the only thing for which flawmap uses the network."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap.weights import fetch_weights, known_weights
+
+    fetched = None
+    if action is WeightsAction.fetch:
+        if network is None:
+            raise typer.BadParameter("name the network: fetch alexnet, or fetch squeezenet", param_hint="NETWORK")
+        with out.progress() as progress:
+            fetched = fetch_weights(network.value, url=url, out=output, done=progress.count, say=out.say)
+    elif network is not None or url is not None or output is not None:
+        raise typer.BadParameter("list takes no network, --url or --output", param_hint="ACTION")
+    out.result({"fetched": fetched and str(fetched), **known_weights()}, show_weights)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -535,6 +690,10 @@ def _size(text: str, option: str) -> tuple[int, int]:
         example = f"a factor up to {LARGEST_FACTOR} such as 0.5, or " if option == "--scale" else ""
         raise ConfigError(f"{option} must be {example}width x height in pixels such as 256x256, got {text}")
     return int(parts[0]), int(parts[1])
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _numbers(text: str, count: int, kind: type[int] | type[float], option: str, shape: str) -> tuple[float, ...]:

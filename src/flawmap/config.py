@@ -19,10 +19,11 @@ from flawmap.errors import ConfigError
 PATCH_SIDES = (32, 64, 128, 256)
 
 Preset = Literal["paper", "fast"]
-MethodName = Literal["l2", "ssim"]
-ResidualName = Literal["l2", "ssim", "luminance", "contrast", "structure"]
+MethodName = Literal["l2", "ssim", "vae", "fm"]
+ResidualName = Literal["l2", "ssim", "luminance", "contrast", "structure", "probability"]
+FeatureName = Literal["alexnet", "squeezenet"]
 
-RESIDUAL_OF: dict[MethodName, ResidualName] = {"l2": "l2", "ssim": "ssim"}
+RESIDUAL_OF: dict[MethodName, ResidualName] = {"l2": "l2", "ssim": "ssim", "vae": "probability", "fm": "l2"}
 """What a method maps, unless told otherwise."""
 WINDOWED = ("ssim", "luminance", "contrast", "structure")
 """Losses and residuals that compare windows."""
@@ -76,11 +77,21 @@ class ModelSettings(Settings):
         return self
 
 
+class FeatureSettings(Settings):
+    """The pretrained network F whose features are matched (`fm`). It is read to train, and never again."""
+
+    network: FeatureName = "alexnet"
+    weights: Folder | None = None  # a file, .pth or .safetensors; None: where `flawmap weights fetch` puts it
+
+
 class LossSettings(Settings):
     """What training minimises."""
 
     name: MethodName = "ssim"
     ssim: SSIMSettings = SSIMSettings()
+    divergence: float = Field(1.0, ge=0)  # weight of the KL divergence, of vae
+    features: FeatureSettings = FeatureSettings()
+    matching: float = Field(1.0, ge=0)  # lambda: weight of the features' squared distance beside that of the pixels
 
 
 class ResidualSettings(Settings):
@@ -88,6 +99,7 @@ class ResidualSettings(Settings):
 
     name: ResidualName = "ssim"
     ssim: SSIMSettings = SSIMSettings()
+    samples: int = Field(6, ge=1, le=1000)  # decoded for each patch, of probability
     smoothing: float = Field(0.0, ge=0, le=100)  # deviation of a Gaussian over the map, pixels of the worked image
 
 
@@ -226,6 +238,17 @@ class Config(Settings):
         for part in (self.loss, self.residual):
             if part.name in WINDOWED and part.ssim.size > self.model.patch:
                 raise ValueError(f"window size {part.ssim.size} must not exceed the patch, {self.model.patch}")
+        if self.residual.name == "probability":
+            if self.loss.name != "vae":
+                raise ValueError(
+                    f"residual probability needs a network that samples, loss vae, got loss {self.loss.name}; "
+                    f"train with --loss vae, or map {RESIDUAL_OF[self.loss.name]}"
+                )
+            if self.tiling.average == "reconstructions":
+                raise ValueError(
+                    "residual probability belongs to a patch, so average must be residuals, got reconstructions; "
+                    "leave it unset, or map l2"
+                )
         return self
 
 

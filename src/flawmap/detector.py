@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +20,11 @@ from flawmap.errors import ArtifactError, ConfigError, InputError
 from flawmap.hardware import autocast, choose_device, choose_precision
 from flawmap.images import LoadedImage, Pixels, part_scale, read_image, to_size, worked
 from flawmap.interest import bounding_box, region_mask
-from flawmap.methods import build_network, score_image
+from flawmap.methods import BATCH, build_network, score_image
+from flawmap.models import VariationalAutoencoder, fixed_noise
 from flawmap.records import FloatMap, Inspection, Mask
 from flawmap.regions import find_regions, opened, threshold_mask
-
-BATCH = 32  # patches that go through the network at once; more spills the caches of a CPU
+from flawmap.residuals import Decoded
 
 COLOUR_NAMES = {1: "grey", 3: "colour"}
 
@@ -185,7 +186,7 @@ class Detector:
         tensor = torch.from_numpy(np.array(small.transpose(2, 0, 1), order="C")).to(self.device)
         padded, (top, left) = self._padded(tensor)
         with torch.inference_mode():
-            scored = score_image(padded, self._reconstruct, self.config)
+            scored = score_image(padded, self._decode, self.config)
         height, width = small.shape[:2]
         window = (slice(top, top + height), slice(left, left + width))
         residual = scored.residual[window].float().cpu().numpy()
@@ -212,13 +213,27 @@ class Detector:
         padding = (left, missing[1] - left, top, missing[0] - top)
         return functional.pad(image[None], padding, mode="reflect")[0], (top, left)
 
+    def _decode(self, patches: Tensor) -> Tensor | Decoded:
+        """What the residual compares patches with: their reconstructions, or the mean and spread of samples of them."""
+        settings = self.config.residual
+        if settings.name != "probability":
+            return self._reconstruct(patches)
+        network = self.network
+        assert isinstance(network, VariationalAutoencoder)  # the settings refuse other networks
+        noise = fixed_noise(settings.samples, self.config.model.latent).to(self.device)
+        samples = self._batched(patches, lambda batch: network.samples(batch, noise))
+        spread, mean = torch.var_mean(samples, dim=1, correction=0)
+        return Decoded(mean, spread, network.noise)
+
     def _reconstruct(self, patches: Tensor) -> Tensor:
+        return self._batched(patches, self.network)
+
+    def _batched(self, patches: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Patches through the network in batches of one size, the last one filled up: bits never depend on mates."""
-        outputs = torch.empty_like(patches)
-        for start in range(0, len(patches), BATCH):
-            part = patches[start : start + BATCH]
+        outputs = []
+        for part in torch.split(patches, BATCH):
             filled = functional.pad(part, (0, 0, 0, 0, 0, 0, 0, BATCH - len(part)))
             with autocast(self.device, self.precision):
-                result = self.network(filled.contiguous(memory_format=torch.channels_last))
-            outputs[start : start + BATCH] = result[: len(part)]
-        return outputs
+                result = function(filled.contiguous(memory_format=torch.channels_last))
+            outputs.append(result[: len(part)].float().contiguous())
+        return torch.cat(outputs)

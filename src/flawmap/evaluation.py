@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from flawmap.bootstrap import bootstrap
 from flawmap.calibration import opened_residuals
 from flawmap.checks import shape_text
 from flawmap.datasets import Area, Dataset, Sample, Split, judged, refuse_trained
@@ -43,7 +44,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured. pixel: over all images that count; image: None where `image_reason` says why.
+    """What was measured. pixel: over all images that count, with intervals; image: None where `image_reason` says why.
 
     held_out: the share of good pixels above the threshold, on good images or areas that were never trained on.
     unreadable: images that were lost, and why. notes: what was wrong with masks of images that count all the same.
@@ -167,8 +168,8 @@ def evaluate(
         raise InputError(f"no image could be evaluated: {unreadable[0][1] if unreadable else NOTHING_UNSEEN}")
     image, reason = _image_level(rows)
     return Evaluation(
-        pixel=everything.result(),
-        pixel_defective_images=defective_only.result(),
+        pixel=_figures(everything),
+        pixel_defective_images=_figures(defective_only),
         image=image,
         image_reason=reason,
         held_out=alarms.to_dict(),
@@ -177,6 +178,11 @@ def evaluate(
         notes=tuple(notes),
         curve=everything.curve(),
     )
+
+
+def _figures(metrics: PixelMetrics) -> dict[str, Any]:
+    """The figures of a section, with how far other images of the same kind might have moved them."""
+    return metrics.result() | {"intervals": bootstrap(metrics.per_image).to_dict()}
 
 
 @dataclass

@@ -26,13 +26,14 @@ Plane = NDArray[np.float32]
 Painted = tuple[Plane, Pixels]
 """(H, W) cover, 0 to 1, and the (H, W, C) pixels that cover."""
 
-FLAWS = ("cut", "rough", "contamination", "missing_thread", "clump", "stroke", "dot")
+FLAWS = ("cut", "rough", "contamination", "missing_thread", "clump", "stroke", "dot", "film")
 SMALLEST = 3.0  # pixels: a flaw under this is lost in the noise
 MARGIN = 4  # pixels around a flaw's characteristic length: room for frayed edges
 BAND = 48  # pixels: what a missing thread's window shows across it, to take the local mean from
 VISIBLE = 0.05  # least mean |new - old| inside the mask, of the range 0 to 1
 CONTRAST = 0.4  # and of what it covers: least mean |new - old|, in standard deviations of the old pixels
 TRIES = 100
+_SEVERAL = 7  # stream of a seed that draws the kinds of several flaws
 
 
 def add_flaw(
@@ -48,6 +49,7 @@ def add_flaw(
         kind: one of FLAWS. cut: a dark slit with frayed bright lips. rough: a patch whose threads are displaced.
             contamination: a semi-transparent irregular stain, darker or brighter. missing_thread: a horizontal or
             vertical strip one thread wide without structure. clump: a bright shaded lump. stroke, dot: flat grey.
+            film: an irregular patch of any size, smooth or grainy, nearly opaque, often under the brightest threads.
         seed: 0 or more.
         size: pixels from end to end: a stain's, lump's or dot's diameter, the length of a slit, stroke or missing
             thread. None: drawn log-uniformly from the kind's usual range, and smaller where that does not fit.
@@ -92,7 +94,7 @@ def add_flaws(
     if not 1 <= count[0] <= count[1]:
         raise InputError(f"count must be (fewest, most) with 1 <= fewest <= most, got {count}")
     _checked(image)
-    random = _random(seed, len(FLAWS))
+    random = _random(seed, _SEVERAL)
     chosen = [kinds[int(random.integers(len(kinds)))] for _ in range(int(random.integers(count[0], count[1] + 1)))]
     new, mask = image, np.zeros(image.shape[:2], np.bool_)
     for kind in chosen:
@@ -254,6 +256,18 @@ def _clump(random: Generator, old: Pixels, size: float) -> Painted:
     return np.asarray(np.clip(ragged + 0.5, 0, 1), np.float32), np.asarray(shaded, np.float32)
 
 
+def _film(random: Generator, old: Pixels, size: float) -> Painted:
+    soft = random.uniform(0.5, 3)
+    cover = random.uniform(0.75, 1) * np.clip(_blob(random, old, size) / soft + 0.5, 0, 1)
+    grain = random.choice((0.01, 0.03, 0.08)) * _noise(random, old.shape[:2], random.uniform(0.7, 3))
+    clouds = 0.03 * _noise(random, old.shape[:2], max(size / 5, 1))
+    if random.random() < 0.6:  # the uppermost threads lie on it
+        lightness = _blur(old, 0.8).mean(axis=2)
+        cover = cover * (1 - np.clip((lightness - np.quantile(lightness, random.uniform(0.7, 0.95))) / 0.06, 0, 1))
+    level = np.clip(_shifted(random, old, 0, 0.25), 0.05, 0.95)
+    return np.asarray(cover, np.float32), np.asarray(level + (grain + clouds)[:, :, None], np.float32)
+
+
 def _stroke(random: Generator, old: Pixels, size: float) -> Painted:
     along, aside = _line(random, old, size, bend=0.2)
     half = min(random.uniform(1.5, 3.5), size / 4)
@@ -369,4 +383,5 @@ _PAINTERS = {
     "clump": _Painter(_clump, (10, 50)),
     "stroke": _Painter(_stroke, (16, 80)),
     "dot": _Painter(_dot, (8, 24)),
+    "film": _Painter(_film, (8, 150)),
 }

@@ -47,6 +47,7 @@ from flawmap.records import Inspection
 from flawmap.reports import write_page
 from flawmap.synthetic import FITTING, good_images
 from flawmap.training import Progress, Row, Trained, fit, write_history
+from flawmap.weights import weights_card
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ def train(
     """
     dataset = find_dataset(path)
     checkpoint = _ready(model, config, resume=resume)
+    features = weights_card(config.loss.features) if config.loss.name == "fm" else None
     if resume and not checkpoint.exists():
         say(f"there is no checkpoint {checkpoint}: the training starts anew")
     samples, skipped = _readable(dataset.samples, config.images, skip=skip_unreadable)
@@ -167,6 +169,8 @@ def train(
             say(_what_is_left(checkpoint, config))
             raise
     provenance = _provenance(config, trained, split, layout=dataset.layout, images=images, skipped=skipped)
+    if features is not None:  # every figure has to say by which network's features it came about
+        provenance["features"] = features
     artifact = _calibrated(config, trained, split, provenance)
     save_artifact(artifact, model)  # first: a disk that fills up over a picture must not cost the training
     write_history(trained.history, _beside(model, ".history.csv"))
@@ -545,6 +549,7 @@ def model_card(model: Path, artifact: Artifact) -> dict[str, Any]:
         "opening": settings.threshold.opening,
         "threshold": artifact.threshold,
         "training": artifact.provenance["training"],
+        "features": artifact.provenance.get("features"),
         "seed": settings.training.seed,
         "split_sha256": artifact.provenance["data"]["split_sha256"],
     }

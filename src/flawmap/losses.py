@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from flawmap.checks import same_shape
 from flawmap.config import LossSettings
+from flawmap.features import load_features
 from flawmap.ssim import ssim
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -34,8 +36,32 @@ def ssim_loss(patches: Tensor, reconstructions: Tensor, settings: LossSettings) 
     return 1 - ssim(patches, reconstructions, settings.ssim, border="reflect").mean()
 
 
+def feature_loss(settings: LossSettings) -> Loss:
+    """Squared differences of pixels and of features: ||x - x^||^2 + lambda ||F(x) - F(x^)||^2, mean over the batch.
+
+    Both are summed over a patch's elements, pixels and feature maps. F is the frozen network of `settings.features`,
+    lambda is `settings.matching`. Gradients go through F to the reconstructions alone.
+
+    Raises:
+        InputError: F's weights are missing or another network's; and by the loss, patches below 32 pixels.
+    References:
+        Dosovitskiy and Brox 2016, arXiv:1602.02644; Bergmann et al. 2019, with lambda = 1 and AlexNet.
+    """
+    network = load_features(settings.features)
+
+    def loss(patches: Tensor, reconstructions: Tensor) -> Tensor:
+        pixels = l2_loss(patches, reconstructions, settings)
+        network.to(patches.device)  # nothing, from the second call on
+        with torch.no_grad():
+            wanted = network(patches).float()
+        features: Tensor = (network(reconstructions).float() - wanted).square().flatten(1).sum(1).mean()
+        return pixels + settings.matching * features
+
+    return loss
+
+
 def _of(function: Callable[[Tensor, Tensor, LossSettings], Tensor]) -> Callable[[LossSettings], Loss]:
     return lambda settings: lambda patches, reconstructions: function(patches, reconstructions, settings)
 
 
-LOSSES: dict[str, Callable[[LossSettings], Loss]] = {"l2": _of(l2_loss), "ssim": _of(ssim_loss)}
+LOSSES: dict[str, Callable[[LossSettings], Loss]] = {"l2": _of(l2_loss), "ssim": _of(ssim_loss), "fm": feature_loss}

@@ -13,13 +13,16 @@ from flawmap.blur import blur, gaussian_weights
 from flawmap.config import Config, LossSettings, ResidualSettings
 from flawmap.losses import LOSSES, Loss
 from flawmap.models import NETWORKS, Autoencoder
-from flawmap.residuals import RESIDUALS, Residual
+from flawmap.residuals import RESIDUALS, Decoded, Residual
 from flawmap.tiling import Grid, Weights, merge, split
 
-COMPARED = 32  # patches whose residuals are taken at once: SSIM needs several times their memory
+BATCH = 32  # patches reconstructed and compared at once: more spills the caches of a CPU, and SSIM and samples
+# need several times their memory
 
 Average = Literal["reconstructions", "residuals"]
 Reconstruct = Callable[[Tensor], Tensor]
+Decode = Callable[[Tensor], Tensor | Decoded]
+"""Patches to reconstructions, or to the mean and spread of samples of them. A `Reconstruct` is one."""
 
 
 class Method(NamedTuple):
@@ -33,6 +36,8 @@ class Method(NamedTuple):
 METHODS: dict[str, Method] = {
     "l2": Method("autoencoder", LOSSES["l2"], "reconstructions"),
     "ssim": Method("autoencoder", LOSSES["ssim"], "reconstructions"),
+    "vae": Method("variational", LOSSES["l2"], "residuals"),  # and the network's divergence, which training adds
+    "fm": Method("autoencoder", LOSSES["fm"], "reconstructions"),
 }
 
 
@@ -42,10 +47,14 @@ def build_network(config: Config) -> Autoencoder:
         return NETWORKS[METHODS[config.loss.name].network](config.model)
 
 
-def residual_of(settings: ResidualSettings) -> Callable[[Tensor, Tensor], Tensor]:
-    """The residual named by the settings, as a function of (N, C, H, W) images and reconstructions."""
+def residual_of(settings: ResidualSettings) -> Callable[[Tensor, Tensor | Decoded], Tensor]:
+    """The residual named by the settings, as a function of (N, C, H, W) images and what was made of them."""
     function: Residual = RESIDUALS[settings.name]
-    return lambda image, reconstruction: function(image, reconstruction, settings)
+    return lambda image, decoded: function(image, _decoded(decoded), settings)
+
+
+def _decoded(output: Tensor | Decoded) -> Decoded:
+    return Decoded(output) if isinstance(output, Tensor) else output
 
 
 class Scored(NamedTuple):
@@ -55,7 +64,7 @@ class Scored(NamedTuple):
     reconstruction: Tensor
 
 
-def score_image(image: Tensor, reconstruct: Reconstruct, config: Config) -> Scored:
+def score_image(image: Tensor, reconstruct: Decode, config: Config) -> Scored:
     """Stride over an image, reconstruct every patch, average where patches overlap, and map the residual.
 
     The one place that knows whether reconstructions are averaged and then compared (Bergmann et al. 2019, section
@@ -63,21 +72,26 @@ def score_image(image: Tensor, reconstruct: Reconstruct, config: Config) -> Scor
 
     Args:
         image: (C, H, W) float32 in [0, 1], at least one patch large.
-        reconstruct: patches (N, C, P, P) to reconstructions of the same shape; any callable.
+        reconstruct: up to BATCH patches (N, C, P, P) to reconstructions of the same shape, with the spread of samples
+            if the residual asks for it; any callable.
     """
     grid = Grid(config.model.patch, config.tiling.stride)
     size = (image.shape[-2], image.shape[-1])
     weights: Weights = config.tiling.weights
     residual = residual_of(config.residual)
-    patches = split(image, grid)
-    outputs = reconstruct(patches)
-    reconstruction = merge(outputs, grid, size, weights)
-    smoothing = config.residual.smoothing
-    if (config.tiling.average or METHODS[config.loss.name].average) == "reconstructions":
-        return Scored(smoothed(residual(image[None], reconstruction[None])[0], smoothing), reconstruction)
-    pairs = zip(torch.split(patches, COMPARED), torch.split(outputs, COMPARED), strict=True)
-    residuals = torch.cat([residual(patch, output) for patch, output in pairs])
-    return Scored(smoothed(merge(residuals[:, None], grid, size, weights)[0], smoothing), reconstruction)
+    by_patch = (config.tiling.average or METHODS[config.loss.name].average) == "residuals"
+    outputs, residuals = [], []
+    for patches in torch.split(split(image, grid), BATCH):
+        decoded = _decoded(reconstruct(patches))
+        outputs.append(decoded.reconstruction)
+        if by_patch:
+            residuals.append(residual(patches, decoded))
+    reconstruction = merge(torch.cat(outputs), grid, size, weights)
+    if by_patch:
+        mapped = merge(torch.cat(residuals)[:, None], grid, size, weights)[0]
+    else:
+        mapped = residual(image[None], reconstruction[None])[0]
+    return Scored(smoothed(mapped, config.residual.smoothing), reconstruction)
 
 
 def smoothed(residual: Tensor, sigma: float) -> Tensor:

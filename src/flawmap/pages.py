@@ -165,7 +165,8 @@ def _region(region: Mapping[str, Any]) -> str:
 
 
 def _metrics_table(evaluation: Evaluation) -> Table:
-    columns = ("figure", "all images that count", "defective images alone")
+    level = evaluation.pixel["intervals"]["level"]
+    columns = (f"figure ({level:.0%} interval over images)", "all images that count", "defective images alone")
     rows: list[tuple[str | Cell, ...]] = [
         (label, _figure(evaluation.pixel, name), _figure(evaluation.pixel_defective_images, name))
         for name, label in (
@@ -190,7 +191,12 @@ def _metrics_table(evaluation: Evaluation) -> Table:
 
 
 def _figure(figures: Mapping[str, Any], name: str) -> Cell:
-    return number(figures[name], 4, reason=str(figures["undefined"].get(name, "")))
+    cell = number(figures[name], 4, reason=str(figures["undefined"].get(name, "")))
+    ends = figures["intervals"][name]
+    if ends is None:
+        return cell
+    low, high = (number(end, 4).text for end in ends)
+    return Cell(f"{cell.text} ({low} to {high})", cell.title)
 
 
 def _threshold(model: Mapping[str, Any]) -> str:

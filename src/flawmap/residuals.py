@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from flawmap.checks import same_shape
 from flawmap.config import ResidualSettings
+from flawmap.errors import InputError
 from flawmap.ssim import ssim, ssim_parts
 
-Residual = Callable[[Tensor, Tensor, ResidualSettings], Tensor]
+LEAST_NOISE = 1e-6  # variance of a pixel; rounding to 8 bits is of this size, and below it nothing is measured
+
+
+class Decoded(NamedTuple):
+    """What a network makes of an image. reconstruction: (N, C, H, W); of a network that samples, the samples' mean.
+
+    spread: variance of the samples, of the same shape. noise: variance of a pixel's error on good patches, a scalar.
+    Both None: nothing was sampled.
+    """
+
+    reconstruction: Tensor
+    spread: Tensor | None = None
+    noise: Tensor | None = None
+
+
+Residual = Callable[[Tensor, Decoded, ResidualSettings], Tensor]
 
 
 def l2_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
@@ -34,7 +52,46 @@ def ssim_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSetti
     return _disagreement(ssim(image, reconstruction, settings.ssim, border="reflect"))
 
 
-def _part_residual(part: str) -> Residual:
+def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSettings) -> Tensor:
+    """The reconstruction probability: -log p(x) per pixel, shifted by a constant to start at 0; mean over channels.
+
+    p is a Gaussian at the samples' mean. Its variance is the samples' own, s^2, which is how much the decoder
+    hesitates, plus the noise n, which is how well it draws good patches:
+
+        -log p(x) + log p_0 = (log(1 + s^2 / n) + (x - mean)^2 / (s^2 + n)) / 2,    p_0 = 1 / sqrt(2 pi n)
+
+    Both terms count: "the variability of the decoded outputs", by which Bergmann et al. 2019 describe this residual,
+    and the distance to them, without which a network that is wrong and sure of it would find nothing. p_0 is the
+    density of a pixel met exactly by samples that agree; it depends on the network alone, so maps of different images
+    compare. The distance alone is the residual `l2`, which compares with the decoded mean.
+
+    image: (N, C, H, W) in [0, 1]. Returns (N, H, W) in nats, at least 0: 0 = met exactly, and samples agree. Larger is
+    worse: it grows with the distance without bound, and with the spread where s^2 + n exceeds the squared distance.
+
+    References:
+        An and Cho 2015, Variational autoencoder based anomaly detection using reconstruction probability.
+    Raises:
+        InputError: nothing was sampled, or shapes differ.
+    """
+    mean, spread, noise = decoded
+    if spread is None or noise is None:
+        raise InputError(
+            "the reconstruction probability needs the spread of samples and the noise, got a reconstruction alone; "
+            "use a network that samples (vae), or map l2"
+        )
+    same_shape(image, mean, "image", "reconstruction")
+    same_shape(mean, spread, "reconstruction", "spread")
+    least = noise.float().clamp(min=LEAST_NOISE)
+    distance = (mean.float() - image).square()
+    return 0.5 * (torch.log1p(spread / least) + distance / (spread + least)).mean(dim=1)
+
+
+def _of(function: Callable[[Tensor, Tensor, ResidualSettings], Tensor]) -> Residual:
+    """A residual of reconstructions, whatever they come from."""
+    return lambda image, decoded, settings: function(image, decoded.reconstruction, settings)
+
+
+def _part_residual(part: str) -> Callable[[Tensor, Tensor, ResidualSettings], Tensor]:
     def residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
         similarity: Tensor = getattr(ssim_parts(image, reconstruction, settings.ssim, border="reflect"), part)
         return _disagreement(similarity)
@@ -49,9 +106,10 @@ def _disagreement(similarity: Tensor) -> Tensor:
 
 
 RESIDUALS: dict[str, Residual] = {
-    "l2": l2_residual,
-    "ssim": ssim_residual,
-    "luminance": _part_residual("luminance"),
-    "contrast": _part_residual("contrast"),
-    "structure": _part_residual("structure"),
+    "l2": _of(l2_residual),
+    "ssim": _of(ssim_residual),
+    "luminance": _of(_part_residual("luminance")),
+    "contrast": _of(_part_residual("contrast")),
+    "structure": _of(_part_residual("structure")),
+    "probability": probability_residual,
 }

@@ -176,6 +176,9 @@ def show_evaluation(console: Console, report: dict[str, Any]) -> None:
         ("au_pro_05", "AU-PRO at 5 %"),
     ):
         table.add_row(label, _number(pixel[name], pixel["undefined"].get(name)))
+        if pixel["intervals"][name] is not None:
+            low, high = (_number(end) for end in pixel["intervals"][name])
+            table.add_row(f"  {pixel['intervals']['level']:.0%} interval over images", f"{low} to {high}")
     table.add_row("image AUROC", _number(image["auroc"]) if image else f"none: {report['image_reason']}")
     if report["held_out"]:
         table.add_row("false positive rate at the threshold", f"{report['held_out']['false_positive_rate']:.2e}")
@@ -227,7 +230,7 @@ def show_data(console: Console, report: dict[str, Any]) -> None:
 def show_info(console: Console, report: dict[str, Any]) -> None:
     config, made = report["config"], report["provenance"]
     threshold = "none" if report["threshold"] is None else f"{report['threshold']:.6g}"
-    model, training = config["model"], made["training"]
+    model, training, features = config["model"], made["training"], made.get("features")
     _facts(
         console,
         [
@@ -248,11 +251,23 @@ def show_info(console: Console, report: dict[str, Any]) -> None:
                 f"{made['data']['images']} images or areas ({made['data']['layout']}), "
                 f"split {made['data']['split_sha256'][:12]}",
             ),
+            *([("features", f"{features['network']}, SHA-256 {features['sha256'][:12]}")] if features else []),
             ("seed", str(config["training"]["seed"])),
             ("created", made["created"]),
             ("versions", ", ".join(f"{name} {number}" for name, number in made["versions"].items())),
         ],
     )
+
+
+def show_weights(console: Console, report: dict[str, Any]) -> None:
+    if report["fetched"] is not None:
+        _line(console, report["fetched"])
+        return
+    table = _table("network", "state", "file")
+    for row in report["weights"]:
+        table.add_row(row["network"], row["state"], row["file"].removeprefix(report["folder"])[1:])
+    console.print(table)
+    _line(console, f"in {report['folder']}")
 
 
 def show_demo(console: Console, report: dict[str, Any]) -> None:
@@ -261,6 +276,35 @@ def show_demo(console: Console, report: dict[str, Any]) -> None:
         figures = (row["pixel_auroc"], row["au_pro_30"], row["image_auroc"])
         table.add_row(row["name"], *(_number(figure) for figure in figures), f"{row['minutes']:.1f}")
     console.print(table)
+    _line(console, f"look at {report['page']}")
+
+
+def show_plan(console: Console, report: dict[str, Any]) -> None:
+    table = _table("state", "training", "data set", "method", ">seed", "budget")
+    for row in report["plan"]:
+        budget = ", ".join(f"{value:g} {name}" for name, value in row["budget"].items())
+        table.add_row(row["state"], row["name"], row["title"], row["method"], str(row["seed"]), budget)
+    console.print(table)
+
+
+def show_reproduction(console: Console, report: dict[str, Any]) -> None:
+    ways = list(dict.fromkeys(way for row in report["trainings"] for way in row["ours"]))
+    table = _table("training", "data set", *(f">AUROC {way}" for way in ways), ">paper")
+    for row in report["trainings"]:
+        origin = "" if row["mark"] == "text" else " (second-hand)"
+        theirs = "" if row["paper"] is None else f"{row['paper']:.3f}{origin}"
+        table.add_row(row["name"], row["title"], *(_number(row["ours"].get(way)) for way in ways), theirs)
+    if report["trainings"]:
+        console.print(table)
+    for claim in report["claims"]:
+        verdict = {True: "holds", False: "does not hold", None: "open"}[claim["holds"]]
+        _line(console, f"{verdict}: {claim['text']} ({claim['evidence']})")
+    if report["timing"] is not None:
+        timed = report["timing"]
+        patch, image = timed["ms_per_patch"]["1"], timed["image"]["seconds"]["whole"]
+        _line(console, f"{patch:.2f} ms a patch (paper, Tesla V100: 2.23), {image:.2f} s an image (3.61)")
+    for failure in report["failed"]:
+        _line(console, f"{failure['name']} failed: {failure['error']}", style="red")
     _line(console, f"look at {report['page']}")
 
 

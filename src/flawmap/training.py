@@ -24,7 +24,7 @@ from torch import Tensor
 
 from flawmap.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from flawmap.checks import shape_text
-from flawmap.config import Config, TrainingSettings
+from flawmap.config import Config, LossSettings, TrainingSettings
 from flawmap.errors import ConfigError, TrainingError
 from flawmap.files import atomic
 from flawmap.hardware import autocast, choose_device, choose_precision
@@ -147,7 +147,7 @@ def fit(
         due = run.step % (ROW_STEPS * VALIDATION_ROWS) == 0 or run.step == run.steps
         held_out_loss = step_once.evaluate(run.network, held_out) if held_out is not None and due else None
         run.history.append(Row(run.step, loss, held_out_loss, rate, run.seconds))
-        _check_loss(run, config.training)
+        _check_loss(run, config.training, _advice(config.loss))
         observe(_progress(run, config.training.batch, seconds / len(losses)))
         if checkpoint is not None and time.monotonic() - last_saved > 60 * config.training.checkpoint_minutes:
             save_checkpoint(_frozen(run, config, data_digest), checkpoint)
@@ -221,9 +221,11 @@ class _Stepper:
     def evaluate(self, network: Autoencoder, patches: Tensor) -> float:
         """Mean loss of patches, without training on them."""
         total = 0.0
+        network.eval()
         with torch.no_grad():
             for part in torch.split(patches, self.config.training.batch):
                 total += len(part) * float(self._loss(network, self._on_device(part), _HELD_OUT))
+        network.train()
         return total / len(patches)
 
     def flat_loss(self, patches: Tensor) -> float:
@@ -237,7 +239,7 @@ class _Stepper:
         with autocast(self.device, self.precision):
             reconstructions, divergence = network.draw(patches, generator)
             loss = self.loss(patches, reconstructions)
-        return loss if divergence is None else loss + divergence
+        return loss if divergence is None else loss + self.config.loss.divergence * divergence
 
     def _on_device(self, patches: Tensor) -> Tensor:
         return patches.to(self.device, memory_format=torch.channels_last, non_blocking=self.device.type == "cuda")
@@ -289,8 +291,8 @@ def _count_steps(settings: TrainingSettings, step_once: _Stepper, network: Autoe
     return steps
 
 
-def _check_loss(run: _Run, settings: TrainingSettings) -> None:
-    """Stop a training that cannot come to anything."""
+def _check_loss(run: _Run, settings: TrainingSettings, advice: str = "") -> None:
+    """Stop a training that cannot come to anything. advice: what else to try."""
     row = run.history[-1]
     if not math.isfinite(row.loss):
         raise TrainingError(
@@ -301,10 +303,17 @@ def _check_loss(run: _Run, settings: TrainingSettings) -> None:
     if stuck and all(earlier.loss > PLATEAU * run.flat_loss for earlier in run.history):
         raise TrainingError(
             f"after {row.step} steps the loss, {row.loss:.4f}, is still that of a flat reconstruction, "
-            f"{run.flat_loss:.4f}: nothing is being learnt; check that the images show a texture at this scale "
+            f"{run.flat_loss:.4f}: nothing is being learnt; {advice}check that the images show a texture at this scale "
             "(--scale), try another seed (--seed) or rate (--learning-rate), or go on all the same (plateau_steps = 0 "
             "under [training] of --config)"
         )
+
+
+def _advice(loss: LossSettings) -> str:
+    """What a loss may have that keeps a network from learning, for the error that says that it has not learnt."""
+    if loss.name != "vae" or loss.divergence == 0:
+        return ""
+    return f"lower the divergence's weight, {loss.divergence:g} (divergence under [loss] of --config), or "
 
 
 def _progress(run: _Run, batch: int, seconds_per_step: float) -> Progress:

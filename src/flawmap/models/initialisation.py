@@ -11,6 +11,9 @@ that the signal needs, and it leaves the plateau late or never. Two things avoid
 - Every layer is scaled and shifted on real patches to mean 0 and variance 1, so that the latent vector tells patches
   apart instead of carrying their common mean; the last layer to a faint variation around the mean intensity.
 
+A variational autoencoder is born as the plain one that decodes the means, with a deviation that is small beside their
+unit variance and the same for every patch: samples then hide nothing of what the encoder tells.
+
 Encoder weights are orthogonal (Saxe et al. 2014, arXiv:1312.6120); scaling on data is LSUV's idea (Mishkin and Matas
 2016, arXiv:1511.06422). `benchmarks/plateau.py` compares this birth with He's and PyTorch's own, seed by seed.
 """
@@ -22,8 +25,10 @@ from torch import Tensor, nn
 
 from flawmap.errors import InputError
 from flawmap.models.autoencoder import Autoencoder
+from flawmap.models.variational import VariationalAutoencoder
 
 OUTPUT_DEVIATION = 0.01  # of the reconstruction around its mean at birth, intensity in [0, 1]
+LOG_VARIANCE = -5.0  # of a latent dimension at birth: a deviation of 0.08, where the means have 1
 SMALLEST_DEVIATION = 1e-6  # below it patches are flat, and there is nothing to scale on
 
 FLAT = (
@@ -61,6 +66,11 @@ def initialise(network: Autoencoder, patches: Tensor, seed: int) -> None:
             if last and module.bias is not None:
                 module.bias += patches.mean(dim=(0, 2, 3))
         signal = module(signal)
+    if isinstance(network, VariationalAutoencoder):
+        network.log_variance.weight.zero_()
+        assert network.log_variance.bias is not None
+        network.log_variance.bias.fill_(LOG_VARIANCE)
+        network.noise.copy_((signal - patches).square().mean())
 
 
 def _scale_to(layer: nn.Conv2d | nn.ConvTranspose2d, signal: Tensor, deviation: float) -> None:

@@ -1,0 +1,1 @@
+"""What the paper claims and shows, made again: figures, tables, and whether each claim holds."""

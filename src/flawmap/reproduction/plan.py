@@ -1,0 +1,252 @@
+"""Which trainings an experiment of the paper needs: data sets, methods, seeds, settings. Numbers alone, no torch.
+
+Every training is one row, named by what it is; experiments share rows, so that nothing is trained twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flawmap.config import Config, MethodName, Preset, override
+from flawmap.config import preset as settings_of
+from flawmap.errors import ConfigError
+
+Experiment = Literal["figure1", "figure2", "figure3", "figure5", "figure6", "figure7", "table2", "timing"]
+EXPERIMENTS: tuple[Experiment, ...] = (
+    "figure1",
+    "figure2",
+    "figure3",
+    "figure5",
+    "figure6",
+    "figure7",
+    "table2",
+    "timing",
+)
+ALL = "all"
+METHODS: tuple[MethodName, ...] = ("l2", "vae", "fm", "ssim")
+FABRICS = ("fabric03", "fabric04")
+
+LATENTS, WINDOWS, PATCHES = (50, 100, 200, 500, 1000), (3, 7, 11, 15, 19), (32, 64, 128)
+OPTIMUM = (500, 11, 128)  # latent dimensions, side of the SSIM window, side of a patch, in pixels
+LONG_MINUTES = {"nanotwice": 30.0}  # of a training on one set with the preset fast
+SET_MINUTES, CELL_MINUTES, BOARDS_MINUTES = 10.0, 6.0, 10.0  # of any other set, a cell of table 2, figure 3's network
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of the experiments.
+
+    key: its short name. folder: below the folder of all data sets. title: what it is, for readers. changes: laid over
+    a preset's settings for every training on it.
+    """
+
+    key: str
+    folder: str
+    title: str
+    changes: Mapping[str, Any] = field(hash=False)
+
+
+_FABRIC = {"split": {"last": 5}}
+SETS: tuple[DataSet, ...] = (
+    DataSet("nanotwice", "nanotwice", "NanoTWICE (nanofibres)", {"model": {"latent": 500}}),
+    DataSet(
+        "grid",
+        "mvtec_grid_512",
+        "MVTec AD grid, scale 0.5",
+        {"images": {"scale": 0.5}, "split": {"last": 60}},
+    ),
+    DataSet(
+        "fabric03",
+        "aitex_fabric03",
+        "AITEX fabric 03 (plain weave)",
+        {"images": {"region": {"box": (1280, 0, 4050, 256)}}, **_FABRIC},
+    ),
+    DataSet(
+        "fabric04",
+        "aitex_fabric04",
+        "AITEX fabric 04 (twill)",
+        {"images": {"region": {"box": (640, 0, 4050, 256)}}, **_FABRIC},
+    ),
+)
+"""In the order of their weight; fabric 04, on which nothing was chosen, comes last."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training and what is measured of it. name: unique. changes: laid over the data set's own."""
+
+    name: str
+    dataset: DataSet
+    method: MethodName
+    seed: int
+    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def cell(self) -> bool:
+        """Whether it is a cell of table 2, trained for a shorter time."""
+        return self.name.startswith("table2-")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long each training goes on; at most one is given, none: the preset's usual."""
+
+    minutes: float | None = None
+    steps: int | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.changes) > 1:
+            raise ConfigError(f"a budget is given in one way, got {' and '.join(self.changes)}; keep one of them")
+
+    @property
+    def changes(self) -> dict[str, float]:
+        """Of the training's settings."""
+        given = {"minutes": self.minutes, "steps": self.steps, "epochs": self.epochs}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{value:g} {name}" for name, value in self.changes.items()) or "the preset's own"
+
+
+def trainings(
+    what: str,
+    *,
+    sets: Sequence[DataSet] = SETS,
+    methods: Sequence[str] = METHODS,
+    seeds: int = 3,
+) -> tuple[Training, ...]:
+    """The trainings of an experiment, or of `all` of them, each once, in the order in which they are best done.
+
+    Args:
+        sets, methods: no others are trained on or with.
+        seeds: of SSIM on NanoTWICE in figures 6 and 7; everything else has seed 0.
+    Raises:
+        ConfigError: an experiment or method that is not there, or fewer than one seed.
+    """
+    if what not in (*EXPERIMENTS, ALL):
+        raise ConfigError(f"there is no experiment {what!r}; the experiments are {', '.join(EXPERIMENTS)} and {ALL}")
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise ConfigError(f"there is no method {unknown[0]!r}; the methods are {', '.join(METHODS)}")
+    if seeds < 1:
+        raise ConfigError(f"seeds counts how often SSIM is trained and must be at least 1, got {seeds}")
+    wanted: dict[str, Training] = {}
+    for experiment in EXPERIMENTS if what == ALL else (what,):
+        for training in _EXPERIMENT_ROWS.get(experiment, _none)(sets, seeds):
+            if training.method in methods:
+                wanted.setdefault(training.name, training)
+    order = [dataset.key for dataset in sets]
+    return tuple(sorted(wanted.values(), key=lambda one: (one.cell, order.index(one.dataset.key), one.seed)))
+
+
+def chosen_sets(keys: Sequence[str], sets: Sequence[DataSet] = SETS) -> tuple[DataSet, ...]:
+    """The data sets of these keys, in the table's order; no keys: all. Raises ConfigError over an unknown key."""
+    known = {dataset.key: dataset for dataset in sets}
+    unknown = [key for key in keys if key not in known]
+    if unknown:
+        raise ConfigError(f"there is no set {unknown[0]!r}; the sets are {', '.join(known)}")
+    return tuple(dataset for dataset in sets if not keys or dataset.key in keys)
+
+
+def usual_budget(training: Training, preset: Preset) -> Budget:
+    """What is spent on a training unless told otherwise: the paper's 200 epochs, or minutes with the preset fast."""
+    if preset == "paper":
+        return Budget(epochs=200)
+    return Budget(minutes=CELL_MINUTES if training.cell else LONG_MINUTES.get(training.dataset.key, SET_MINUTES))
+
+
+def config_of(
+    training: Training, preset: Preset, budget: Budget | None = None, settings: Mapping[str, Any] | None = None
+) -> Config:
+    """The whole settings of a training.
+
+    Args:
+        budget: None, or an empty one: the usual. settings: laid over everything, nested like a configuration file.
+    Raises:
+        ConfigError: settings that make no sense together.
+    """
+    given = budget if budget is not None and budget.changes else usual_budget(training, preset)
+    config = settings_of(preset, training.method)
+    own = {"training": {"seed": training.seed, **given.changes}}
+    for changes in (training.dataset.changes, training.changes, own, settings or {}):
+        config = override(config, dict(changes))
+    return config
+
+
+def pictured(training: Training) -> bool:
+    """Whether figure 1 or 5 shows images of its model, so that the model is kept."""
+    return not training.cell and training.seed == 0 and training.method in ("l2", "ssim")
+
+
+# ---------------------------------------------------------------------------------------------------- rows of the plan
+
+
+def _row(dataset: DataSet, method: MethodName, seed: int = 0) -> Training:
+    return Training(f"{dataset.key}-{method}-seed{seed}", dataset, method, seed)
+
+
+def _none(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    """Figures 2 and 3 draw their own images; timing needs no trained weights."""
+    return []
+
+
+def _figure1(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    return [_row(dataset, method) for dataset in sets if dataset.key == "nanotwice" for method in ("l2", "ssim")]
+
+
+def _figure5(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    return [_row(dataset, method) for dataset in sets if dataset.key in FABRICS for method in ("l2", "ssim")]
+
+
+def _four(dataset: DataSet, seeds: int) -> list[Training]:
+    repeats = range(1, seeds) if dataset.key == "nanotwice" else ()
+    return [_row(dataset, method) for method in METHODS] + [_row(dataset, "ssim", seed) for seed in repeats]
+
+
+def _figure6(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    return [training for dataset in sets for training in _four(dataset, seeds)]
+
+
+def _figure7(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    return [training for dataset in sets if dataset.key == "nanotwice" for training in _four(dataset, seeds)]
+
+
+def _table2(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    """One setting at a time around the optimum, which the three series share."""
+    latent, window, patch = OPTIMUM
+    cells = {"table2-optimum": OPTIMUM}
+    cells |= {f"table2-latent{value}": (value, window, patch) for value in LATENTS if value != latent}
+    cells |= {f"table2-window{value}": (latent, value, patch) for value in WINDOWS if value != window}
+    cells |= {f"table2-patch{value}": (latent, window, value) for value in PATCHES if value != patch}
+    return [
+        Training(name, dataset, "ssim", 0, _cell_changes(*cell))
+        for dataset in sets
+        if dataset.key == "nanotwice"
+        for name, cell in cells.items()
+    ]
+
+
+def _cell_changes(latent: int, window: int, patch: int) -> dict[str, Any]:
+    """A cell's settings: one window, uniform (a Gaussian hardly feels its side), in loss and residual.
+
+    The stride keeps its share of the patch, about a quarter, so that patches of every side overlap alike.
+    """
+    ssim = {"ssim": {"window": "uniform", "size": window}}
+    return {
+        "model": {"latent": latent, "patch": patch},
+        "loss": ssim,
+        "residual": ssim,
+        "tiling": {"stride": min(30, patch // 4)},
+    }
+
+
+_EXPERIMENT_ROWS = {
+    "figure1": _figure1,
+    "figure5": _figure5,
+    "figure6": _figure6,
+    "figure7": _figure7,
+    "table2": _table2,
+}

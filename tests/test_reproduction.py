@@ -1,0 +1,601 @@
+"""`flawmap reproduce`: the plan, the records, what goes on and what is not done twice."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from flawmap import jobs
+from flawmap.artifact import load_artifact
+from flawmap.cli import main
+from flawmap.config import PATCH_SIDES, override
+from flawmap.datasets import Split, find_dataset
+from flawmap.detector import Detector
+from flawmap.errors import ConfigError, InputError, TrainingError
+from flawmap.evaluation import evaluate, unseen_samples
+from flawmap.histograms import ScoreHistogram
+from flawmap.methods import smoothed
+from flawmap.reproduction import paper, runs, timing
+from flawmap.reproduction import reproduce as reproduction
+from flawmap.reproduction.plan import (
+    ALL,
+    EXPERIMENTS,
+    METHODS,
+    SETS,
+    Budget,
+    DataSet,
+    Training,
+    chosen_sets,
+    config_of,
+    pictured,
+    trainings,
+    usual_budget,
+)
+from flawmap.reproduction.reproduce import Request, all_records, reproduce
+from flawmap.tiling import Grid
+
+TINY: dict[str, Any] = {
+    "model": {"patch": 32, "latent": 8},
+    "tiling": {"stride": 16},
+    "training": {"batch": 4, "precision": "float32"},
+}
+RECORD_KEYS = {
+    *("schema", "name", "set", "title", "method", "seed", "changes", "command", "preset", "date", "machine"),
+    *("versions", "training", "settings", "seconds_per_image", "features", "scorings"),
+}
+TRAINING_KEYS = {"steps", "patches", "seconds", "patches_per_second", "loss", "validation_loss", "flat_loss", "history"}
+SCORING_KEYS = {"changes", "threshold", "metrics", "metrics_with_good", "intervals", "roc", "overlap", "histogram"}
+METRICS = {"auroc", "average_precision", "f1_max", "au_pro_30", "au_pro_05", "images", "image_auroc"}
+
+
+# -------------------------------------------------------------------------------------------------------------- plan
+
+
+def test_the_plan_has_no_repeats() -> None:
+    """Names are unique, `all` is the union of the experiments, and no two of its trainings have the same settings."""
+    everything = trainings(ALL)
+    names = [training.name for training in everything]
+    assert len(set(names)) == len(names) == 4 * 4 + 2 + (5 + 5 + 3 - 2)
+    parts = {training.name for experiment in EXPERIMENTS for training in trainings(experiment)}
+    assert parts == set(names)
+    settings = [config_of(training, "fast", Budget(steps=1)).model_dump_json() for training in everything]
+    assert len(set(zip(settings, (t.dataset.key for t in everything), strict=True))) == len(everything)
+
+
+@pytest.mark.parametrize(
+    ("what", "count"),
+    [("figure1", 2), ("figure2", 0), ("figure3", 0), ("figure5", 4), ("figure6", 18), ("figure7", 6), ("table2", 11)],
+)
+def test_what_an_experiment_needs(what: str, count: int) -> None:
+    """Each experiment's number of trainings, and figures 6 and 7 share the ones on NanoTWICE."""
+    assert len(trainings(what)) == count
+
+
+def test_sets_methods_and_seeds_narrow_the_plan() -> None:
+    """Only what was asked for is planned."""
+    chosen = trainings(ALL, sets=chosen_sets(["grid", "nanotwice"]), methods=("ssim",), seeds=1)
+    assert [training.name for training in chosen if not training.cell] == ["nanotwice-ssim-seed0", "grid-ssim-seed0"]
+    assert len(trainings("figure6", seeds=5)) == 18 + 2
+
+
+@pytest.mark.parametrize("preset", ["paper", "fast"])
+@pytest.mark.parametrize("training", trainings(ALL), ids=lambda training: training.name)
+def test_every_training_has_settings(training: Training, preset: Any) -> None:
+    """The settings parse, hold what the plan says, and patches of every side overlap."""
+    config = config_of(training, preset)
+    assert (config.loss.name, config.training.seed) == (training.method, training.seed)
+    assert config.tiling.stride <= config.model.patch in PATCH_SIDES
+    budget = {name: getattr(config.training, name) for name in ("minutes", "steps", "epochs")}
+    assert {name: value for name, value in budget.items() if value is not None} == usual_budget(
+        training, preset
+    ).changes
+    if not training.cell:
+        assert config.model.latent == (500 if training.dataset.key == "nanotwice" else 100)
+        assert (config.model.patch, config.tiling.stride) == (128, 30)
+    else:
+        assert config.loss.ssim.size == config.residual.ssim.size
+
+
+def test_the_sets_are_worked_as_they_should_be() -> None:
+    """The grid at half its size, the fabrics inside their selvages, and good images kept for the test."""
+    by_key = {dataset.key: config_of(Training("x", dataset, "ssim", 0), "fast") for dataset in SETS}
+    assert (by_key["grid"].images.scale, by_key["grid"].split.last) == (0.5, 60)
+    assert [by_key[key].images.region.box for key in ("fabric03", "fabric04")] == [
+        (1280, 0, 4050, 256),
+        (640, 0, 4050, 256),
+    ]
+    assert [dataset.key for dataset in SETS][-1] == "fabric04"
+
+
+def test_table_2_varies_one_setting_at_a_time() -> None:
+    """Five latent dimensions, five windows and three patch sides around one optimum, which is trained once."""
+    cells = [
+        (config.model.latent, config.loss.ssim.size, config.model.patch)
+        for config in (config_of(training, "fast") for training in trainings("table2"))
+    ]
+    assert len(set(cells)) == len(cells)
+    assert {cell[0] for cell in cells} == {50, 100, 200, 500, 1000}
+    assert {cell[1] for cell in cells} == {3, 7, 11, 15, 19}
+    assert {cell[2] for cell in cells} == {32, 64, 128}
+    assert all(sum(a != b for a, b in zip(cell, (500, 11, 128), strict=True)) <= 1 for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (lambda: trainings("figure4"), "there is no experiment 'figure4'; the experiments are figure1, figure2, "),
+        (lambda: trainings(ALL, methods=("gan",)), "there is no method 'gan'; the methods are l2, vae, fm, ssim"),
+        (lambda: trainings(ALL, seeds=0), "seeds counts how often SSIM is trained and must be at least 1, got 0"),
+        (lambda: chosen_sets(["grit"]), "there is no set 'grit'; the sets are nanotwice, grid, fabric03, fabric04"),
+        (
+            lambda: Budget(minutes=1, steps=2),
+            "a budget is given in one way, got minutes and steps; keep one of them",
+        ),
+        (lambda: Request("all", jobs=0), "jobs counts the trainings at once and must be at least 1, got 0"),
+    ],
+)
+def test_nonsense_is_refused(work: Callable[[], object], message: str) -> None:
+    """What is not there is named, beside what is."""
+    with pytest.raises(ConfigError) as caught:
+        work()
+    assert str(caught.value).startswith(message)
+
+
+# ------------------------------------------------------------------------------------------------------------ records
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of data sets: cloth, and a folder without a readable image."""
+    folder = tmp_path_factory.mktemp("reproduction") / "data"
+    jobs.synth(folder / "cloth", "cloth", good=6, bad=3, size=(64, 48), seed=1)
+    (folder / "broken" / "train" / "good").mkdir(parents=True)
+    (folder / "broken" / "train" / "good" / "0.png").write_text("no image")
+    return folder
+
+
+CLOTH = DataSet("nanotwice", "cloth", "Cloth", {"split": {"last": 1}})
+BROKEN = DataSet("grid", "broken", "Nothing", {})
+ABSENT = DataSet("fabric03", "absent", "Not there", {})
+
+
+def request(what: str = "figure1", **changes: Any) -> Request:
+    plain = Request(
+        what, budget=Budget(steps=3), table=(CLOTH,), settings=TINY, device="cpu", precision="float32", seeds=1
+    )
+    return replace(plain, **changes)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings and page without pictures, which take their time."""
+    monkeypatch.setattr(reproduction, "_works", lambda *_: [])
+
+
+@pytest.fixture(scope="module")
+def made(data: Path) -> tuple[Path, dict[str, Any]]:
+    """Figure 1 of the cloth, made once, l2 and SSIM."""
+    out = data.parent / "out"
+    return out, reproduce(request(), data, out)
+
+
+def test_a_record_has_the_schemas_keys(made: tuple[Path, dict[str, Any]]) -> None:
+    """Exactly these keys, whoever reads them, and no list longer than promised."""
+    out, result = made
+    assert result["failed"] == []
+    assert set(result["pictures"]) == {"figure1"}
+    assert Path(result["page"]).is_file()
+    assert sorted(path.name for path in (out / "records").iterdir()) == [
+        "nanotwice-l2-seed0.json",
+        "nanotwice-ssim-seed0.json",
+    ]
+    for record in all_records(out):
+        assert set(record) == RECORD_KEYS
+        assert set(record["training"]) == TRAINING_KEYS
+        assert record["training"]["history"][-1][0] == record["training"]["steps"] == 3
+        assert set(record["seconds_per_image"]) == {"median", "least", "images"}
+        assert list(record["scorings"]) == ["faithful", "smoothed"]
+        for scoring in record["scorings"].values():
+            assert set(scoring) == SCORING_KEYS
+            assert set(scoring["metrics"]) == set(scoring["metrics_with_good"]) == METRICS
+            assert (scoring["metrics"]["images"], scoring["metrics_with_good"]["images"]) == (3, 3 + 2)
+            assert len(scoring["roc"]["x"]) == len(scoring["roc"]["y"]) <= 200
+            assert 0.05 in scoring["overlap"]["rates"]
+            assert {len(values) for values in scoring["overlap"].values()} == {len(runs.RATES)}
+            bins = scoring["histogram"]
+            assert len(bins["edges"]) - 1 == len(bins["good"]) == len(bins["defective"]) <= 512
+            assert sum(bins["good"]) + sum(bins["defective"]) == 3 * 64 * 48
+            low, high = scoring["intervals"]["auroc"]
+            assert low <= high
+            assert str(out) not in json.dumps(record), "folders are nobody's business"
+
+
+@pytest.mark.parametrize("method", ["l2", "ssim"])
+def test_figures_are_those_of_evaluate(made: tuple[Path, dict[str, Any]], data: Path, method: str) -> None:
+    """A record's figures are those that `flawmap evaluate` finds with the same model, for each way of scoring."""
+    out, _ = made
+    record = runs.read_record(out / "records" / f"nanotwice-{method}-seed0.json")
+    artifact = load_artifact(out / "models" / f"nanotwice-{method}-seed0.flawmap")
+    dataset = find_dataset(data / "cloth")
+    samples = unseen_samples(dataset, Split.from_dict(artifact.provenance["data"]["split"]))
+    for name, changes in runs.SCORINGS.items():
+        config = override(artifact.config, changes)
+        detector = Detector.of(replace(artifact, config=config), device="cpu", precision="float32")
+        found, scoring = evaluate(detector, samples), record["scorings"][name]
+        assert found.image is not None
+        for key in METRICS - {"image_auroc"}:
+            assert scoring["metrics"][key] == found.pixel_defective_images[key]
+            assert scoring["metrics_with_good"][key] == found.pixel[key]
+        assert scoring["metrics"]["image_auroc"] == found.image["auroc"]
+        at_5 = found.pixel_defective_images["overlap_at_5"]
+        place = scoring["overlap"]["rates"].index(0.05)
+        assert scoring["overlap"]["q50"][place] == pytest.approx(at_5["q50"], rel=1e-5)
+    assert record["scorings"]["faithful"]["threshold"] == artifact.threshold
+    assert record["scorings"]["smoothed"]["threshold"] != artifact.threshold
+    assert record["scorings"]["smoothed"]["metrics"] != record["scorings"]["faithful"]["metrics"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_is_done_is_not_done_again(
+    made: tuple[Path, dict[str, Any]], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second call trains and scores nothing, and leaves the records as they are."""
+    out, first = made
+    before = {path: path.stat().st_mtime_ns for path in (out / "records").iterdir()}
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("trained or scored again")
+
+    monkeypatch.setattr(jobs, "train", fail)
+    monkeypatch.setattr(runs, "record_of", fail)
+    again = reproduce(request(), data, out)
+    assert again["failed"] == []
+    assert {path: path.stat().st_mtime_ns for path in (out / "records").iterdir()} == before
+    assert [row["state"] for row in again["plan"]] == ["done", "done"]
+    assert again["trainings"] == first["trainings"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_other_settings_do_not_take_over_a_record(made: tuple[Path, dict[str, Any]], data: Path) -> None:
+    """A folder made with one budget is not taken for another; what computes it may differ."""
+    out, _ = made
+    result = reproduce(request(budget=Budget(steps=4)), data, out)
+    assert [failure["name"] for failure in result["failed"]] == ["nanotwice-l2-seed0", "nanotwice-ssim-seed0"]
+    assert result["failed"][0]["error"] == (
+        f"{out / 'records' / 'nanotwice-l2-seed0.json'} was made with other settings (preset, budget or data set) than "
+        "are asked for; name another folder with -o, or remove it to make it anew"
+    )
+    assert reproduce(request(precision="bfloat16"), data, out)["failed"] == []
+
+
+def test_a_model_without_its_record_is_scored(
+    made: tuple[Path, dict[str, Any]], data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Stopped between training and record: the model is scored, not trained again, with the same figures."""
+    out, _ = made
+    (tmp_path / "models").mkdir()
+    for path in (out / "models").iterdir():
+        (tmp_path / "models" / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(jobs, "train", lambda *_, **__: pytest.fail("trained again"))
+    training = trainings("figure1", sets=(CLOTH,))[0]
+    record = runs.perform(training, request().recipe(data, tmp_path))
+    kept = runs.read_record(out / "records" / f"{training.name}.json")
+    assert (record["scorings"], record["training"]) == (kept["scorings"], kept["training"])
+
+
+def test_a_stopped_training_goes_on(data: Path, tmp_path: Path) -> None:
+    """Interrupted after its first checkpoint, a training goes on there and not from the start."""
+    often = {**TINY, "training": {**TINY["training"], "checkpoint_minutes": 1e-9}}
+    recipe = request(settings=often, budget=Budget(steps=60)).recipe(data, tmp_path)
+    training = Training("nanotwice-l2-seed0", CLOTH, "l2", 0)
+    seen: list[int] = []
+
+    def stop(progress: Any) -> None:
+        seen.append(progress.row.step)
+        if progress.row.step == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.perform(training, recipe, observe=stop)
+    assert not recipe.record(training).exists()
+    runs.perform(training, recipe, observe=lambda progress: seen.append(progress.row.step))
+    assert seen == [20, 40, 40, 60]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_failing_training_loses_nothing_of_the_others(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unreadable images, a loss that goes nowhere, a fault of ours: each is reported, and the rest is done."""
+    plain = jobs.train
+
+    def train(path: Path, model: Path, *rest: Any, **named: Any) -> Any:
+        if "l2" in model.name:
+            raise TrainingError("the loss turned nan")
+        if "vae" in model.name:
+            raise RuntimeError("the roof fell in")
+        return plain(path, model, *rest, **named)
+
+    monkeypatch.setattr(jobs, "train", train)
+    asked = request("figure6", table=(CLOTH, BROKEN, ABSENT), methods=("l2", "vae", "ssim"))
+    said: list[str] = []
+    result = reproduce(asked, data, tmp_path, say=said.append)
+    failures = {failure["name"]: failure["error"] for failure in result["failed"]}
+    assert failures["nanotwice-l2-seed0"] == "the loss turned nan"
+    assert failures["nanotwice-vae-seed0"] == "RuntimeError: the roof fell in"
+    assert "0.png" in failures["grid-ssim-seed0"]
+    assert set(failures) == {f"{name}-seed0" for name in ("nanotwice-l2", "nanotwice-vae", "grid-ssim")} | {
+        "grid-l2-seed0",
+        "grid-vae-seed0",
+    }
+    assert [record["name"] for record in all_records(tmp_path)] == ["nanotwice-ssim-seed0"]
+    states = {row["name"]: row["state"] for row in result["plan"]}
+    assert (states["nanotwice-ssim-seed0"], states["fabric03-ssim-seed0"]) == ("done", "no data")
+    assert any(line.startswith("nanotwice-l2-seed0 failed: the loss turned nan") for line in said)
+
+
+def test_no_data_at_all(tmp_path: Path) -> None:
+    """Nothing is written where there is nothing to train on."""
+    with pytest.raises(InputError) as caught:
+        reproduce(request(), tmp_path / "data", tmp_path / "out")
+    assert str(caught.value) == (
+        f"{tmp_path / 'data'} holds none of the data sets' folders, which are cloth; name their folder with --data"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_models_are_kept_where_pictures_need_them(data: Path, tmp_path: Path) -> None:
+    """Without --keep-models a further seed's weights go once its record is written; those of figure 1 stay."""
+    asked = request("figure6", methods=("ssim",), seeds=2)
+    reproduce(asked, data, tmp_path)
+    assert [path.name for path in (tmp_path / "models").glob("*.flawmap")] == ["nanotwice-ssim-seed0.flawmap"]
+    assert len(all_records(tmp_path)) == 2
+    assert [pictured(training) for training in asked.trainings()] == [True, False]
+
+
+def test_several_at_once(
+    made: tuple[Path, dict[str, Any]], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool of workers gives the records that one process gives, and what goes to it can be sent to a process."""
+    asked = request("figure7", jobs=2, methods=("l2", "ssim"), budget=Budget(steps=3))
+    rows = asked.trainings()
+    recipe = asked.recipe(data, tmp_path)
+    assert pickle.loads(pickle.dumps((rows, recipe))) == (rows, recipe)
+    asked_of: list[int] = []
+
+    def pool(workers: int, context: object, initializer: object, arguments: tuple[int]) -> ThreadPoolExecutor:
+        asked_of.append(workers)
+        return ThreadPoolExecutor(1)
+
+    monkeypatch.setattr(reproduction, "ProcessPoolExecutor", pool)
+    outcomes = list(
+        reproduction.perform_all(
+            rows, recipe, 2, observe=lambda *_, **__: None, done=lambda *_: None, say=lambda *_: None
+        )
+    )
+    assert asked_of == [2]
+    assert {outcome.training.name: outcome.error for outcome in outcomes} == dict.fromkeys(row.name for row in rows)
+    alone = {record["name"]: record["scorings"] for record in all_records(made[0])}
+    assert {record["name"]: record["scorings"] for record in all_records(tmp_path)} == alone
+
+
+def test_the_network_runs_once_an_image(made: tuple[Path, dict[str, Any]], data: Path) -> None:
+    """However many ways of scoring, each batch of an image goes through the network once."""
+    out, _ = made
+    artifact = load_artifact(out / "models" / "nanotwice-l2-seed0.flawmap")
+    detector = Detector.of(artifact, device="cpu", precision="float32")
+    calls: list[int] = []
+    detector.network.register_forward_hook(lambda *_: calls.append(1))
+    samples = find_dataset(data / "cloth").select("test", "defective")
+    runs.score_all({"one": detector}, samples, lambda *_: None)
+    once = len(calls)
+    runs.score_all({"one": detector, "two": detector, "three": detector}, samples, lambda *_: None)
+    assert once > 0
+    assert len(calls) == 2 * once
+
+
+def test_large_maps_are_smoothed() -> None:
+    """A map too large to be blurred by one matrix is smoothed like a Gaussian filter that mirrors at its border."""
+    residual = np.random.default_rng(0).random((300, 700), dtype=np.float32)
+    found = smoothed(torch.from_numpy(residual), 8.0).numpy()
+    expected = gaussian_filter(residual.astype(np.float64), 8.0, mode="mirror", truncate=3.0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_remembering_is_no_forgery() -> None:
+    """Another batch at the same place is computed anew."""
+    memory = runs.Remembering(torch.nn.Identity())
+    first, second = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    assert torch.equal(memory(first), first)
+    memory.place = 0
+    assert torch.equal(memory(second), second)
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+
+
+def test_the_histogram_loses_no_pixel() -> None:
+    """Counts add up, in bins of one width that reach from the least score to the largest."""
+    scores = np.random.default_rng(0).gamma(2, 0.1, 5000).astype(np.float32)
+    flawed = scores > 0.4
+    found = runs.histogram_of(ScoreHistogram.of(scores, flawed))
+    assert found is not None
+    assert (sum(found["good"]), sum(found["defective"])) == (int((~flawed).sum()), int(flawed.sum()))
+    assert np.ptp(np.diff(found["edges"])) < 1e-4
+    assert found["edges"][0] == pytest.approx(scores.min(), rel=1e-3)
+    assert found["edges"][-1] == pytest.approx(scores.max(), rel=1e-3)
+    assert runs.histogram_of(ScoreHistogram.empty()) is None
+
+
+@pytest.mark.parametrize(("rows", "every"), [(5, 2), (1000, 10), (1000, 500)])
+def test_the_history_is_thinned(tmp_path: Path, rows: int, every: int) -> None:
+    """At most 100 rows, the last one among them; with many validation losses those rows are the ones kept."""
+    lines = ["step,loss,validation,rate,seconds"]
+    lines += [f"{n},{1 / n},{0.5 if n % every == 0 else ''},0.1,1" for n in range(1, rows + 1)]
+    (tmp_path / "m.history.csv").write_text("\n".join(lines) + "\n")
+    found = runs.history_of(tmp_path / "m.flawmap")
+    assert len(found) == min(100, rows)
+    assert found[-1][:2] == [rows, 1 / rows]
+    assert (all(row[2] == 0.5 for row in found)) == (every == 10)
+    assert runs.history_of(tmp_path / "other.flawmap") == []
+
+
+def test_timing() -> None:
+    """Every duration is there and positive, and the whole image takes longer than the opening alone."""
+    config = timing.settings("fast", latent=8, patch=32)
+    found = timing.measure(config, size=(80, 64), repeats=2, device="cpu", precision="float32")
+    assert set(found["ms_per_patch"]) == {"1", "32"}
+    seconds = found["image"]["seconds"]
+    assert set(seconds) == {"whole", "network", "ssim", "opening"}
+    assert all(value > 0 for value in (*found["ms_per_patch"].values(), *seconds.values()))
+    assert found["image"]["windows"] == len(Grid(32, config.tiling.stride).positions((64, 80)))
+
+
+# ------------------------------------------------------------------------------------------------------------- claims
+
+
+def run_of(dataset: str, method: str, auroc: float | None, *, name: str = "", overlap: float = 0.5) -> paper.Record:
+    """A record with what claims look at."""
+    rates = {"rates": [0.01, 0.05], "q50": [0.1, overlap]}
+    scoring = {"metrics": {"auroc": auroc}, "overlap": rates}
+    settings = {"model": {"latent": 500, "patch": 128}, "loss": {"ssim": {"size": 11}}}
+    record = {"name": name or f"{dataset}-{method}-seed0", "set": dataset, "title": dataset, "method": method}
+    return {**record, "seed": 0, "settings": settings, "scorings": {"faithful": scoring}}
+
+
+def cell_of(name: str, auroc: float, *, latent: int = 500, window: int = 11, patch: int = 128) -> paper.Record:
+    record = dict(run_of("nanotwice", "ssim", auroc, name=f"table2-{name}"))
+    settings = {"model": {"latent": latent, "patch": patch}, "loss": {"ssim": {"size": window}}}
+    return {**record, "settings": settings}
+
+
+def four(dataset: str, **areas: float) -> list[paper.Record]:
+    return [run_of(dataset, method, area) for method, area in areas.items()]
+
+
+def test_without_records_every_claim_is_open() -> None:
+    """Nothing is said where nothing was run."""
+    claims = paper.claims([])
+    assert len(claims) == len(paper.STATEMENTS) == 8
+    assert {(claim.holds, claim.evidence) for claim in claims} == {(None, "not run")}
+
+
+@pytest.mark.parametrize(
+    ("areas", "holds"),
+    [
+        ({"l2": 0.6, "vae": 0.6, "fm": 0.7, "ssim": 0.9}, True),
+        ({"l2": 0.6, "vae": 0.6, "fm": 0.895, "ssim": 0.9}, False),
+        ({"l2": 0.6, "ssim": 0.9}, None),
+        ({"l2": 0.95, "ssim": 0.9}, False),
+    ],
+)
+def test_ssim_leads(areas: dict[str, float], holds: bool | None) -> None:
+    """True with all four and a clear lead; False as soon as one is not behind; open while one is missing."""
+    assert paper.ssim_leads(four("nanotwice", **areas), "faithful").holds is holds
+
+
+def test_vae_and_feature_matching() -> None:
+    """The VAE's and FM's claims follow their difference to l2, set by set."""
+    good = four("nanotwice", l2=0.6, vae=0.605, fm=0.7) + four("grid", l2=0.8, vae=0.7, fm=0.8)
+    assert paper.vae_is_no_better(good, "faithful").holds is True
+    assert paper.fm_helps_on_nanotwice_alone(good, "faithful").holds is True
+    bad = four("nanotwice", l2=0.6, vae=0.65, fm=0.6) + four("grid", l2=0.8, vae=0.7, fm=0.8)
+    assert paper.vae_is_no_better(bad, "faithful").holds is False
+    assert paper.fm_helps_on_nanotwice_alone(bad, "faithful").holds is False
+    assert paper.fm_helps_on_nanotwice_alone(good[:3], "faithful").holds is None, "one set alone does not say `only`"
+
+
+def test_area_and_overlap() -> None:
+    """The headline figures, as means over seeds; a cell of table 2 is none of them."""
+    seeds = [run_of("nanotwice", "ssim", area, name=f"s{area}", overlap=0.95) for area in (0.960, 0.964)]
+    claim = paper.ssim_reaches_the_papers_area([*seeds, cell_of("optimum", 0.1)], "faithful")
+    assert claim.holds is True
+    assert claim.evidence == "0.962 (mean of 2 seeds, 0.960 to 0.964)"
+    assert paper.ssim_reaches_the_papers_area(seeds[:1], "faithful").holds is False
+    assert paper.half_of_the_defects_are_covered(seeds, "faithful").holds is True
+    short = [run_of("nanotwice", "ssim", 0.9, overlap=0.91)]
+    assert paper.half_of_the_defects_are_covered(short, "faithful").holds is False
+
+
+def test_insensitivity() -> None:
+    """A column's range decides, once all its cells are there; small d does not count."""
+    optimum = cell_of("optimum", 0.95)
+    windows = [cell_of(f"window{size}", 0.94, window=size) for size in (3, 7, 15, 19)]
+    statement = paper.insensitive(1, "K")
+    assert statement([optimum, *windows], "faithful").holds is True
+    assert statement([optimum, *windows[:3]], "faithful").holds is None
+    assert statement([optimum, cell_of("window3", 0.9, window=3)], "faithful").holds is False
+    latents = [cell_of(f"latent{d}", area, latent=d) for d, area in ((50, 0.7), (200, 0.94), (1000, 0.95))]
+    assert paper.insensitive(0, "d")([optimum, *latents], "faithful").holds is True
+
+
+def test_only_what_is_verified_stands_beside_ours() -> None:
+    """The comparison shows the paper's figures with their marks, and none that was recalled."""
+    records = [*four("nanotwice", l2=0.6, ssim=0.9), *four("grid", ssim=0.9), *four("fabric03", ssim=0.9)]
+    cells = [cell_of("optimum", 0.9), cell_of("latent50", 0.8, latent=50)]
+    rows = paper.comparison([*records, *cells])
+    assert [(row["paper"], row["mark"]) for row in rows] == [
+        (0.688, "text"),
+        (0.966, "text"),
+        (0.94, "2nd"),
+        (None, None),
+        (0.966, "text"),
+        (None, None),
+    ]
+    assert {figure.mark for figure in paper.PAPER} == {"text", "2nd", "mem"}
+    assert {figure.method for figure in paper.PAPER} <= {*METHODS, "Napoletano et al. 2018"}
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+
+
+def test_list_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--list` prints the plan with its total, and writes nothing."""
+    out = tmp_path / "out"
+    code = main(["reproduce", "figure6", "--data", str(tmp_path), "-o", str(out), "--list", "--sets", "nanotwice"])
+    said = capsys.readouterr()
+    assert code == 0
+    assert not out.exists()
+    assert said.err.splitlines()[0].startswith("figure6: 6 trainings, 0 of them to do")
+    names = [line.split()[2] for line in said.out.splitlines()[1:]]
+    assert names[:4] == [f"nanotwice-{method}-seed0" for method in ("l2", "vae", "fm", "ssim")]
+
+
+def test_figure_2_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`flawmap reproduce figure2 --json` gives one document, with the claims and the page."""
+    code = main(["reproduce", "figure2", "--data", str(tmp_path), "-o", str(tmp_path / "out"), "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert {claim["holds"] for claim in result["claims"]} == {True}
+    assert Path(result["pictures"]["figure2"]).read_bytes().startswith(b"\x89PNG")
+    assert Path(result["page"]).is_file()
+
+
+def test_the_minutes_of_a_plan_are_added_up(data: Path, tmp_path: Path) -> None:
+    """The total is that of what is still to do."""
+    said: list[str] = []
+    asked = Request("figure6", table=(CLOTH, ABSENT), seeds=3)
+    reproduce(asked, data, tmp_path, listing=True, say=said.append)
+    assert said == ["figure6: 10 trainings, 6 of them to do; 180 minutes of training"]
+    reproduce(replace(asked, budget=Budget(steps=5)), data, tmp_path, listing=True, say=said.append)
+    assert said[1] == "figure6: 10 trainings, 6 of them to do, each 5 steps"
+
+
+def test_the_command_says_how_to_get_the_same() -> None:
+    """A record's command names no folder of this machine."""
+    asked = request("figure6", features=Path("/somewhere/alexnet.pth"), methods=("fm",), feature_network="alexnet")
+    assert asked.command() == (
+        "flawmap reproduce figure6 --data DATA -o OUT --preset fast --steps 3 --methods fm --seeds 1 "
+        "--features alexnet.pth --feature-network alexnet"
+    )
