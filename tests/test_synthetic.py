@@ -347,7 +347,8 @@ CORNER[:5, :5] = True
         ),
         (
             lambda: add_flaws(plain(0.5), 0, kinds=()),
-            "kinds must name at least one of cut, rough, contamination, missing_thread, clump, stroke, dot, film, got none",
+            "kinds must name at least one of cut, rough, contamination, missing_thread, clump, stroke, dot, film, "
+            "got none",
         ),
         (
             lambda: add_flaws(plain(0.5), 0, count=(2, 1)),
