@@ -260,7 +260,19 @@ OPTIONS = {
     | IMAGES
     | MACHINE
     | {"DATA", "--output", "--preset", "--loss", "--minutes", "--steps", "--epochs", "--latent", "--patch", "--stride"}
-    | {"--window", "--batch", "--learning-rate", "--augment", "--seed", "--scale", "--pad", "--validation", "--last"}
+    | {
+        "--window",
+        "--batch",
+        "--learning-rate",
+        "--augment",
+        "--spoil",
+        "--smoothing",
+        "--seed",
+        "--scale",
+        "--pad",
+        "--validation",
+        "--last",
+    }
     | {"--split-seed", "--false-positive-rate", "--threshold-rule", "--config", "--show-config", "--resume"}
     | {"--average", "--skip-unreadable", "--tensorboard", "--features", "--feature-network"},
     "inspect": COMMON
@@ -472,14 +484,31 @@ def test_every_training_option_reaches_the_settings(run: Run) -> None:
             "--learning-rate",
             0.5,
         ),
-        *("--augment", "flips", "--seed", 4, "--scale", "40x30", "--mode", "colour", "--white", 9, "--pixel-limit", 8),
+        *(
+            "--augment",
+            "flips",
+            "--spoil",
+            0.25,
+            "--smoothing",
+            3,
+            "--seed",
+            4,
+            "--scale",
+            "40x30",
+            "--mode",
+            "colour",
+            "--white",
+            9,
+            "--pixel-limit",
+            8,
+        ),
         *("--box", "1,2,3,4", "--pad", "--validation", 0.2, "--last", 2, "--split-seed", 5, "--steps", 11),
         *("--false-positive-rate", 0.01, "--threshold-rule", "largest", "--device", "cpu", "--precision", "bfloat16"),
     )
     assert found["model"] | {"patch": 64, "latent": 6} == found["model"]
     assert found["tiling"] | {"stride": 7, "average": "residuals", "pad": True} == found["tiling"]
     assert (found["loss"]["ssim"]["size"], found["residual"]["ssim"]["size"]) == (9, 9)
-    training = {"batch": 3, "learning_rate": 0.5, "augment": "flips", "seed": 4, "steps": 11}
+    training = {"batch": 3, "learning_rate": 0.5, "augment": "flips", "spoil": 0.25, "seed": 4, "steps": 11}
     assert found["training"] | training | {"device": "cpu", "precision": "bfloat16"} == found["training"]
     images = {"scale": [40, 30], "mode": "colour", "white": 9, "pixel_limit": 8}
     assert found["images"] | images == found["images"]

@@ -277,6 +277,13 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help="Adam's rate at its highest. [default: by preset]")
     ] = None,
+    spoil: Annotated[
+        float | None,
+        typer.Option(help="Share of the patches that get a stain to be taken away, 0 to 1. [default: 0]"),
+    ] = None,
+    smoothing: Annotated[
+        float | None, typer.Option(help="Deviation of a Gaussian over the residual map, pixels. [default: 0]")
+    ] = None,
     augment: Annotated[
         AugmentName | None,
         typer.Option(help="flips: mirror patches; turns: also by quarter turns. [default: by preset]"),
@@ -337,7 +344,7 @@ def train(
             "features": {"network": feature_network and feature_network.value, "weights": features},
             **windows,
         },
-        "residual": windows,  # its name follows the loss
+        "residual": {**windows, "smoothing": smoothing},  # its name follows the loss
         "tiling": {"stride": stride, "average": average and average.value, "pad": pad or None},
         "images": _image_changes(
             mode=mode, white=white, pixel_limit=pixel_limit, box=box, region=region, brightness=brightness, scale=scale
@@ -350,6 +357,7 @@ def train(
             "batch": batch,
             "learning_rate": learning_rate,
             "augment": augment and augment.value,
+            "spoil": spoil,
             "seed": seed,
             "device": device,
             "precision": precision and precision.value,

@@ -190,6 +190,7 @@ class TrainingSettings(Settings):
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(0.0, ge=0)  # Adam's l2 penalty
     augment: Literal["none", "flips", "turns"] = "none"  # flips: mirror both ways; turns: also by quarter turns
+    spoil: float = Field(0.0, ge=0, le=1)  # share of the patches that get a stain, which the network is to take away
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(0, ge=0)
@@ -235,6 +236,8 @@ class Config(Settings):
                 f"stride must not exceed the patch, or pixels between patches go unseen, "
                 f"got stride {self.tiling.stride} with patch {self.model.patch}"
             )
+        if self.training.spoil and self.loss.name == "vae":
+            raise ValueError("spoil is not for a vae, whose noise floor is the error on good patches; set it to 0")
         for part in (self.loss, self.residual):
             if part.name in WINDOWED and part.ssim.size > self.model.patch:
                 raise ValueError(f"window size {part.ssim.size} must not exceed the patch, {self.model.patch}")

@@ -31,6 +31,7 @@ from flawmap.hardware import autocast, choose_device, choose_precision
 from flawmap.methods import METHODS, build_network
 from flawmap.models import Autoencoder, initialise
 from flawmap.sampling import augment
+from flawmap.spoiling import spoilt
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ PLATEAU = 0.98  # of the flat reconstruction's loss: above it nothing has been l
 TIMED_STEPS = (4, 10)  # run in, then measured, to turn minutes into steps
 
 # Streams of one seed, so that no two uses of it see the same numbers.
-_BATCH, _POOL, _EPOCH, _BIRTH, _NOISE = range(5)
+_BATCH, _POOL, _EPOCH, _BIRTH, _NOISE, _STAINS = range(6)
 _HELD_OUT = 2**32 - 1  # in place of a step, for the noise of held-out patches
 
 
@@ -190,9 +191,11 @@ class _Stepper:
     def __call__(self, network: Autoencoder, optimizer: torch.optim.Optimizer, step: int, rate: float) -> Tensor:
         for group in optimizer.param_groups:
             group["lr"] = rate
-        patches = self._on_device(self.batch(step))
+        batch = self.batch(step)
+        patches = self._on_device(batch)
+        shown = self._on_device(self._spoilt(batch, step)) if self.config.training.spoil else patches
         optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(network, patches, step)
+        loss = self._loss(network, patches, shown, step)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return loss.detach()
@@ -224,7 +227,7 @@ class _Stepper:
         network.eval()
         with torch.no_grad():
             for part in torch.split(patches, self.config.training.batch):
-                total += len(part) * float(self._loss(network, self._on_device(part), _HELD_OUT))
+                total += len(part) * float(self._loss(network, self._on_device(part), self._on_device(part), _HELD_OUT))
         network.train()
         return total / len(patches)
 
@@ -233,13 +236,20 @@ class _Stepper:
         flat = patches.mean(dim=(2, 3), keepdim=True).expand_as(patches)
         return float(self.loss(self._on_device(patches), self._on_device(flat)))
 
-    def _loss(self, network: Autoencoder, patches: Tensor, step: int) -> Tensor:
-        seed = np.random.SeedSequence([self.config.training.seed, _NOISE, step]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator(device=self.device).manual_seed(int(seed))
+    def _loss(self, network: Autoencoder, patches: Tensor, shown: Tensor, step: int) -> Tensor:
+        """Of the reconstructions of what the network is shown, compared with the clean patches."""
+        generator = self._generator(_NOISE, step, self.device)
         with autocast(self.device, self.precision):
-            reconstructions, divergence = network.draw(patches, generator)
+            reconstructions, divergence = network.draw(shown, generator)
             loss = self.loss(patches, reconstructions)
         return loss if divergence is None else loss + self.config.loss.divergence * divergence
+
+    def _spoilt(self, patches: Tensor, step: int) -> Tensor:
+        return spoilt(patches, self.config.training.spoil, self._generator(_STAINS, step, torch.device("cpu")))
+
+    def _generator(self, stream: int, step: int, device: torch.device) -> torch.Generator:
+        seed = np.random.SeedSequence([self.config.training.seed, stream, step]).generate_state(1, np.uint64)[0]
+        return torch.Generator(device=device).manual_seed(int(seed))
 
     def _on_device(self, patches: Tensor) -> Tensor:
         return patches.to(self.device, memory_format=torch.channels_last, non_blocking=self.device.type == "cuda")

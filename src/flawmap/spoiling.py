@@ -1,0 +1,72 @@
+"""Good patches painted over at random, for a network that is to give back the clean ones.
+
+A network that only ever sees good patches may learn to copy whatever it is shown, flaws included. One that must undo
+stains of random outline, texture and brightness learns what belongs there instead (denoising autoencoders: Vincent et
+al. 2008, doi:10.1145/1390156.1390294). No real flaw is imitated: a stain is a piece of another good patch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flawmap.checks import image_batch
+
+GRAINS = (4, 8, 14)  # knots along a side of the noise whose level sets are the outlines: coarse to fine
+AREA = (0.02, 0.27)  # of the patch
+OPACITY = (0.4, 1.0)
+CONTRAST = (0.0, 1.6)  # of the stain's texture, against what it was taken from
+SHIFT = (-0.25, 0.25)  # of its mean intensity
+SOFT = 9  # pixels: the window that smooths some of the textures
+EDGE = 8.0  # how steeply outlines rise, per unit of the noise
+SAMPLED = 4  # pixels between those that the level of an outline is taken from
+
+
+def spoilt(patches: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Some of the patches with a stain painted over, the others as they are.
+
+    Args:
+        patches: (N, C, P, P) float32 in [0, 1], N at least 2 for a stain to come from another patch.
+        share: of the patches that get a stain, on average, from 0 to 1.
+        generator: of the CPU; the same state gives the same stains.
+    Returns:
+        (N, C, P, P) float32 in [0, 1], a new tensor.
+    """
+    image_batch(patches, "patches")
+    count = len(patches)
+    chosen = _uniform(count, (0, 1), generator) < share
+    cover = chosen * _uniform(count, OPACITY, generator) * _outlines(count, patches.shape[-1], generator)
+    return (patches + cover * (_stains(patches, generator) - patches)).clamp(0, 1)
+
+
+def _outlines(count: int, side: int, generator: torch.Generator) -> Tensor:
+    """(N, 1, P, P) from 0 to 1: the highest part of smooth noise, of a random area."""
+    covers = []
+    grain = torch.randint(len(GRAINS), (count,), generator=generator)
+    for knots in GRAINS:
+        coarse = torch.rand(count, 1, knots, knots, generator=generator)
+        covers.append(functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False))
+    noise = torch.stack(covers)[grain, torch.arange(count)]
+    heights = noise[..., ::SAMPLED, ::SAMPLED].flatten(1).sort(dim=1, descending=True).values
+    area = _uniform(count, AREA, generator).flatten()
+    level = heights.gather(1, (area * heights.shape[1]).long()[:, None])
+    return ((noise - level[..., None, None]) * EDGE).clamp(0, 1)
+
+
+def _stains(patches: Tensor, generator: torch.Generator) -> Tensor:
+    """(N, C, P, P): another patch upside down, more or less smoothed, with another contrast and brightness."""
+    count = len(patches)
+    other = patches.roll(1, 0).flip(2)
+    reach = SOFT // 2
+    smooth = functional.avg_pool2d(functional.pad(other, (reach,) * 4, mode="reflect"), SOFT, 1)
+    sharp = _uniform(count, (0, 1), generator) < 0.2
+    weight = torch.where(sharp, 0.0, _uniform(count, (0, 1), generator))
+    texture = other + weight * (smooth - other)
+    mean = texture.mean(dim=(2, 3), keepdim=True)
+    return (texture - mean) * _uniform(count, CONTRAST, generator) + mean + _uniform(count, SHIFT, generator)
+
+
+def _uniform(count: int, ends: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """(N, 1, 1, 1) evenly between two ends."""
+    return ends[0] + (ends[1] - ends[0]) * torch.rand(count, 1, 1, 1, generator=generator)
