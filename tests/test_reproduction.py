@@ -30,14 +30,17 @@ from flawmap.reproduction import reproduce as reproduction
 from flawmap.reproduction.plan import (
     ALL,
     EXPERIMENTS,
+    LONG_STEPS,
     METHODS,
     SETS,
+    STEPS_A_MINUTE,
     Budget,
     DataSet,
     Training,
     chosen_sets,
     config_of,
     pictured,
+    series_of,
     trainings,
     usual_budget,
 )
@@ -65,7 +68,7 @@ def test_the_plan_has_no_repeats() -> None:
     """Names are unique, `all` is the union of the experiments, and no two of its trainings have the same settings."""
     everything = trainings(ALL)
     names = [training.name for training in everything]
-    assert len(set(names)) == len(names) == 4 * 4 + 2 + (5 + 5 + 3 - 2)
+    assert len(set(names)) == len(names) == 4 * 4 + 2 + (5 + 5 + 3 - 2) + 4 + 2
     parts = {training.name for experiment in EXPERIMENTS for training in trainings(experiment)}
     assert parts == set(names)
     settings = [config_of(training, "fast", Budget(steps=1)).model_dump_json() for training in everything]
@@ -74,7 +77,16 @@ def test_the_plan_has_no_repeats() -> None:
 
 @pytest.mark.parametrize(
     ("what", "count"),
-    [("figure1", 2), ("figure2", 0), ("figure3", 0), ("figure5", 4), ("figure6", 18), ("figure7", 6), ("table2", 11)],
+    [
+        ("figure1", 2),
+        ("figure2", 0),
+        ("figure3", 0),
+        ("figure5", 4),
+        ("figure6", 18),
+        ("figure7", 6),
+        ("table2", 11),
+        ("ours", 6),
+    ],
 )
 def test_what_an_experiment_needs(what: str, count: int) -> None:
     """Each experiment's number of trainings, and figures 6 and 7 share the ones on NanoTWICE."""
@@ -84,7 +96,10 @@ def test_what_an_experiment_needs(what: str, count: int) -> None:
 def test_sets_methods_and_seeds_narrow_the_plan() -> None:
     """Only what was asked for is planned."""
     chosen = trainings(ALL, sets=chosen_sets(["grid", "nanotwice"]), methods=("ssim",), seeds=1)
-    assert [training.name for training in chosen if not training.cell] == ["nanotwice-ssim-seed0", "grid-ssim-seed0"]
+    assert [training.name for training in chosen if series_of(training.name) == "figures"] == [
+        "nanotwice-ssim-seed0",
+        "grid-ssim-seed0",
+    ]
     assert len(trainings("figure6", seeds=5)) == 18 + 2
 
 
@@ -587,9 +602,13 @@ def test_the_minutes_of_a_plan_are_added_up(data: Path, tmp_path: Path) -> None:
     said: list[str] = []
     asked = Request("figure6", table=(CLOTH, ABSENT), seeds=3)
     reproduce(asked, data, tmp_path, listing=True, say=said.append)
-    assert said == ["figure6: 10 trainings, 6 of them to do; 180 minutes of training"]
+    steps = 6 * LONG_STEPS["nanotwice"]
+    hours = steps / STEPS_A_MINUTE / 60
+    assert said == [
+        f"figure6: 10 trainings, 6 of them to do; {steps:,} steps, about {hours:.1f} hours on one core of a CPU"
+    ]
     reproduce(replace(asked, budget=Budget(steps=5)), data, tmp_path, listing=True, say=said.append)
-    assert said[1] == "figure6: 10 trainings, 6 of them to do, each 5 steps"
+    assert said[1].startswith("figure6: 10 trainings, 6 of them to do; 30 steps, ")
 
 
 def test_the_command_says_how_to_get_the_same() -> None:

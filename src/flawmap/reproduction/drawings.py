@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from flawmap.plots import COLOURS, FAINT, INK, _dress, _figure, _save
+from flawmap.reproduction.plan import series_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +98,6 @@ SENSITIVITIES = (
     Sensitivity("patch", "side of the patches", 128),
 )
 TABLE_2 = ("nanotwice", "ssim")
-TABLE_2_NAME = "table2"  # how the names of the runs of table 2 begin: they are shorter than those of figure 6
 
 
 class Cell(NamedTuple):
@@ -121,7 +121,7 @@ def mark_of(figure: Printed) -> str:
 
 def main_runs(records: Iterable[Record], set_name: str, method: str) -> list[Record]:
     """The runs of figures 6 and 7 of a set and a method, by seed."""
-    found = [r for r in records if (r["set"], r["method"]) == (set_name, method) and not of_table_2(r)]
+    found = [r for r in records if (r["set"], r["method"]) == (set_name, method) and series_of(r["name"]) == "figures"]
     return sorted(found, key=lambda record: (record["seed"], record["name"]))
 
 
@@ -182,7 +182,7 @@ def sets_of(records: Iterable[Record]) -> dict[str, str]:
 
 def of_table_2(record: Record) -> bool:
     """Whether a run is a cell of table 2."""
-    return str(record["name"]).startswith(TABLE_2_NAME)
+    return series_of(record["name"]) == "table2"
 
 
 # ----------------------------------------------------------------------------------------------------------- drawings

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any, Literal, NamedTuple
 
 from flawmap.reproduction.claims import Claim
-from flawmap.reproduction.plan import LATENTS, METHODS, OPTIMUM, PATCHES, WINDOWS
+from flawmap.reproduction.plan import LATENTS, METHODS, OPTIMUM, PATCHES, WINDOWS, series_of
 
 Record = Mapping[str, Any]
 """One training and its figures, see `runs`."""
@@ -186,7 +186,12 @@ def comparison(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def is_cell(record: Record) -> bool:
     """Whether a record is a cell of table 2, which is trained for a shorter time than the runs of the figures."""
-    return str(record["name"]).startswith("table2-")
+    return series_of(record["name"]) == "table2"
+
+
+def of_the_figures(record: Record) -> bool:
+    """Whether a record is of one of the four methods as they are: neither a cell of table 2 nor our own recipe."""
+    return series_of(record["name"]) == "figures"
 
 
 # --------------------------------------------------------------------------------------------------------- the figures
@@ -211,13 +216,13 @@ def _cell(record: Record) -> tuple[int, int, int]:
 def _values(records: Iterable[Record], scoring: str, dataset: str, method: str) -> list[tuple[float, Record]]:
     """The AUROC of every run of a set and method for the figures, where it is defined."""
     chosen = [record for record in records if (record["set"], record["method"]) == (dataset, method)]
-    found = [(record["scorings"][scoring]["metrics"]["auroc"], record) for record in chosen if not is_cell(record)]
+    found = [(record["scorings"][scoring]["metrics"]["auroc"], record) for record in chosen if of_the_figures(record)]
     return [(area, record) for area, record in found if area is not None]
 
 
 def _areas(records: Sequence[Record], scoring: str) -> dict[str, dict[str, float]]:
     """Mean AUROC over seeds, by set and method."""
-    names = dict.fromkeys(record["set"] for record in records if not is_cell(record))
+    names = dict.fromkeys(record["set"] for record in records if of_the_figures(record))
     found = {name: {method: _values(records, scoring, name, method) for method in METHODS} for name in names}
     return {
         name: {method: mean(area for area, _ in values) for method, values in by_method.items() if values}

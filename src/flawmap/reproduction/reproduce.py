@@ -25,11 +25,12 @@ from flawmap.reproduction import checkerboards, drawings, examples, page, paper,
 from flawmap.reproduction.claims import Claim
 from flawmap.reproduction.plan import (
     ALL,
-    BOARDS_MINUTES,
+    BOARDS_STEPS,
     EXPERIMENTS,
     FABRICS,
     METHODS,
     SETS,
+    STEPS_A_MINUTE,
     Budget,
     DataSet,
     Training,
@@ -207,10 +208,12 @@ def plan_lines(planned: Sequence[Mapping[str, Any]], request: Request) -> list[s
     missing = [row for row in planned if row["state"] in ("to do", "begun")]
     budgets = [row["budget"] for row in missing] + _boards_budget(request)
     minutes = sum(budget.get("minutes", 0) for budget in budgets)
-    others = sorted({_budget_text(budget) for budget in budgets if "minutes" not in budget})
+    steps = sum(budget.get("steps", 0) for budget in budgets)
+    epochs = sorted({f"{budget['epochs']:g}" for budget in budgets if "epochs" in budget})
     total = f"{request.what}: {len(planned)} trainings, {len(missing)} of them to do"
-    total += f", each {' or '.join(others)}" if others else ""
     total += f"; {minutes:g} minutes of training" if minutes else ""
+    total += f"; {steps:,g} steps, about {steps / STEPS_A_MINUTE / 60:.1f} hours on one core of a CPU" if steps else ""
+    total += f"; each {' or '.join(epochs)} epochs" if epochs else ""
     return [total] + [
         f"  {row['state']:8}{row['name']:28}{row['title']}, {row['method']}, {_budget_text(row['budget'])}"
         for row in planned
@@ -222,7 +225,7 @@ def _boards_budget(request: Request) -> list[dict[str, float]]:
     if "figure3" not in request.experiments:
         return []
     own = request.budget.changes if request.budget.epochs is None else {}
-    return [own or {"minutes": BOARDS_MINUTES}]
+    return [own or {"steps": BOARDS_STEPS}]
 
 
 def _budget_text(budget: Mapping[str, float]) -> str:

@@ -25,7 +25,7 @@ from flawmap import jobs
 from flawmap.artifact import Artifact, load_artifact
 from flawmap.bootstrap import bootstrap
 from flawmap.calibration import threshold_from_good
-from flawmap.config import Config, Preset, override, parse
+from flawmap.config import Config, FeatureSettings, Preset, override, parse
 from flawmap.datasets import Area, Dataset, Sample, Split, find_dataset
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError, InputError
@@ -35,7 +35,7 @@ from flawmap.histograms import ScoreHistogram, bin_edge
 from flawmap.lists import write_json
 from flawmap.metrics import PixelMetrics, image_auroc, overlap_quantiles, roc, thin
 from flawmap.models import VariationalAutoencoder
-from flawmap.reproduction.plan import Budget, Training, config_of
+from flawmap.reproduction.plan import MATCHING, Budget, Training, config_of
 from flawmap.training import Progress
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,8 @@ class Recipe:
     def config(self, training: Training) -> Config:
         own: dict[str, Any] = {"training": {"device": self.device, "precision": self.precision}}
         if training.method == "fm" and self.features:
-            own["loss"] = {"features": dict(self.features)}
+            network = self.features.get("network") or FeatureSettings().network
+            own["loss"] = {"features": dict(self.features), "matching": MATCHING[network]}
         return override(config_of(training, self.preset, self.budget, self.settings), own)
 
     def folder(self, training: Training) -> Path:
