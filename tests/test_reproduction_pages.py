@@ -356,7 +356,7 @@ def test_the_markdown_holds_the_pages_tables(shown: tuple[Path, str, Text]) -> N
     out, _, parsed = shown
     text = (out / page.MARKDOWN).read_text("utf-8")
     tables = list(tables_of(text))
-    assert len(tables) == text.count("\n## ") + text.startswith("## ") == 8
+    assert len(tables) == text.count("\n## ") + text.startswith("## ") == 9
     for table in tables:
         assert {len(row) for row in table} == {len(table[0])}
     plain = [[cell.replace("\xa0", " ") for cell in row] for row in parsed.rows]
@@ -366,7 +366,7 @@ def test_the_markdown_holds_the_pages_tables(shown: tuple[Path, str, Text]) -> N
 def test_markdown_without_anything_is_well_formed() -> None:
     """No records, no claims, no paper: tables with a dash or with what was not run."""
     tables = list(tables_of(page.markdown([], (), None, ())))
-    assert len(tables) == 8
+    assert len(tables) == 9
     assert all(len(row) == len(table[0]) for table in tables for row in table)
 
 

@@ -406,7 +406,7 @@ def inspect(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Inspect images: masks, overlays, regions and a verdict for each."""
+    """Inspect images: mask, overlay, regions and verdict of each."""
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
     from dataclasses import asdict
 
