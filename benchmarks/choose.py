@@ -9,6 +9,8 @@ table from one and the same network. No defective image is read.
 
     python benchmarks/choose.py nanotwice --change "training.learning_rate = 1e-3"
 
+`--model` takes a network that was trained already, provided that it has not seen the last tenth (`--last`).
+
 `--against-truth` scores the set's defective images as well, by the same network and variants. That is no way to choose:
 it tests whether pasted flaws can choose at all. `--rank` then prints Spearman's correlation of the two orders.
 """
@@ -21,6 +23,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +112,18 @@ def truth(detector: Detector, data: Path, config: Config) -> list[Case]:
 def model(name: str, config: Config, good: list[Pixels], file: Path | None) -> Artifact:
     """Trained on these good images; kept in a file, and taken from it the next time."""
     if file is not None and file.exists():
-        return load_artifact(file)
+        return plain(load_artifact(file))
     trained = fit(config, PatchSource(good, [None] * len(good), config.model.patch))
     print(f"{name}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.history[-1].loss:.4f}", flush=True)
-    plain = override(config, {"images": {"scale": 1.0, "region": {"box": None}}})
-    artifact = Artifact(plain, trained.network.state_dict(), None, {}, {})
+    artifact = Artifact(config, trained.network.state_dict(), None, {}, {})
     if file is not None:
         save_artifact(artifact, file)
-    return artifact
+    return plain(artifact)
+
+
+def plain(artifact: Artifact) -> Artifact:
+    """Without region and scale, for images that are as worked already."""
+    return replace(artifact, config=override(artifact.config, {"images": {"scale": 1.0, "region": {"box": None}}}))
 
 
 def rank(files: list[Path]) -> None:

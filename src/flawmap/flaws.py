@@ -383,5 +383,5 @@ _PAINTERS = {
     "clump": _Painter(_clump, (10, 50)),
     "stroke": _Painter(_stroke, (16, 80)),
     "dot": _Painter(_dot, (8, 24)),
-    "film": _Painter(_film, (8, 150)),
+    "film": _Painter(_film, (8, 90)),
 }
