@@ -113,6 +113,19 @@ def test_residuals_are_0_for_the_same_and_positive_for_flaws(name: str, channels
     assert found.min() >= 0
 
 
+@pytest.mark.parametrize("part", ["luminance", "contrast", "structure"])
+def test_each_part_of_ssim_sees_its_own(part: str) -> None:
+    """Brighter, flatter, inverted: each changes one part's residual by far the most; all are 0 for the same image."""
+    pattern = torch.from_numpy(np.indices((24, 24)).sum(axis=0) % 2).float()[None, None] - 0.5  # mean 0, a fine check
+    image = 0.5 + 0.2 * pattern
+    others = {"luminance": image + 0.3, "contrast": 0.5 + 0.05 * pattern, "structure": 1 - image}
+    residuals = {name: residual_of(ResidualSettings(name=name, ssim=SSIMSettings(size=7))) for name in others}
+    found = {name: float(residual(image, others[part])[..., 4:-4, 4:-4].mean()) for name, residual in residuals.items()}
+    assert found[part] > 0.05
+    assert all(value < 0.1 * found[part] for name, value in found.items() if name != part)
+    assert float(residuals[part](image, image).max()) < 1e-6
+
+
 @pytest.mark.parametrize("named", ["paper", "wang"])
 def test_the_ssim_residual_lies_between_0_and_1(named: Any) -> None:
     """0 = same structure, 1 = inverted structure, nothing beyond either, saturated images included."""

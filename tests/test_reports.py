@@ -200,11 +200,22 @@ def test_write_json(tmp_path: Path) -> None:
     """Keys keep their order, the text is indented and ends in a new line; infinity leaves the old file untouched."""
     path = tmp_path / "a.json"
     write_json(path, {"z": 1, "a": [0.5, None], "ü": "ß"})
-    assert path.read_text("utf-8") == '{\n  "z": 1,\n  "a": [\n    0.5,\n    null\n  ],\n  "ü": "ß"\n}\n'
+    assert path.read_text("utf-8") == '{\n  "z": 1,\n  "a": [0.5, null],\n  "ü": "ß"\n}\n'
     with pytest.raises(InputError, match=r"a\.json: JSON holds finite numbers only, got NaN or infinity; write None"):
         write_json(path, {"z": float("inf")})
     assert json.loads(path.read_text("utf-8"))["z"] == 1
     assert names(tmp_path) == ["a.json"]
+
+
+def test_lists_of_numbers_stand_on_one_line(tmp_path: Path) -> None:
+    """What was written is read back, brackets and commas within strings included; text stays a line for each value."""
+    data = {"x": [1, 2.5, None, True], "none": [], "said": ["[\n1,  2]", [3, 4]], "rows": [[1, 2], [3, None]]}
+    path = tmp_path / "a.json"
+    write_json(path, data)
+    text = path.read_text("utf-8")
+    assert json.loads(text) == data
+    assert '"x": [1, 2.5, null, true],\n' in text
+    assert "\n    [1, 2],\n    [3, null]\n" in text
 
 
 # ------------------------------------------------------------------------------------------------- numbers, pictures

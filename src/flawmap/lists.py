@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -101,14 +102,20 @@ class InspectionLog:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """A JSON file, indented by 2, keys in their given order, whole or not at all.
+    """A JSON file, indented by 2, lists of numbers on one line, keys in their given order, whole or not at all.
 
     Raises:
         InputError: a number that is not finite (JSON has none; say None), or the file cannot be written.
     """
-    content = utf8(_json(data, str(path), indent=2) + "\n")
+    # A line break stands between values only: within a string it is escaped.
+    text = re.sub(r'\[\n[^\[\]{}"]*\]', lambda found: _one_line(found[0]), _json(data, str(path), indent=2))
+    content = utf8(text + "\n")
     with atomic(path) as part:
         part.write_bytes(content)
+
+
+def _one_line(numbers: str) -> str:
+    return "[" + ", ".join(number.strip() for number in numbers[1:-1].split(",")) + "]"
 
 
 def _json(data: Any, name: str, indent: int | None = None) -> str:
