@@ -40,6 +40,7 @@ from flawmap.reproduction.plan import (
     chosen_sets,
     config_of,
     pictured,
+    scorings,
     series_of,
     trainings,
     usual_budget,
@@ -243,7 +244,8 @@ def test_figures_are_those_of_evaluate(made: tuple[Path, dict[str, Any]], data: 
     artifact = load_artifact(out / "models" / f"nanotwice-{method}-seed0.flawmap")
     dataset = find_dataset(data / "cloth")
     samples = unseen_samples(dataset, Split.from_dict(artifact.provenance["data"]["split"]))
-    for name, changes in runs.SCORINGS.items():
+    (training,) = (row for row in request("figure6").trainings() if row.name == record["name"])
+    for name, changes in scorings(training).items():
         config = override(artifact.config, changes)
         detector = Detector.of(replace(artifact, config=config), device="cpu", precision="float32")
         found, scoring = evaluate(detector, samples), record["scorings"][name]

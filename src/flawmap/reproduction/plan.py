@@ -40,7 +40,7 @@ MATCHING = {"alexnet": 1.0, "squeezenet": 1e-8}
 """The weight of feature matching by its network: the paper's 1 for AlexNet. The activations of the SqueezeNet at hand
 are larger by orders of magnitude: on good patches 1e-8 makes its term about as large as that of the pixels."""
 OURS: dict[str, Any] = {"training": {"spoil": 0.7}}
-"""What our own recipe adds to the training; how it is scored is told by `runs.SCORINGS`."""
+"""What our own recipe adds to the training; how it is scored is told by `scorings`."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,16 @@ class DataSet:
     """A data set of the experiments.
 
     key: its short name. folder: below the folder of all data sets. title: what it is, for readers. changes: laid over
-    a preset's settings for every training on it.
+    a preset's settings for every training on it. window, smoothing: of our own way to score it, pixels of the worked
+    image; chosen by flaws pasted into good images, see `benchmarks/choose.py`.
     """
 
     key: str
     folder: str
     title: str
     changes: Mapping[str, Any] = field(hash=False)
+    window: int = 11
+    smoothing: float = 8
 
 
 _FABRIC = {"split": {"last": 5}}
@@ -164,6 +167,16 @@ def chosen_sets(keys: Sequence[str], sets: Sequence[DataSet] = SETS) -> tuple[Da
     if unknown:
         raise ConfigError(f"there is no set {unknown[0]!r}; the sets are {', '.join(known)}")
     return tuple(dataset for dataset in sets if not keys or dataset.key in keys)
+
+
+def scorings(training: Training) -> dict[str, dict[str, Any]]:
+    """Ways to score one training: what is laid over its settings.
+
+    "faithful": as the method asks. "smoothed": our own, with the set's window, but for a cell of table 2, whose window
+    is what it is about; only SSIM feels the window.
+    """
+    ssim = {} if training.cell else {"ssim": {"size": training.dataset.window}}
+    return {"faithful": {}, "smoothed": {"residual": {**ssim, "smoothing": training.dataset.smoothing}}}
 
 
 def usual_budget(training: Training, preset: Preset) -> Budget:

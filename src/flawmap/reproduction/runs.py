@@ -35,7 +35,7 @@ from flawmap.histograms import ScoreHistogram, bin_edge
 from flawmap.lists import write_json
 from flawmap.metrics import PixelMetrics, image_auroc, overlap_quantiles, roc, thin
 from flawmap.models import VariationalAutoencoder
-from flawmap.reproduction.plan import MATCHING, Budget, Training, config_of
+from flawmap.reproduction.plan import MATCHING, Budget, Training, config_of, scorings
 from flawmap.training import Progress
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,6 @@ Record = dict[str, Any]
 """As JSON's types; its keys are those of `record_of`."""
 
 SCHEMA = 1
-SCORINGS: dict[str, dict[str, Any]] = {"faithful": {}, "smoothed": {"residual": {"smoothing": 8}}}
-"""Ways to score one training: what is laid over its settings. "faithful": as the method asks."""
-
 WITHOUT_PATHS: dict[str, Any] = {"loss": {"features": {"weights": None}}}  # the file's digest says more than its place
 
 HISTORY_ROWS, CURVE_POINTS, HISTOGRAM_BINS, TIMED_IMAGES = 100, 200, 512, 5
@@ -141,7 +138,8 @@ def record_of(
     dataset = find_dataset(recipe.folder(training))
     provenance = artifact.provenance
     split = Split.from_dict(provenance["data"]["split"])
-    detectors = detectors_of(artifact, validation_areas(dataset, split), recipe.device, recipe.precision)
+    ways = scorings(training)
+    detectors = detectors_of(artifact, ways, validation_areas(dataset, split), recipe.device, recipe.precision)
     samples = unseen_samples(dataset, split)
     pools = score_all(detectors, samples, done)
     return {
@@ -162,7 +160,7 @@ def record_of(
         "seconds_per_image": seconds_per_image(detectors["faithful"], samples),
         "features": features_of(artifact),
         "scorings": {
-            name: {"changes": SCORINGS[name], "threshold": detectors[name].artifact.threshold, **pool.result()}
+            name: {"changes": ways[name], "threshold": detectors[name].artifact.threshold, **pool.result()}
             for name, pool in pools.items()
         },
     }
@@ -212,15 +210,18 @@ class Pool:
         }
 
 
-def detectors_of(artifact: Artifact, held_out: Sequence[Area], device: str, precision: str) -> dict[str, Detector]:
+def detectors_of(
+    artifact: Artifact, ways: Mapping[str, dict[str, Any]], held_out: Sequence[Area], device: str, precision: str
+) -> dict[str, Detector]:
     """A detector for each way of scoring, all with one network, each with a threshold of its own.
 
     held_out: good images or areas for the threshold; none: there is none.
     """
     plain = Detector.of(artifact, device=device, precision=precision)
-    detectors = {"faithful": plain}
-    for name, changes in SCORINGS.items():
+    detectors = {}
+    for name, changes in ways.items():
         if not changes:
+            detectors[name] = plain
             continue
         other = replace(plain, artifact=replace(artifact, config=override(artifact.config, changes), threshold=None))
         if held_out:
