@@ -180,7 +180,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-CLOTH = DataSet("nanotwice", "cloth", "Cloth", {"split": {"last": 1}})
+CLOTH = DataSet("nanotwice", "cloth", "Cloth", {"split": {"last": 1}}, {"ssim": {"size": 9}, "smoothing": 3})
 BROKEN = DataSet("grid", "broken", "Nothing", {})
 ABSENT = DataSet("fabric03", "absent", "Not there", {})
 
