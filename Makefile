@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types check results bench clean
+.PHONY: demo test lint types check reproduce bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/flawmap demo
@@ -22,9 +22,11 @@ types: $(VENV)/installed-dev
 check: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto
 
-# Trainings on real images: hours. Goes on where it was stopped. FLAWMAP_DATA names the folder of the data sets.
-results: $(VENV)/installed-dev
-	$(BIN)/python benchmarks/results.py
+# The paper's experiments on real images: hours. Goes on where it was stopped. FLAWMAP_DATA names the data sets' folder.
+SQUEEZENET := $(FLAWMAP_DATA)/weights/squeezenet1_0_imagenet.safetensors
+reproduce: $(VENV)/installed-dev
+	$(BIN)/flawmap reproduce all --data $(FLAWMAP_DATA) -o docs/reproduction \
+		--features $(SQUEEZENET) --feature-network squeezenet
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/plateau.py

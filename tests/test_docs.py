@@ -36,7 +36,7 @@ ELSEWHERE = {
     "uv pip install --torch-backend cpu .": "in the workflow of continuous integration",
     "flawmap train fabric -o fabric-paper.flawmap --preset paper --scale 256x256 --precision float32": "hours",
 }
-REAL = "$FLAWMAP_DATA"  # commands on real images are run by `make results`
+REAL = "$FLAWMAP_DATA"  # commands on real images are run by `make reproduce`
 
 SMALLER = (  # pattern, replacement; in commands
     (r"--(minutes|steps|epochs) \S+", "--steps 2 --batch 4"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from flawmap import jobs
+from flawmap import cli, jobs
 from flawmap.artifact import load_artifact
 from flawmap.cli import main
 from flawmap.config import PATCH_SIDES, override
@@ -620,3 +620,8 @@ def test_the_command_says_how_to_get_the_same() -> None:
         "flawmap reproduce figure6 --data DATA -o OUT --preset fast --steps 3 --methods fm --seeds 1 "
         "--features alexnet.pth --feature-network alexnet"
     )
+
+
+def test_the_command_knows_every_experiment_and_set() -> None:
+    """The command line spells the experiments out, so that help needs nothing imported."""
+    assert [name.value for name in cli.ExperimentName] == [*EXPERIMENTS, ALL]

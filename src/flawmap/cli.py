@@ -74,6 +74,7 @@ class ExperimentName(StrEnum):
     figure6 = "figure6"
     figure7 = "figure7"
     table2 = "table2"
+    ours = "ours"
     timing = "timing"
     all = "all"
 
