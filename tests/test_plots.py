@@ -133,7 +133,7 @@ def test_roc_figures_are_png_files_with_nothing_left_beside_them(tmp_path: Path,
 def test_roc_figures_show_area_and_both_ranges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The legend has each area to three digits in the given order, and the second axis is logarithmic from 1e-5 up."""
     drawn: list[Figure] = []
-    monkeypatch.setattr("flawmap.plots._save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("flawmap.plots.save_figure", lambda figure, path: drawn.append(figure))
     perfect = Curve(np.array([0.0, 0, 1]), np.array([0.0, 1, 1]), np.array([1.0, 0, -1]))
     roc_figure({"perfect": perfect, "square root": a_curve(0.5, 5000)}, tmp_path / "roc.png")
     whole, low = drawn[0].axes
@@ -148,7 +148,7 @@ def test_roc_figures_show_area_and_both_ranges(monkeypatch: pytest.MonkeyPatch, 
 def test_loss_figures_draw_what_numbers_there_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Rows without a series are skipped in it; wide spans are logarithmic, narrow or non-positive ones are not."""
     drawn: list[Figure] = []
-    monkeypatch.setattr("flawmap.plots._save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("flawmap.plots.save_figure", lambda figure, path: drawn.append(figure))
     rows = [{"step": step, "loss": 1 / (1 + step), "validation": 0.5 if step % 10 == 0 else None} for step in range(50)]
     rows.append({"step": 50, "loss": float("nan")})
     loss_figure(rows, tmp_path / "loss.png")

@@ -138,7 +138,7 @@ def roc_figure(curves: Mapping[str, Curve], path: Path) -> None:
         raise InputError("curves must name at least one curve, got none")
     title, longest = "area under the curve", max(map(len, curves))
     roomy = len(curves) <= 5 and longest <= 24  # the corner below the curves holds their legend
-    figure = _figure(9.6, 5.2 if roomy else 5.6 + 0.22 * len(curves) / (1 if longest > 48 else 2))
+    figure = blank_figure(9.6, 5.2 if roomy else 5.6 + 0.22 * len(curves) / (1 if longest > 48 else 2))
     whole, low = figure.subplots(1, 2, sharey=True)
     start = _lowest_rate(curves)
     for index, (name, curve) in enumerate(curves.items()):
@@ -164,8 +164,8 @@ def roc_figure(curves: Mapping[str, Curve], path: Path) -> None:
     legend.get_title().set_color(INK)
     for axes in (whole, low):
         axes.set_box_aspect(1)
-        _dress(axes)
-    _save(figure, path)
+        dress(axes)
+    save_figure(figure, path)
 
 
 def loss_figure(
@@ -192,7 +192,7 @@ def loss_figure(
             lines[name] = np.asarray(points, dtype=np.float64)
     if not lines:
         raise InputError(f"history must hold numbers of {' or '.join(series)}, got none in {len(history)} rows")
-    figure = _figure(7.2, 4.2)
+    figure = blank_figure(7.2, 4.2)
     axes = figure.subplots()
     for index, (name, line) in enumerate(lines.items()):
         marker = "o" if len(line) <= 30 else None  # few points are points, many are a line
@@ -206,8 +206,8 @@ def loss_figure(
     axes.set(xlabel=against, ylabel="loss")
     axes.margins(x=0.01)
     axes.legend(frameon=False)
-    _dress(axes)
-    _save(figure, path)
+    dress(axes)
+    save_figure(figure, path)
 
 
 def _lowest_rate(curves: Mapping[str, Curve]) -> float:
@@ -217,13 +217,14 @@ def _lowest_rate(curves: Mapping[str, Curve]) -> float:
     return float(10 ** np.clip(np.floor(np.log10(min(positive))), -5, -1))
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, without a window or a backend."""
     from matplotlib.figure import Figure  # noqa: PLC0415 (loading it takes half a second; most commands draw nothing)
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
 
 
-def _dress(axes: Axes) -> None:
+def dress(axes: Axes) -> None:
     """The common look: a faint grid, two quiet spines, everything else ink."""
     axes.grid(visible=True, which="major", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -245,7 +246,7 @@ def _plain_numbers(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write the PNG beside its place, then rename: a reader sees the old file or the new one, never half of one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 (as above)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from flawmap.plots import COLOURS, FAINT, INK, _dress, _figure, _save
+from flawmap.plots import COLOURS, FAINT, INK, blank_figure, dress, save_figure
 from flawmap.reproduction.plan import series_of
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def roc(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
     sets = sets_of(records)
     columns = 3 if len(sets) % 3 == 0 else 2
     rows = -(-len(sets) // columns)
-    figure = _figure(3.9 * columns, 3.85 * rows)
+    figure = blank_figure(3.9 * columns, 3.85 * rows)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axes, (set_name, title) in zip(panels, sets.items(), strict=False):
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=(0, (2, 3)))
@@ -218,7 +218,7 @@ def roc(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
         axes.set_title(title, loc="left", fontsize=12)
         axes.set_box_aspect(1)
         _legend(axes)
-        _dress(axes)
+        dress(axes)
     for place, axes in enumerate(panels):
         axes.set_visible(place < len(sets))
         if place + columns >= len(sets):  # names of the axes on the lowest and the leftmost panels alone
@@ -226,7 +226,7 @@ def roc(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
             axes.xaxis.set_tick_params(labelbottom=True)
         if place % columns == 0:
             axes.set_ylabel("true positive rate")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def overlap(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
@@ -240,7 +240,7 @@ def overlap(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> N
         InputError: the file cannot be written.
     """
     sets = sets_of(records)
-    figure = _figure(0.8 + 2.75 * len(sets), 7.1)
+    figure = blank_figure(0.8 + 2.75 * len(sets), 7.1)
     panels = figure.subplots(len(QUANTILES), len(sets), squeeze=False, sharex=True, sharey=True)
     for column, (set_name, title) in zip(panels.T, sets.items(), strict=True):
         curves = {
@@ -257,7 +257,7 @@ def overlap(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> N
                     axes.plot(curve["rates"], curve[quantile], linewidth=_width(found), **LINES[method])
             axes.set(ylim=(0, 1.02))
             axes.margins(x=0)
-            _dress(axes)
+            dress(axes)
         missing = [METHODS[method] for method, found in curves.items() if not found]
         said = NOT_RUN if len(missing) == len(METHODS) else f"{', '.join(missing)}: {NOT_RUN}"
         if missing:
@@ -270,7 +270,7 @@ def overlap(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> N
         panels[0, 0].plot([], [], label=name, linewidth=1.8, **LINES[method])
     handles = panels[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper left", ncols=len(METHODS), frameon=False, handlelength=3.2)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def table2(records: Sequence[Record], path: Path, paper: Iterable[Printed] = (), scoring: str = FAITHFUL) -> None:
@@ -285,7 +285,7 @@ def table2(records: Sequence[Record], path: Path, paper: Iterable[Printed] = (),
         InputError: the file cannot be written.
     """
     trusted = [figure for figure in paper if is_table_2(figure) and mark_of(figure) in TRUSTED]
-    figure = _figure(10.2, 3.7)
+    figure = blank_figure(10.2, 3.7)
     panels = figure.subplots(1, len(SENSITIVITIES), sharey=True)
     lowest = 1.0
     for place, (axes, sensitivity) in enumerate(zip(panels, SENSITIVITIES, strict=True)):
@@ -309,14 +309,14 @@ def table2(records: Sequence[Record], path: Path, paper: Iterable[Printed] = (),
         axes.set_xticks(range(len(values)), [str(value) for value in values])
         axes.set_xlim(-0.5, max(len(values), 1) - 0.5)
         axes.set_xlabel(sensitivity.name)
-        _dress(axes)
+        dress(axes)
     panels[0].set(ylabel="area under the ROC curve", ylim=(max(0.0, np.floor(20 * lowest - 0.5) / 20), 1.0))
     panels[0].plot([], [], "-o", color=COLOURS[0], label="ours: mean of the seeds, and each", markersize=4)
     if trusted:
         panels[0].plot([], [], "D", color=COLOURS[1], markerfacecolor="none", markeredgewidth=1.6, label="the paper")
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper left", ncols=2, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _width(runs: Sequence[Any]) -> float:

@@ -24,7 +24,7 @@ from flawmap.histograms import ScoreHistogram, check_rate, quantile_from_good
 from flawmap.images import read_image, read_mask
 from flawmap.interest import bounding_box
 from flawmap.layouts import Sample, find_dataset
-from flawmap.plots import INK, Picture, _figure, _save, heatmap, overlay
+from flawmap.plots import INK, Picture, blank_figure, heatmap, overlay, save_figure
 from flawmap.records import Inspection, Mask
 from flawmap.regions import label
 from flawmap.reports import picture, shrunk
@@ -255,7 +255,7 @@ def _compose(examples: Sequence[Example], path: Path) -> None:
     columns = [METHODS.get(method, method) for method in methods] if strips else TITLES
     side = (12.4 - 0.4) / len(columns)
     each = side * height / width
-    figure = _figure(12.4, len(tiles) * (each + 0.06) + 0.4 + 0.25 * len(examples))
+    figure = blank_figure(12.4, len(tiles) * (each + 0.06) + 0.4 + 0.25 * len(examples))
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)  # type: ignore[call-arg]
@@ -272,7 +272,7 @@ def _compose(examples: Sequence[Example], path: Path) -> None:
         for axes, title in zip(grid[0], columns, strict=True):
             axes.set_title(title, color=INK, fontsize=10.5, pad=5)
         part.suptitle(example.name, color="#777777", fontsize=8.5, x=0.995, ha="right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _caption(samples: Sequence[Sample], detectors: Mapping[str, Detector]) -> str:

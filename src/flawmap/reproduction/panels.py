@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawmap.errors import InputError
-from flawmap.plots import INK, _figure, _save
+from flawmap.plots import INK, blank_figure, save_figure
 
 SIDE = 1.45  # inches, of one picture
 
@@ -43,7 +43,7 @@ def draw_panels(
         )
     noted = any(panel.note for row in rows for panel in row)
     height = len(rows) * (SIDE + (0.2 if noted else 0.04)) + 0.26 + (0.2 if legend else 0)
-    figure = _figure(len(columns) * (SIDE + 0.06) + 0.4, height)
+    figure = blank_figure(len(columns) * (SIDE + 0.06) + 0.4, height)
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.set(w_pad=0.03, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[call-arg]
@@ -61,4 +61,4 @@ def draw_panels(
         axes.set_title(title, color=INK, fontsize=9, pad=4)
     if legend:
         figure.supxlabel(legend, color=INK, fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
