@@ -429,9 +429,13 @@ def _other_scorings(records: Iterable[Record]) -> list[str]:
 
 
 def _ways(records: Iterable[Record]) -> str:
-    """How the ways of scoring differ."""
-    ways = {name: scored["changes"] for record in records for name, scored in record["scorings"].items()}
-    said = [f"{name}: {_changes(changes)}" for name, changes in ways.items() if _changes(changes)]
+    """How the ways of scoring differ, on which sets."""
+    sets: dict[tuple[str, str], dict[str, None]] = {}
+    for record in records:
+        for name, scored in record["scorings"].items():
+            if not of_table_2(record) and (changes := _changes(scored["changes"])):
+                sets.setdefault((name, changes), {})[str(record["title"])] = None
+    said = [f"{name} on {', '.join(titles)}: {changes}" for (name, changes), titles in sets.items()]
     return f" Scored otherwise: {'; '.join(said)}." if said else ""
 
 
