@@ -625,3 +625,25 @@ def test_the_command_says_how_to_get_the_same() -> None:
 def test_the_command_knows_every_experiment_and_set() -> None:
     """The command line spells the experiments out, so that help needs nothing imported."""
     assert [name.value for name in cli.ExperimentName] == [*EXPERIMENTS, ALL]
+
+
+KEPT = sorted((Path(__file__).parents[1] / "docs" / "reproduction" / "records").glob("*-seed*.json"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_kept_records_are_of_the_plan(path: Path, tmp_path: Path) -> None:
+    """What the documentation is made from is read, not trained anew: settings and budget are the plan's."""
+    asked = Request(ALL, features=Path("squeezenet.safetensors"), feature_network="squeezenet")
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / path.name).write_bytes(path.read_bytes())
+    (training,) = (row for row in asked.trainings() if row.name == path.stem)
+    record = runs.perform(training, asked.recipe(tmp_path / "no data", tmp_path))
+    assert record == runs.read_record(path)
+    assert set(record) == RECORD_KEYS
+    assert set(record["scorings"]) == set(scorings(training))
+    assert {name: scored["changes"] for name, scored in record["scorings"].items()} == scorings(training)
+
+
+def test_records_are_kept() -> None:
+    """An empty folder would let the test above pass."""
+    assert {path.stem for path in KEPT} >= {"nanotwice-l2-seed0", "ours-nanotwice-seed0"}
