@@ -102,8 +102,13 @@ def unseen_samples(dataset: Dataset, split: Split, last: int | None = None) -> t
 
 def held_out_areas(dataset: Dataset, split: Split) -> tuple[Area, ...]:
     """The areas that the model's split held out of images that it was otherwise trained on, with today's paths."""
+    return located(dataset, [area for area in split.test if area.box is not None])
+
+
+def located(dataset: Dataset, areas: Sequence[Area]) -> tuple[Area, ...]:
+    """Those of a split's areas whose images are still in the data set, with today's paths."""
     paths = {sha256_of(sample.path): sample.path for sample in dataset.select("train", "good")}
-    return tuple(Area(paths[a.sha256], a.sha256, a.box) for a in split.test if a.box is not None and a.sha256 in paths)
+    return tuple(Area(paths[area.sha256], area.sha256, area.box) for area in areas if area.sha256 in paths)
 
 
 def score_case(detector: Detector, sample: Sample) -> tuple[Case, str | None]:

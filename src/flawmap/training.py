@@ -227,7 +227,8 @@ class _Stepper:
         network.eval()
         with torch.no_grad():
             for part in torch.split(patches, self.config.training.batch):
-                total += len(part) * float(self._loss(network, self._on_device(part), self._on_device(part), _HELD_OUT))
+                placed = self._on_device(part)
+                total += len(part) * float(self._loss(network, placed, placed, _HELD_OUT))
         network.train()
         return total / len(patches)
 

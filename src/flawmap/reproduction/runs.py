@@ -26,11 +26,11 @@ from flawmap.artifact import Artifact, load_artifact
 from flawmap.bootstrap import bootstrap
 from flawmap.calibration import threshold_from_good
 from flawmap.config import Config, FeatureSettings, Preset, override, parse
-from flawmap.datasets import Area, Dataset, Sample, Split, find_dataset
+from flawmap.datasets import Area, Sample, Split, find_dataset
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError, InputError
-from flawmap.evaluation import Case, score_case, unseen_samples
-from flawmap.files import sha256_of, writable_folder
+from flawmap.evaluation import Case, located, score_case, unseen_samples
+from flawmap.files import writable_folder
 from flawmap.histograms import ScoreHistogram, bin_edge
 from flawmap.lists import write_json
 from flawmap.metrics import PixelMetrics, image_auroc, overlap_quantiles, roc, thin
@@ -139,7 +139,7 @@ def record_of(
     provenance = artifact.provenance
     split = Split.from_dict(provenance["data"]["split"])
     ways = scorings(training)
-    detectors = detectors_of(artifact, ways, validation_areas(dataset, split), recipe.device, recipe.precision)
+    detectors = detectors_of(artifact, ways, located(dataset, split.validation), recipe.device, recipe.precision)
     samples = unseen_samples(dataset, split)
     pools = score_all(detectors, samples, done)
     return {
@@ -272,12 +272,6 @@ class Remembering(nn.Module):
             self.kept[self.place :] = [(batch, self.network(batch))]
         self.place += 1
         return self.kept[self.place - 1][1]
-
-
-def validation_areas(dataset: Dataset, split: Split) -> tuple[Area, ...]:
-    """The good images or areas that gave a model its threshold, with today's paths."""
-    paths = {sha256_of(sample.path): sample.path for sample in dataset.select("train", "good")}
-    return tuple(Area(paths[a.sha256], a.sha256, a.box) for a in split.validation if a.sha256 in paths)
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
