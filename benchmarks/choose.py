@@ -24,14 +24,17 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from flawmap.artifact import Artifact, load_artifact, save_artifact
+from flawmap.borders import border_profile, levelled
 from flawmap.config import Config, ResidualSettings, override, preset
 from flawmap.datasets import PatchSource, find_dataset, load_training
 from flawmap.detector import Detector
@@ -48,20 +51,22 @@ from flawmap.training import fit
 DATA = Path(os.environ.get("FLAWMAP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 FLAWED = 10  # images with pasted flaws
 SMOOTHINGS = (0, 4, 8, 12)  # pixels of the worked image
+L2_WEIGHTS = (2, 5, 10)  # of squared differences beside SSIM
+BORDER_IMAGES = 8  # good images that were trained on, which the border is measured on
 FIGURES = ("auroc", "average_precision", "au_pro_30")
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "nanotwice": ("nanotwice", {"model": {"latent": 500}}),
     "grid": ("mvtec_grid_512", {"images": {"scale": 0.5}}),
     "fabric03": ("aitex_fabric03", {"images": {"region": {"box": (1280, 0, 4050, 256)}}}),
 }
-PROXIES = {"film": (("film",), (6, 11)), "mixed": (("contamination", "clump", "cut", "rough"), (4, 7))}
+PROXIES = {"film": (("film",), (6, 11))}
 
 Case = tuple[FloatMap, FloatMap, Mask]
 """An image, its reconstruction, both (H, W) as worked, and the flaws' mask."""
 
 
 def residuals() -> Iterator[tuple[str, ResidualSettings]]:
-    """What is compared on one network, each at every smoothing."""
+    """What is compared on one network, each at every smoothing, with its border as it is and levelled."""
     for window, size, constants in (
         ("uniform", 11, "wang"),
         ("uniform", 15, "wang"),
@@ -72,19 +77,35 @@ def residuals() -> Iterator[tuple[str, ResidualSettings]]:
     ):
         settings = {"ssim": {"window": window, "size": size, "constants": constants}}
         yield f"{window} {size}, {constants}", ResidualSettings.model_validate(settings)
+    for window in ("uniform", "gaussian"):
+        for weight in L2_WEIGHTS:
+            mixed = {"ssim": {"window": window, "size": 11, "constants": "wang"}, "l2_weight": weight}
+            yield f"{window} 11, wang + {weight} l2", ResidualSettings.model_validate(mixed)
     yield "l2", ResidualSettings(name="l2")
 
 
-def measure(cases: list[Case], settings: ResidualSettings) -> dict[int, dict[str, float]]:
-    """The figures by smoothing."""
-    residual = residual_of(settings)
-    metrics = {smoothing: PixelMetrics() for smoothing in SMOOTHINGS}
-    for image, rebuilt, mask in cases:
-        found = residual(torch.from_numpy(image)[None, None], torch.from_numpy(rebuilt)[None, None])[0]
-        for smoothing, figures in metrics.items():
-            figures.add(opened(to_size(smoothed(found, smoothing).numpy(), mask.shape), 4), mask)
-    results = {smoothing: figures.result() for smoothing, figures in metrics.items()}
-    return {s: {name: round(float(result[name]), 4) for name in FIGURES} for s, result in results.items()}
+def measure(cases: list[Case], good: list[Case], settings: ResidualSettings, reach: int) -> dict[str, dict[str, float]]:
+    """The figures by smoothing and border. good: images without flaws, for the border. reach: of its profile."""
+    results = {}
+    for smoothing in SMOOTHINGS:
+        residual = partial(mapped, settings=settings, smoothing=smoothing)
+        profile = border_profile(((residual(case), None) for case in good), reach)
+        figures = {"": PixelMetrics(), ", border levelled": PixelMetrics()}
+        for case in cases:
+            found = residual(case)
+            for way, one in zip(figures.values(), (found, levelled(found, profile)), strict=True):
+                way.add(opened(to_size(one.numpy(), case[2].shape), 4), case[2])
+        for name, way in figures.items():
+            result = way.result()
+            results[f"{smoothing} px{name}"] = {name: round(float(result[name]), 4) for name in FIGURES}
+    return results
+
+
+def mapped(case: Case, settings: ResidualSettings, smoothing: float) -> Tensor:
+    """The residual map (H, W) of a case, as worked."""
+    image, rebuilt, _ = case
+    residual = residual_of(settings)(torch.from_numpy(image)[None, None], torch.from_numpy(rebuilt)[None, None])
+    return smoothed(residual[0], smoothing)
 
 
 def rebuilt(detector: Detector, image: Pixels, mask: Mask) -> Case:
@@ -164,6 +185,8 @@ def main() -> int:
     config = override(config, {"model": {"channels": loaded.images[0].shape[2]}})
     detector = Detector.of(model(arguments.set, config, list(loaded.images[:-held]), arguments.model))
     kept: dict[str, Any] = {"set": arguments.set, "steps": arguments.steps, "change": arguments.change}
+    clean = [rebuilt(detector, image, np.zeros(image.shape[:2], np.bool_)) for image in loaded.images[:BORDER_IMAGES]]
+    reach = config.model.patch // 2
     cases = {}
     for proxy, (kinds, count) in PROXIES.items():
         flawed = [add_flaws(loaded.images[-held:][i % held], i, kinds=kinds, count=count)[:2] for i in range(FLAWED)]
@@ -173,10 +196,10 @@ def main() -> int:
     for what, ones in cases.items():
         kept[what] = {}
         for name, settings in residuals():
-            for smoothing, figures in measure(ones, settings).items():
-                kept[what][f"{name}, {smoothing} px"] = figures
+            for way, figures in measure(ones, clean, settings, reach).items():
+                kept[what][f"{name}, {way}"] = figures
                 values = "  ".join(f"{figure} {value:.4f}" for figure, value in figures.items())
-                print(f"  {what:6} {name:28} {smoothing:2} px  {values}", flush=True)
+                print(f"  {what:6} {name:28} {way:22}  {values}", flush=True)
     if arguments.json is not None:
         with arguments.json.open("a", encoding="utf-8") as file:
             file.write(json.dumps(kept) + "\n")

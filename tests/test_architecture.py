@@ -17,7 +17,7 @@ SOURCE = Path(flawmap.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files", "records", "config", "reproduction", "reproduction.claims"),
-    ("checks", "blur", "models.autoencoder", "weights", "reproduction.plan"),
+    ("checks", "blur", "models.autoencoder", "weights", "borders", "reproduction.plan"),
     (
         "decoders",
         "hardware",

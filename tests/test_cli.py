@@ -267,6 +267,7 @@ OPTIONS = {
         "--augment",
         "--spoil",
         "--smoothing",
+        "--level-border",
         "--seed",
         "--scale",
         "--pad",
@@ -491,6 +492,7 @@ def test_every_training_option_reaches_the_settings(run: Run) -> None:
             0.25,
             "--smoothing",
             3,
+            "--level-border",
             "--seed",
             4,
             "--scale",
@@ -508,6 +510,7 @@ def test_every_training_option_reaches_the_settings(run: Run) -> None:
     assert found["model"] | {"patch": 64, "latent": 6} == found["model"]
     assert found["tiling"] | {"stride": 7, "average": "residuals", "pad": True} == found["tiling"]
     assert (found["loss"]["ssim"]["size"], found["residual"]["ssim"]["size"]) == (9, 9)
+    assert found["residual"] | {"smoothing": 3, "level_border": True} == found["residual"]
     training = {"batch": 3, "learning_rate": 0.5, "augment": "flips", "spoil": 0.25, "seed": 4, "steps": 11}
     assert found["training"] | training | {"device": "cpu", "precision": "bfloat16"} == found["training"]
     images = {"scale": [40, 30], "mode": "colour", "white": 9, "pixel_limit": 8}

@@ -17,6 +17,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from flawmap.borders import Profile
 from flawmap.config import Config, parse
 from flawmap.errors import ArtifactError
 from flawmap.files import atomic, sha256_of
@@ -33,7 +34,8 @@ class Artifact:
     """A trained model, at rest.
 
     threshold: residuals above it are flaws; None before calibration. calibration: how it was found, with its figures.
-    provenance: data summary, split, seed, steps, versions, duration. weights: the network's state.
+    provenance: data summary, split, seed, steps, versions, duration. weights: the network's state. border: what good
+    images leave there, where the settings ask that it is levelled; None before it was measured.
     """
 
     config: Config
@@ -41,15 +43,20 @@ class Artifact:
     threshold: float | None
     calibration: dict[str, Any]
     provenance: dict[str, Any]
+    border: Profile | None = None
 
     def header(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "config": self.config.model_dump(mode="json"),
+            "border": self.border,
             "threshold": self.threshold,
             "calibration": self.calibration,
             "provenance": self.provenance,
         }
+
+    def with_border(self, border: Profile) -> Artifact:
+        return replace(self, border=border)
 
     def with_threshold(self, threshold: float, calibration: dict[str, Any]) -> Artifact:
         return replace(self, threshold=threshold, calibration=calibration)
@@ -76,9 +83,21 @@ def load_artifact(path: Path) -> Artifact:
         threshold, calibration, provenance = (header[key] for key in ("threshold", "calibration", "provenance"))
         if not isinstance(threshold, float | int | None):
             raise TypeError(f"threshold must be a number, got {threshold!r}")
-        return Artifact(config, weights, threshold, dict(calibration), dict(provenance))
+        border = _border(header.get("border"), config)
+        return Artifact(config, weights, threshold, dict(calibration), dict(provenance), border)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: its header does not hold a model's settings ({error})") from None
+
+
+def _border(values: list[float] | None, config: Config) -> Profile | None:
+    """Of a header. Raises ValueError where the settings ask for one and there is none, TypeError over anything else."""
+    if values is None:
+        if config.residual.level_border:
+            raise ValueError("level_border is set, but no border was measured")
+        return None
+    if not all(isinstance(value, float | int) and value >= 1 for value in values):
+        raise TypeError(f"border must be numbers of at least 1, got {values!r}")
+    return tuple(values)
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -1,17 +1,35 @@
-"""Where a residual becomes a flaw: thresholds from good images alone, none of which was trained on."""
+"""What good images tell of a network: what it leaves at their border, and where a residual becomes a flaw."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from flawmap.borders import Profile, border_profile
 from flawmap.datasets import Area, region_mask
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError
 from flawmap.histograms import ScoreHistogram, quantile_from_good
+from flawmap.images import Pixels
 from flawmap.records import FloatMap, Mask
+
+BORDER_IMAGES = 20  # at most, to measure a border on
+
+
+def border_from_good(detector: Detector, images: Sequence[Pixels], masks: Sequence[Mask | None]) -> Profile:
+    """How much more good images leave at their border than in their middle, by a detector that does not level it yet.
+
+    Those trained on will do: a ratio is measured, not a level, and the threshold is found on others.
+
+    Args:
+        images: (H, W, C) as worked; some twenty of them, evenly chosen, are looked at.
+        masks: the region of interest of each, (H, W) bool; None = all of it. Nothing outside counts.
+    """
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(BORDER_IMAGES, len(images))).round().astype(int))
+    maps = ((detector.score_worked(images[place]).residual, masks[place]) for place in chosen)
+    return border_profile(maps, detector.config.model.patch // 2)
 
 
 def threshold_from_good(

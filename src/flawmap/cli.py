@@ -285,6 +285,9 @@ def train(
     smoothing: Annotated[
         float | None, typer.Option(help="Deviation of a Gaussian over the residual map, pixels. [default: 0]")
     ] = None,
+    level_border: Annotated[
+        bool, typer.Option("--level-border", help="Divide residuals by what good images leave at their border.")
+    ] = False,
     augment: Annotated[
         AugmentName | None,
         typer.Option(help="flips: mirror patches; turns: also by quarter turns. [default: by preset]"),
@@ -345,7 +348,11 @@ def train(
             "features": {"network": feature_network and feature_network.value, "weights": features},
             **windows,
         },
-        "residual": {**windows, "smoothing": smoothing},  # its name follows the loss
+        "residual": {
+            **windows,
+            "smoothing": smoothing,
+            "level_border": level_border or None,
+        },  # its name follows the loss
         "tiling": {"stride": stride, "average": average and average.value, "pad": pad or None},
         "images": _image_changes(
             mode=mode, white=white, pixel_limit=pixel_limit, box=box, region=region, brightness=brightness, scale=scale

@@ -99,8 +99,10 @@ class ResidualSettings(Settings):
 
     name: ResidualName = "ssim"
     ssim: SSIMSettings = SSIMSettings()
+    l2_weight: float = Field(0.0, ge=0)  # of the squared difference, added to the residual ssim
     samples: int = Field(6, ge=1, le=1000)  # decoded for each patch, of probability
     smoothing: float = Field(0.0, ge=0, le=100)  # deviation of a Gaussian over the map, pixels of the worked image
+    level_border: bool = False  # divide by what good images leave at the same distance from the border
 
 
 class TilingSettings(Settings):

@@ -9,18 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flawmap.artifact import Artifact, load_artifact
+from flawmap.borders import levelled
 from flawmap.checks import image_array
 from flawmap.config import Config
 from flawmap.errors import ArtifactError, ConfigError, InputError
 from flawmap.hardware import autocast, choose_device, choose_precision
 from flawmap.images import LoadedImage, Pixels, part_scale, read_image, to_size, worked
 from flawmap.interest import bounding_box, region_mask
-from flawmap.methods import BATCH, build_network, score_image
+from flawmap.methods import BATCH, Scored, build_network, score_image
 from flawmap.models import VariationalAutoencoder, fixed_noise
 from flawmap.records import FloatMap, Inspection, Mask
 from flawmap.regions import find_regions, opened, threshold_mask
@@ -178,24 +178,25 @@ class Detector:
             )
         return np.asarray(image, dtype=np.float32)
 
-    def _score_part(self, image: Pixels, scale: float | tuple[int, int]) -> tuple[FloatMap, Pixels]:
-        """Scale, pad, stride, and back to the image's own pixels."""
-        shape = image.shape[:2]
-        small = worked(image, scale)
+    def score_worked(self, small: Pixels) -> Scored:
+        """Pad, stride and level the border of an image (h, w, C) that is as worked, cut and scaled already."""
         # A copy, always: torch warns of arrays that must not be written to.
         tensor = torch.from_numpy(np.array(small.transpose(2, 0, 1), order="C")).to(self.device)
         padded, (top, left) = self._padded(tensor)
-        with torch.inference_mode():
-            scored = score_image(padded, self._decode, self.config)
         height, width = small.shape[:2]
         window = (slice(top, top + height), slice(left, left + width))
-        residual = scored.residual[window].float().cpu().numpy()
-        reconstruction = scored.reconstruction[(slice(None), *window)].float().cpu().numpy().transpose(1, 2, 0)
-        rebuilt: NDArray[np.float32] = np.stack(
-            [to_size(np.ascontiguousarray(reconstruction[..., c]), shape) for c in range(reconstruction.shape[2])],
-            axis=2,
-        )
-        return to_size(np.ascontiguousarray(residual), shape), rebuilt
+        with torch.inference_mode():
+            scored = score_image(padded, self._decode, self.config)
+            residual, border = scored.residual[window], self.artifact.border
+            residual = residual if border is None else levelled(residual, border)
+            return Scored(residual, scored.reconstruction[(slice(None), *window)])
+
+    def _score_part(self, image: Pixels, scale: float | tuple[int, int]) -> tuple[FloatMap, Pixels]:
+        """The residual and the reconstruction in the image's own pixels."""
+        scored, shape = self.score_worked(worked(image, scale)), image.shape[:2]
+        residual = np.ascontiguousarray(scored.residual.float().cpu().numpy())
+        channels = np.ascontiguousarray(scored.reconstruction.float().cpu().numpy())
+        return to_size(residual, shape), np.stack([to_size(channel, shape) for channel in channels], axis=2)
 
     def _padded(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The image reflected to at least one patch, if that was asked for, and where it begins in it."""

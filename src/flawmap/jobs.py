@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawmap.artifact import Artifact, load_artifact, read_header, save_artifact, version_hash
-from flawmap.calibration import threshold_from_good
+from flawmap.calibration import border_from_good, threshold_from_good
 from flawmap.config import Config, ImageSettings, override
 from flawmap.datasets import (
     DatasetSummary,
@@ -171,7 +171,7 @@ def train(
     provenance = _provenance(config, trained, split, layout=dataset.layout, images=images, skipped=skipped)
     if features is not None:  # every figure has to say by which network's features it came about
         provenance["features"] = features
-    artifact = _calibrated(config, trained, split, provenance)
+    artifact = _calibrated(config, trained, split, provenance, images)
     save_artifact(artifact, model)  # first: a disk that fills up over a picture must not cost the training
     write_history(trained.history, _beside(model, ".history.csv"))
     loss_figure([asdict(row) for row in trained.history], _beside(model, ".history.png"))
@@ -262,9 +262,14 @@ def _validation_patches(split: Split, config: Config) -> NDArray[np.float32] | N
     return source.sample(VALIDATION_PATCHES, np.random.default_rng(config.training.seed))
 
 
-def _calibrated(config: Config, trained: Trained, split: Split, provenance: dict[str, Any]) -> Artifact:
+def _calibrated(
+    config: Config, trained: Trained, split: Split, provenance: dict[str, Any], images: TrainingImages
+) -> Artifact:
     """The model with its threshold; without one, and said so, where no good image was held out for it."""
     artifact = Artifact(config, trained.network.state_dict(), None, {}, provenance)
+    if config.residual.level_border:
+        detector = Detector.of(artifact, device=config.training.device, precision=config.training.precision)
+        artifact = artifact.with_border(border_from_good(detector, images.images, images.masks))
     if not split.validation:
         log.warning("no good images were held out (validation = 0): the model has no threshold")
         return artifact

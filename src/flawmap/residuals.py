@@ -43,13 +43,19 @@ def l2_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSetting
 def ssim_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
     """Local structural disagreement: (1 - SSIM) / 2 per pixel, mean over channels.
 
-    image, reconstruction: (N, C, H, W), intensities in [0, 1]. Returns (N, H, W) in [0, 1]: 0 = same structure,
-    1 = inverted structure. Larger is worse. Borders reflect, so no pixel is lost.
+    With an `l2_weight`, that times the squared difference is added: SSIM looks at structure and hardly at brightness,
+    which is all that some flaws change.
+
+    image, reconstruction: (N, C, H, W), intensities in [0, 1]. Returns (N, H, W), without an `l2_weight` in [0, 1]:
+    0 = same structure, 1 = inverted structure. Larger is worse. Borders reflect, so no pixel is lost.
 
     References:
         Wang et al. 2004, doi:10.1109/TIP.2003.819861; Bergmann et al. 2019, eq. 4-8.
     """
-    return _disagreement(ssim(image, reconstruction, settings.ssim, border="reflect"))
+    structural = _disagreement(ssim(image, reconstruction, settings.ssim, border="reflect"))
+    if settings.l2_weight == 0:
+        return structural
+    return structural + settings.l2_weight * l2_residual(image, reconstruction, settings)
 
 
 def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSettings) -> Tensor:

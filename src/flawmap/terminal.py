@@ -239,7 +239,7 @@ def show_info(console: Console, report: dict[str, Any]) -> None:
             ("format", str(report["format"])),
             ("method", f"{config['loss']['name']} loss, {config['residual']['name']} residual"),
             ("network", f"patch {model['patch']}, d = {model['latent']}, {model['channels']} channel(s)"),
-            ("scoring", f"stride {config['tiling']['stride']}, opening {config['threshold']['opening']}"),
+            ("scoring", _scoring(config, report.get("border"))),
             ("threshold", f"{threshold}  {_rule(report['calibration'])}"),
             (
                 "trained",
@@ -257,6 +257,16 @@ def show_info(console: Console, report: dict[str, Any]) -> None:
             ("versions", ", ".join(f"{name} {number}" for name, number in made["versions"].items())),
         ],
     )
+
+
+def _scoring(config: dict[str, Any], border: list[float] | None) -> str:
+    """How an image is scored, in a line."""
+    said = [f"stride {config['tiling']['stride']}", f"opening {config['threshold']['opening']}"]
+    if smoothing := config["residual"].get("smoothing"):
+        said.append(f"smoothed by {smoothing:g} pixels")
+    if border is not None:
+        said.append(f"border levelled (up to {max(border):.1f} times the middle)")
+    return ", ".join(said)
 
 
 def show_weights(console: Console, report: dict[str, Any]) -> None:

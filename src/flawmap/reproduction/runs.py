@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from flawmap import jobs
 from flawmap.artifact import Artifact, load_artifact
 from flawmap.bootstrap import bootstrap
-from flawmap.calibration import threshold_from_good
+from flawmap.calibration import border_from_good, threshold_from_good
 from flawmap.config import Config, FeatureSettings, Preset, override, parse
-from flawmap.datasets import Area, Sample, Split, find_dataset
+from flawmap.datasets import Area, Sample, Split, find_dataset, load_training
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError, InputError
 from flawmap.evaluation import Case, located, score_case, unseen_samples
@@ -139,7 +139,8 @@ def record_of(
     provenance = artifact.provenance
     split = Split.from_dict(provenance["data"]["split"])
     ways = scorings(training)
-    detectors = detectors_of(artifact, ways, located(dataset, split.validation), recipe.device, recipe.precision)
+    areas = {"training": located(dataset, split.train), "held_out": located(dataset, split.validation)}
+    detectors = detectors_of(artifact, ways, **areas, device=recipe.device, precision=recipe.precision)
     samples = unseen_samples(dataset, split)
     pools = score_all(detectors, samples, done)
     return {
@@ -211,11 +212,17 @@ class Pool:
 
 
 def detectors_of(
-    artifact: Artifact, ways: Mapping[str, dict[str, Any]], held_out: Sequence[Area], device: str, precision: str
+    artifact: Artifact,
+    ways: Mapping[str, dict[str, Any]],
+    *,
+    training: Sequence[Area],
+    held_out: Sequence[Area],
+    device: str,
+    precision: str,
 ) -> dict[str, Detector]:
-    """A detector for each way of scoring, all with one network, each with a threshold of its own.
+    """A detector for each way of scoring, all with one network, each with a border and a threshold of its own.
 
-    held_out: good images or areas for the threshold; none: there is none.
+    training: good images or areas for the border. held_out: others for the threshold; none: there is none.
     """
     plain = Detector.of(artifact, device=device, precision=precision)
     detectors = {}
@@ -223,7 +230,11 @@ def detectors_of(
         if not changes:
             detectors[name] = plain
             continue
-        other = replace(plain, artifact=replace(artifact, config=override(artifact.config, changes), threshold=None))
+        bare = replace(artifact, config=override(artifact.config, changes), threshold=None, border=None)
+        other = replace(plain, artifact=bare)
+        if bare.config.residual.level_border:
+            images = load_training(training, bare.config.images, skip_unreadable=False)
+            other = replace(other, artifact=bare.with_border(border_from_good(other, images.images, images.masks)))
         if held_out:
             calibrated = other.artifact.with_threshold(*threshold_from_good(other, held_out))
             other = replace(other, artifact=calibrated)
