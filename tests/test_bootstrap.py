@@ -64,7 +64,7 @@ def gather(pairs: list[Pair]) -> PixelMetrics:
 
 
 def kept(pairs: list[Pair]) -> list[ImageScores]:
-    return [ImageScores.of(scores, mask) for scores, mask in pairs]
+    return gather(pairs).per_image
 
 
 def repeated(pairs: list[Pair], times: NDArray[np.int64]) -> list[Pair]:
@@ -103,10 +103,27 @@ def slow_figures(pairs: list[Pair]) -> dict[str, float]:
         "auroc": roc_auc_score(truth, scores),
         "average_precision": average_precision_score(truth, scores),
         "f1_max": np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12)),
+        "iou_max": max(((scores >= t) & truth).sum() / ((scores >= t) | truth).sum() for t in thresholds),
+        "aupimo": slow_aupimo(pairs),
         "au_pro_30": slow_area(rates, overlaps, 0.3),
         "au_pro_05": slow_area(rates, overlaps, 0.05),
         **{f"overlap_at_5_q{q}": np.quantile(shares, q / 100) for q in (25, 50, 75)},
     }
+
+
+def slow_aupimo(pairs: list[Pair], low: float = 1e-5, high: float = 1e-4) -> float:
+    """Span by span of the logarithm of the good images' mean rate; NaN without good images."""
+    normal = [values for values, mask in pairs if not mask.any()]
+    flawed = [values[mask] for values, mask in pairs if mask.any()]
+    if not normal or not flawed:
+        return float("nan")
+    area, before = 0.0, low
+    for threshold in np.unique(np.concatenate([values.ravel() for values in normal]))[::-1]:
+        rate = float(np.mean([(values >= threshold).mean() for values in normal]))  # from here on it may fall
+        after = min(max(rate, low), high)
+        area += np.log(after / before) * np.mean([(values > threshold).mean() for values in flawed])
+        before = after
+    return float(area / np.log(high / low))
 
 
 def slow_area(rates: list[float], overlaps: list[float], limit: float) -> float:
@@ -130,7 +147,7 @@ def test_every_resample_equals_explicit_resampling(seed: int) -> None:
     for row, times in enumerate(weights):
         expected = slow_figures(repeated(pairs, times))
         for name in METRICS:
-            assert found[name][row] == pytest.approx(expected[name], abs=1e-9), name
+            assert found[name][row] == pytest.approx(expected[name], abs=1e-9, nan_ok=True), name
 
 
 def test_every_resample_equals_the_histogram() -> None:
@@ -230,7 +247,10 @@ def test_identical_images_have_intervals_without_width(images: int) -> None:
     """One image, or copies of one: every resample has its figures."""
     pairs = tied(a_set(8)[1:2]) * images
     found = bootstrap(kept(pairs), resamples=50)
-    for name, value in figures(gather(pairs[:1])).items():
+    expected = figures(gather(pairs[:1]))
+    assert "aupimo" not in found.intervals, "there are no good images"
+    assert expected.pop("aupimo") is None
+    for name, value in expected.items():
         assert found.intervals[name] == pytest.approx((value, value), abs=1e-12), name
         assert found.intervals[name].high - found.intervals[name].low < 1e-12, name
 
@@ -300,7 +320,8 @@ def test_a_map_does_not_differ_from_itself() -> None:
     for other in (images, fourfold):
         for metric in METRICS:
             found = paired_difference(images, other, metric, resamples=50)
-            assert found == Difference(0.0, Interval(0.0, 0.0), 50, 0, 0.95)
+            dropped = int((draws(len(pairs), 50, 0)[:, ::4].sum(axis=1) == 0).sum()) if metric == "aupimo" else 0
+            assert found == Difference(0.0, Interval(0.0, 0.0), 50, dropped, 0.95)
 
 
 def test_differences_equal_explicit_resampling() -> None:
@@ -465,8 +486,8 @@ IMAGES = kept(a_set(35, images=3))
         (lambda: bootstrap(IMAGES, level=float("nan")), "level must lie in (0, 1), got nan; 0.95 for 95 %"),
         (
             lambda: paired_difference(IMAGES, IMAGES, "accuracy"),  # type: ignore[arg-type]
-            "metric must be one of auroc, average_precision, f1_max, au_pro_30, au_pro_05, overlap_at_5_q25, "
-            "overlap_at_5_q50, overlap_at_5_q75, got accuracy",
+            "metric must be one of auroc, average_precision, f1_max, iou_max, au_pro_30, au_pro_05, aupimo, "
+            "overlap_at_5_q25, overlap_at_5_q50, overlap_at_5_q75, got accuracy",
         ),
         (
             lambda: paired_difference(IMAGES, IMAGES[:2], "auroc"),

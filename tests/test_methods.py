@@ -96,6 +96,18 @@ def test_the_l2_residual_is_the_squared_difference_averaged_over_channels() -> N
     torch.testing.assert_close(found, torch.full((1, 4, 5), 5 / 3))
 
 
+def test_an_l2_weight_adds_squared_differences_to_ssim() -> None:
+    """The sum of both residuals, so many times the second; a change of brightness that SSIM forgives then counts."""
+    patches = 0.5 * rand(2, 1, 40, 40)
+    lighter = patches + 0.1
+    plain = ResidualSettings(ssim=SSIMSettings(size=7, constants="wang"))
+    weighted = plain.model_copy(update={"l2_weight": 5.0})
+    found = ssim_residual(patches, lighter, weighted)
+    expected = ssim_residual(patches, lighter, plain) + 5 * l2_residual(patches, lighter, plain)
+    torch.testing.assert_close(found, expected)
+    assert found.mean() > ssim_residual(patches, lighter, plain).mean() + 0.04
+
+
 @pytest.mark.parametrize("name", RESIDUALS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_residuals_are_0_for_the_same_and_positive_for_flaws(name: str, channels: int) -> None:

@@ -16,15 +16,18 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from flawmap.errors import InputError
-from flawmap.histograms import RegionScores, ScoreHistogram, bin_edge, bin_of, quantile_from_good
+from flawmap.histograms import Distinct, RegionScores, ScoreHistogram, bin_edge, bin_of, quantile_from_good
 from flawmap.metrics import (
     Measure,
     PixelMetrics,
     au_pro,
+    aupimo,
+    aupimo_per_image,
     auroc,
     average_precision,
     f1_max,
-    image_auroc,
+    image_metrics,
+    iou_max,
     overlap_quantiles,
     roc,
     roc_exact,
@@ -275,7 +278,7 @@ def test_the_order_of_pixels_does_not_matter() -> None:
     scores, mask = pooled(a_set(13))
     order = np.random.default_rng(0).permutation(len(scores))
     assert auroc(ScoreHistogram.of(scores, mask)) == auroc(ScoreHistogram.of(scores[order], mask[order]))
-    assert image_auroc(scores, mask) == image_auroc(scores[order], mask[order])
+    assert image_metrics(scores, mask)["auroc"] == image_metrics(scores[order], mask[order])["auroc"]
 
 
 def test_rising_transforms_change_no_exact_area() -> None:
@@ -288,14 +291,14 @@ def test_rising_transforms_change_no_exact_area() -> None:
         lambda v: v * 1e6 - 3,
     )
     for transform in transforms:
-        assert image_auroc(transform(values), mask) == image_auroc(values, mask)
+        assert image_metrics(transform(values), mask)["auroc"] == image_metrics(values, mask)["auroc"]
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e30])
 def test_no_range_need_be_known(scale: float) -> None:
     """Scores of any magnitude and sign are resolved alike; powers of two change nothing at all."""
     scores, mask = pooled(a_set(15))
-    exact = image_auroc(scores, mask)
+    exact = image_metrics(scores, mask)["auroc"]
     for sign in (1, -1):
         scaled = (scores * scale).astype(np.float32)
         measure = auroc(ScoreHistogram.of(sign * scaled, mask if sign > 0 else ~mask))
@@ -397,21 +400,23 @@ def test_sets_without_a_class_name_the_reason() -> None:
     """Without defective or without good pixels every metric is None and says why; counts are still there."""
     scores = np.full((3, 4), 0.5, np.float32)
     cases = ((np.zeros((3, 4), np.bool_), "no defective pixels"), (np.ones((3, 4), np.bool_), "no good pixels"))
-    names = {"auroc", "average_precision", "f1_max", "au_pro_30", "au_pro_05", "overlap_at_5"}
+    names = {"auroc", "average_precision", "f1_max", "iou_max", "au_pro_30", "au_pro_05", "overlap_at_5"}
     for mask, reason in cases:
         metrics = gather([(scores, mask)])
         result = metrics.result()
-        assert result["undefined"] == dict.fromkeys(names, reason)
-        assert all(result[name] is None for name in names)
+        why = result["undefined"]
+        assert why.pop("aupimo") in ("no good images", "no defective images")
+        assert why == dict.fromkeys(names, reason)
+        assert all(result[name] is None for name in (*names, "aupimo"))
         assert result["bounds"] == {}
         assert result["good_pixels"] + result["defective_pixels"] == 12
         assert metrics.curve() is None
         assert roc_exact(scores, mask) is None
     assert PixelMetrics().result()["undefined"]["auroc"] == "no pixels"
-    assert image_auroc([0.1, 0.2], [True, True]) == Measure(None, reason="no good images")
-    assert image_auroc([0.1, 0.2], [False, False]) == Measure(None, reason="no defective images")
-    assert image_auroc([], []) == Measure(None, reason="no images")
-    assert image_auroc([0.1, 0.2, 0.2], [False, False, True]) == Measure(0.75)
+    assert image_metrics([0.1, 0.2], [True, True])["auroc"] == Measure(None, reason="no good images")
+    assert image_metrics([0.1, 0.2], [False, False])["auroc"] == Measure(None, reason="no defective images")
+    assert image_metrics([], [])["auroc"] == Measure(None, reason="no images")
+    assert image_metrics([0.1, 0.2, 0.2], [False, False, True])["auroc"] == Measure(0.75)
 
 
 def test_results_are_json() -> None:
@@ -455,7 +460,10 @@ GOOD = np.zeros((2, 2), np.bool_)
             "defective must be bool of the scores' shape (2, 2), got bool (2)",
         ),
         (lambda: roc_exact([0.1], [True, False]), "scores and defective must have one shape, got (1) and (2)"),
-        (lambda: image_auroc([0.1, np.nan], [True, False]), "scores must be finite, got 1 NaN or infinite values of 2"),
+        (
+            lambda: image_metrics([0.1, np.nan], [True, False]),
+            "scores must be finite, got 1 NaN or infinite values of 2",
+        ),
         (lambda: au_pro(ScoreHistogram.empty(), RegionScores.join([]), 0), "limit must lie in (0, 1], got 0"),
         (lambda: quantile_from_good(ScoreHistogram.empty(), 1), "rate must lie in [0, 1), got 1"),
         (
@@ -470,3 +478,154 @@ def test_errors_say_what_was_expected_and_what_came(call: Callable[[], object], 
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value) == text
+
+
+# ------------------------------------------------------------------------------------------------------------- AUPIMO
+
+
+def slow_aupimo(pairs: list[Pair], low: float, high: float) -> list[float | None]:
+    """From the paper: rates are means over good images; thresholds fall score by score; trapezoids have no part in it.
+
+    At every rate of a fine logarithmic grid the smallest threshold that keeps it, and each image's share above it.
+    """
+    normal = [scores.ravel() for scores, mask in pairs if not mask.any()]
+    thresholds = np.unique(np.concatenate([scores.ravel() for scores in normal]))
+    rates = np.array([np.mean([(scores > threshold).mean() for scores in normal]) for threshold in thresholds])
+    grid = np.exp(np.linspace(np.log(low), np.log(high), 4001))
+    middle = np.sqrt(grid[1:] * grid[:-1])
+    found: list[float | None] = []
+    for scores, mask in pairs:
+        if not mask.any():
+            found.append(None)
+            continue
+        allowed = [thresholds[np.argmax(rates <= rate)] for rate in middle]
+        found.append(float(np.mean([(scores[mask] > threshold).mean() for threshold in allowed])))
+    return found
+
+
+def with_more_good(seed: int) -> list[Pair]:
+    """Half of the images good, of two sizes, so that weighing images differs from weighing pixels."""
+    good = [(scores * 0.9, mask) for scores, mask in a_set(seed + 50, images=1, shape=(30, 35))]
+    return [*a_set(seed, images=5), *a_set(seed + 99, images=1), *good]
+
+
+@pytest.mark.parametrize("limits", [(1e-3, 1e-2), (1e-2, 0.3)])
+@pytest.mark.parametrize("seed", range(2))
+def test_aupimo_equals_a_slow_reference(limits: tuple[float, float], seed: int) -> None:
+    """Exactly with a bin for each score, within its bound with bins of floats."""
+    pairs = with_more_good(seed)
+    slow = slow_aupimo(pairs, *limits)
+    exact = PixelMetrics.exact([(scores, mask, None) for scores, mask in pairs])
+    binned = gather(pairs)
+    values = [value for value in slow if value is not None]
+    assert 0.05 < np.mean(values) < 0.99
+    for metrics, within in ((exact, 2e-3), (binned, 4e-3)):  # the slow grid's own steps
+        found = aupimo_per_image(metrics.normal, metrics.per_image, limits)
+        for measure, wanted in zip(found, slow, strict=True):
+            assert (measure is None) == (wanted is None)
+            if measure is not None and wanted is not None:
+                assert -1e-3 <= wanted - sure(measure) + 1e-3 <= measure.bound + within
+        assert sure(aupimo(metrics.normal, metrics.per_image, limits)) == pytest.approx(np.mean(values), abs=5e-3)
+
+
+def test_aupimo_of_perfect_and_of_blind_maps() -> None:
+    """1 where every defective pixel lies above every good one, 0 where none does."""
+    good, flawed = np.zeros((20, 20), np.bool_), np.zeros((20, 20), np.bool_)
+    flawed[5:9, 5:9] = True
+    noise = np.random.default_rng(0).random((20, 20)).astype(np.float32)
+    perfect = gather([(noise, good), (np.where(flawed, 2 + noise, noise), flawed)])
+    assert sure(aupimo(perfect.normal, perfect.per_image)) == pytest.approx(1)
+    blind = gather([(noise + 1, good), (noise, flawed)])
+    assert sure(aupimo(blind.normal, blind.per_image)) == 0
+
+
+def test_aupimo_looks_at_good_images_alone() -> None:
+    """Good pixels of a defective image, however high, move no threshold."""
+    good, flawed = np.zeros((20, 20), np.bool_), np.zeros((20, 20), np.bool_)
+    flawed[5:9, 5:9] = True
+    noise = np.random.default_rng(0).random((20, 20)).astype(np.float32)
+    metrics = gather([(noise, good), (noise + 2, flawed)])
+    assert sure(aupimo(metrics.normal, metrics.per_image)) == pytest.approx(1)
+
+
+def test_aupimo_without_a_class() -> None:
+    """The reason is named."""
+    pairs = a_set(3, images=3)
+    only_good, only_bad = gather(pairs[:1]), gather(pairs[1:])
+    assert aupimo(only_good.normal, only_good.per_image).reason == "no defective images"
+    assert aupimo(only_bad.normal, only_bad.per_image).reason == "no good images"
+    found = aupimo_per_image(only_bad.normal, only_bad.per_image)
+    assert [measure.reason for measure in found if measure is not None] == ["no good images"] * 2
+    with pytest.raises(InputError, match=r"limits must be a range of rates in \(0, 1\], got 0.1 to 0.1"):
+        aupimo(only_bad.normal, only_bad.per_image, (0.1, 0.1))
+
+
+# ---------------------------------------------------------------------------------------------------------- exact mode
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_mode_equals_scikit_learn_and_bins_stay_within_1e_4(seed: int) -> None:
+    """A bin for each distinct score gives what a sort gives; bins of floats are within 1e-4 of it, and their bounds."""
+    pairs = a_set(seed, images=8, shape=(150, 160))
+    scores, mask = pooled(pairs)
+    exact = PixelMetrics.exact([(values, truth, None) for values, truth in pairs]).result()
+    assert exact["auroc"] == pytest.approx(roc_auc_score(mask, scores), abs=1e-12)
+    assert exact["average_precision"] == pytest.approx(average_precision_score(mask, scores), abs=1e-12)
+    precision, recall, _ = precision_recall_curve(mask, scores)
+    best = float(np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12)))
+    assert exact["f1_max"] == pytest.approx(best, abs=1e-12)
+    binned = gather(pairs).result()
+    for name in ("auroc", "average_precision", "f1_max", "iou_max", "au_pro_30", "au_pro_05", "aupimo"):
+        off = abs(binned[name] - exact[name])
+        assert off <= binned["bounds"][name] + 1e-12
+        # Maxima pick the luckiest threshold, which of few pixels is worth a little more than the best edge of a bin.
+        assert off <= {"f1_max": 3e-4, "iou_max": 3e-4, "aupimo": 1e-2}.get(name, 1e-4), name
+    assert exact["overlap_at_5"]["q50"] == pytest.approx(binned["overlap_at_5"]["q50"], abs=5e-3)
+    assert exact["overlap_at_5"]["threshold"] == pytest.approx(binned["overlap_at_5"]["threshold"], rel=1e-3)
+
+
+def test_exact_mode_with_a_region_of_interest() -> None:
+    """What lies outside counts for nothing, as with bins of floats."""
+    inside = np.zeros((60, 70), np.bool_)
+    inside[10:50, 5:60] = True
+    pairs = coarse(a_set(4))
+    exact = PixelMetrics.exact([(scores, mask, inside) for scores, mask in pairs]).result()
+    binned = PixelMetrics()
+    for scores, mask in pairs:
+        binned.add(scores, mask, inside)
+    found = binned.result()
+    for name in ("auroc", "average_precision", "f1_max", "iou_max", "au_pro_30", "aupimo", "good_pixels", "regions"):
+        assert found[name] == pytest.approx(exact[name], abs=1e-12)
+
+
+def test_bins_of_other_scores_are_refused() -> None:
+    """A score that the bins were not made of has no place among them."""
+    binning = Distinct.among([np.array([0.5, 0.25], np.float32)])
+    assert binning.of(np.array([0.5, 0.25, 0.25], np.float32)).tolist() == [1, 0, 0]
+    for score in (0.3, 0.7, 0.1):
+        with pytest.raises(InputError, match="scores must be among those that the bins were made of"):
+            binning.of(np.array([score], np.float32))
+    with pytest.raises(InputError, match="scores must be finite"):
+        Distinct.among([np.array([np.nan], np.float32)])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_iou_max_equals_a_loop_over_thresholds(seed: int) -> None:
+    """The best intersection over union of any threshold, on tied scores exactly."""
+    pairs = coarse(a_set(seed), 40)
+    scores, mask = pooled(pairs)
+    found = [(scores > t) for t in np.append(np.unique(scores), -1)]
+    best = max(float((above & mask).sum() / (above | mask).sum()) for above in found)
+    assert sure(iou_max(gather(pairs).histogram)) == pytest.approx(best, abs=1e-12)
+
+
+def test_image_metrics_equal_scikit_learn() -> None:
+    """AUROC, average precision and F1 of whole images, ties among them."""
+    rng = np.random.default_rng(0)
+    flawed = rng.random(50) < 0.4
+    scores = np.round(rng.random(50) + 0.3 * flawed, 1)
+    found = image_metrics(scores, flawed)
+    precision, recall, _ = precision_recall_curve(flawed, scores)
+    assert sure(found["auroc"]) == pytest.approx(roc_auc_score(flawed, scores), abs=1e-12)
+    assert sure(found["average_precision"]) == pytest.approx(average_precision_score(flawed, scores), abs=1e-12)
+    assert sure(found["f1_max"]) == pytest.approx(np.max(2 * precision * recall / (precision + recall)), abs=1e-12)

@@ -28,15 +28,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawmap.errors import InputError
-from flawmap.histograms import BITS, undefined_because
-from flawmap.metrics import KEPT_BITS, ImageScores
+from flawmap.histograms import undefined_because
+from flawmap.metrics import PIMO_LIMITS, ImageScores
 
 Metric = Literal[
     "auroc",
     "average_precision",
     "f1_max",
+    "iou_max",
     "au_pro_30",
     "au_pro_05",
+    "aupimo",
     "overlap_at_5_q25",
     "overlap_at_5_q50",
     "overlap_at_5_q75",
@@ -59,7 +61,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Intervals by metric; none at all where `undefined` says why.
+    """Intervals by metric; none at all where `undefined` says why, and none of AUPIMO without good images.
 
     resamples: how many were drawn. dropped: how many of them count nowhere, for want of good or of defective pixels;
     where they are many, the intervals are those of the sets that happened to have both.
@@ -73,7 +75,9 @@ class Bootstrap:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types: [low, high] by metric, None where undefined."""
-        ends: dict[str, Any] = {name: list(self.intervals[name]) if self.intervals else None for name in METRICS}
+        ends: dict[str, Any] = {
+            name: list(self.intervals[name]) if name in self.intervals else None for name in METRICS
+        }
         return {"level": self.level, "resamples": self.resamples, "dropped": self.dropped, **ends}
 
 
@@ -112,7 +116,9 @@ def bootstrap(images: Sequence[ImageScores], resamples: int = 1000, seed: int = 
     dropped = int(resamples - kept.sum())
     if dropped == resamples:
         return Bootstrap({}, resamples, dropped, level, NEVER_BOTH)
-    return Bootstrap({name: _middle(values[name][kept], level) for name in METRICS}, resamples, dropped, level)
+    defined = {name: values[name][~np.isnan(values[name])] for name in METRICS}
+    intervals = {name: _middle(found, level) for name, found in defined.items() if len(found)}
+    return Bootstrap(intervals, resamples, dropped, level)
 
 
 def paired_difference(
@@ -199,7 +205,7 @@ def _table(images: Sequence[ImageScores]) -> _Table:
     owner = np.repeat(np.arange(number), sizes)
     first = np.cumsum([0, *sizes])
     region = np.concatenate([image.regions.region + start for image, start in zip(images, first, strict=False)])
-    scored = np.concatenate([image.regions.bin >> (BITS - KEPT_BITS) for image in images])
+    scored = np.concatenate([image.regions.bin >> image.dropped_bits for image in images])
     count = np.concatenate([image.regions.count for image in images])
     area = np.concatenate([image.regions.area for image in images])
     good_owner = np.repeat(np.arange(number), [len(image.bin) for image in images])
@@ -269,8 +275,10 @@ def _measured(table: _Table, weights: Integers) -> dict[Metric, Floats]:
         "auroc": np.sum(good * (true - defective / 2), axis=1) / (all_good * all_defective)[:, 0],
         "average_precision": np.sum(defective * true / found, axis=1) / all_defective[:, 0],
         "f1_max": np.max(2 * true / (false + true + all_defective), axis=1),
+        "iou_max": np.max(true / (false + all_defective), axis=1),
         "au_pro_30": _area_up_to(rate, overlap, 0.3),
         "au_pro_05": _area_up_to(rate, overlap, 0.05),
+        "aupimo": _aupimo(table, times),
         "overlap_at_5_q25": quartiles[:, 0],
         "overlap_at_5_q50": quartiles[:, 1],
         "overlap_at_5_q75": quartiles[:, 2],
@@ -290,6 +298,25 @@ def _area_up_to(x: Floats, y: Floats, limit: float) -> Floats:
     # y - rise is the segment's lower end; cut at the limit it has risen by a share of the rise.
     area: Floats = np.sum(width * (y - rise + rise * share / 2), axis=1) / limit
     return area
+
+
+def _aupimo(table: _Table, times: Floats) -> Floats:
+    """(S,): mean over a resample's defective images of the area under their overlap; NaN without good images."""
+    area = table.defective.sum(axis=1)
+    normal = np.flatnonzero((area == 0) & (table.good.sum(axis=1) > 0))
+    flawed = np.flatnonzero(area)
+    images, found = times[:, normal].sum(axis=1), times[:, flawed].sum(axis=1)
+    low, high = PIMO_LIMITS
+    shares = table.good[normal] / table.good[normal].sum(axis=1, keepdims=True)
+    rates = np.cumsum(times[:, normal] @ shares, axis=1) / np.maximum(images, 1)[:, None]
+    logarithms = np.log(np.clip(rates, low, high))
+    logarithms[:, -1] = np.log(high)
+    spans = np.diff(logarithms, axis=1, prepend=np.log(low)) / np.log(high / low)
+    overlap = table.defective[flawed] / area[flawed, None]
+    before = np.cumsum(overlap, axis=1) - overlap
+    each = spans @ before.T  # (S, defective images): a column's span finds what lies in the columns before it
+    total = np.sum(each * times[:, flawed], axis=1)
+    return np.where((images > 0) & (found > 0), total / np.maximum(found, 1), np.nan)
 
 
 def _overlap_quantiles(table: _Table, weights: Integers, rate_before: Floats) -> Floats:

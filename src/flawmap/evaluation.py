@@ -19,7 +19,7 @@ from flawmap.detector import Detector, Explained
 from flawmap.errors import InputError
 from flawmap.files import natural_key, sha256_of
 from flawmap.images import read_mask
-from flawmap.metrics import PixelMetrics, image_auroc
+from flawmap.metrics import PixelMetrics, aupimo_per_image, image_metrics, own_metrics
 from flawmap.records import Curve, FloatMap, Inspection, Mask
 
 log = logging.getLogger(__name__)
@@ -149,6 +149,7 @@ def evaluate(
     everything, defective_only = PixelMetrics(), PixelMetrics()
     alarms = _Alarms(detector.artifact.threshold)
     rows: list[dict[str, Any]] = []
+    pooled: list[dict[str, Any]] = []  # those of images that count for pixel metrics
     unreadable: list[tuple[str, str]] = []
     notes: list[tuple[str, str]] = []
     for case, problem in _cases(detector, samples, root, unreadable, observe):
@@ -158,11 +159,15 @@ def evaluate(
         if case.label == "outside" or case.truth is None:
             continue
         residual, inside = case.inspection.residual, case.explained.inside
-        everything.add(residual, case.truth, inside)
+        counted = everything.add(residual, case.truth, inside)
+        rows[-1] |= own_metrics(counted)
+        pooled.append(rows[-1])
         if case.label == "defective":
             defective_only.add(residual, case.truth, inside)
         else:
             alarms.add(residual, inside)
+    for row, measure in zip(pooled, aupimo_per_image(everything.normal, everything.per_image), strict=True):
+        row["aupimo"] = None if measure is None else measure.value
     for area in areas:
         try:
             for residual, inside in opened_residuals(detector, [area]):
@@ -277,13 +282,13 @@ def _row(case: Case, root: Path) -> dict[str, Any]:
 def _image_level(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any] | None, str | None]:
     counted = [row for row in rows if row["label"] != "outside"]
     defective = np.array([row["label"] == "defective" for row in counted], dtype=np.bool_)
-    measure = image_auroc([row["score"] for row in counted], defective)
-    if measure.value is None:
-        return None, measure.reason
+    measures = image_metrics([row["score"] for row in counted], defective)
+    if measures["auroc"].value is None:
+        return None, measures["auroc"].reason
     decided = counted[0]["verdict"] is not None
     flawed = np.array([row["verdict"] == "flawed" for row in counted], dtype=np.bool_)
     return {
-        "auroc": measure.value,
+        **{name: measure.value for name, measure in measures.items()},
         "good": int((~defective).sum()),
         "defective": int(defective.sum()),
         "found": int((flawed & defective).sum()) if decided else None,

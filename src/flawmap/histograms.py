@@ -2,14 +2,15 @@
 
 The bins are the upper 20 bits of a float32's bit pattern: the patterns of floats are ordered as the floats are, so no
 range need be known beforehand, bins are 0.05 % of a value wide, and histograms of images, of processes and of machines
-add up to that of the whole set. Everywhere "above a threshold" means strictly above, and larger scores are worse.
+add up to that of the whole set. Where all scores fit in memory, `Distinct` gives every score a bin of its own, and
+nothing is lost. Everywhere "above a threshold" means strictly above, and larger scores are worse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,41 +27,108 @@ Floats = NDArray[np.float32]
 Counts = NDArray[np.int64]
 
 
+class Binning(Protocol):
+    """Scores to numbered bins, rising with the scores.
+
+    count: of all bins. dropped_bits: of a bin's number, by `metrics.ImageScores`.
+    """
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def dropped_bits(self) -> int: ...
+
+    def of(self, scores: NDArray[Any]) -> NDArray[np.int64]:
+        """The bin of each score."""
+
+    def edge(self, bins: NDArray[np.integer[Any]]) -> Floats:
+        """The largest float32 of each bin; of the bin before the first one a number below all scores."""
+
+
+@dataclass(frozen=True)
+class FloatBits:
+    """Bins by the upper bits of a float's pattern, the same for every set."""
+
+    count: int = BINS
+    dropped_bits: int = 3  # leaves bins 0.4 % of a value wide
+
+    def of(self, scores: NDArray[Any]) -> NDArray[np.int64]:
+        return bin_of(scores)
+
+    def edge(self, bins: NDArray[np.integer[Any]]) -> Floats:
+        return bin_edge(bins)
+
+
+@dataclass(frozen=True, eq=False)
+class Distinct:
+    """A bin for each distinct score of a set: exact, for as many as memory holds. values: (D,) float, rising."""
+
+    values: NDArray[Any]
+    dropped_bits: int = 0
+
+    @classmethod
+    def among(cls, scores: Iterable[NDArray[Any]]) -> Distinct:
+        """Of all scores of a set."""
+        values = np.concatenate([part.ravel() for part in scores])
+        finite(values, "scores")
+        return cls(np.unique(values))
+
+    @property
+    def count(self) -> int:
+        return len(self.values)
+
+    def of(self, scores: NDArray[Any]) -> NDArray[np.int64]:
+        places = np.searchsorted(self.values, scores)
+        if scores.size and (places.max() == self.count or not np.array_equal(self.values[places], scores)):
+            raise InputError("scores must be among those that the bins were made of; make them of all scores")
+        return places
+
+    def edge(self, bins: NDArray[np.integer[Any]]) -> Floats:
+        below_all = np.nextafter(self.values[0], self.values.dtype.type(-np.inf))
+        edges: Floats = np.where(bins < 0, below_all, self.values[np.maximum(bins, 0)])
+        return edges
+
+
+FLOAT_BITS = FloatBits()
+
+
 @dataclass(frozen=True, eq=False)
 class ScoreHistogram:
-    """Counts of good and of defective pixels by score, (BINS,) int64 each; `+` merges. 16 MiB."""
+    """Counts of good and of defective pixels by bin, (B,) int64 each; `+` merges those of one binning. 16 MiB."""
 
     good: Counts
     defective: Counts
+    binning: Binning = FLOAT_BITS
 
     @classmethod
-    def empty(cls) -> ScoreHistogram:
-        return cls(np.zeros(BINS, np.int64), np.zeros(BINS, np.int64))
+    def empty(cls, binning: Binning = FLOAT_BITS) -> ScoreHistogram:
+        return cls(np.zeros(binning.count, np.int64), np.zeros(binning.count, np.int64), binning)
 
     @classmethod
-    def of(cls, scores: Floats, defective: Mask | None = None) -> ScoreHistogram:
+    def of(cls, scores: NDArray[Any], defective: Mask | None = None, binning: Binning = FLOAT_BITS) -> ScoreHistogram:
         """The histogram of some scores.
 
         Args:
-            scores: float32 of any shape, finite.
+            scores: of any shape, finite; float32 for `FLOAT_BITS`.
             defective: bool of the same shape; None: all are good.
         Raises:
             InputError: another type, two shapes, NaN or infinite scores.
         """
-        bins = bin_of(scores).ravel()
-        both = np.bincount(bins, minlength=BINS)
+        bins = binning.of(scores).ravel()
+        both = np.bincount(bins, minlength=binning.count)
         if defective is None:
-            return cls(both, np.zeros(BINS, np.int64))
+            return cls(both, np.zeros(binning.count, np.int64), binning)
         if defective.shape != scores.shape or defective.dtype != np.bool_:
             raise InputError(
                 f"defective must be bool of the scores' shape {shape_text(scores.shape)}, "
                 f"got {defective.dtype} {shape_text(defective.shape)}"
             )
-        flawed = np.bincount(bins[defective.ravel()], minlength=BINS)
-        return cls(both - flawed, flawed)
+        flawed = np.bincount(bins[defective.ravel()], minlength=binning.count)
+        return cls(both - flawed, flawed, binning)
 
     def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
-        return ScoreHistogram(self.good + other.good, self.defective + other.defective)
+        return ScoreHistogram(self.good + other.good, self.defective + other.defective, self.binning)
 
     @property
     def good_pixels(self) -> int:
@@ -89,14 +157,15 @@ class RegionScores:
     area: Counts
 
     @classmethod
-    def of(cls, scores: FloatMap, truth: Mask) -> RegionScores:
+    def of(cls, scores: FloatMap, truth: Mask, binning: Binning = FLOAT_BITS) -> RegionScores:
         """The 8-connected components of a (H, W) mask, with their scores."""
         labels, regions = label(truth)
         flat = labels.ravel()
         where = np.flatnonzero(flat)
         owner = flat[where].astype(np.int64) - 1
-        pairs, count = np.unique(owner * BINS + bin_of(scores.ravel()[where]), return_counts=True)
-        return cls(pairs // BINS, pairs % BINS, count.astype(np.int64), np.bincount(owner, minlength=regions))
+        pairs, count = np.unique(owner * binning.count + binning.of(scores.ravel()[where]), return_counts=True)
+        region, bin = np.divmod(pairs, binning.count)
+        return cls(region, bin, count.astype(np.int64), np.bincount(owner, minlength=regions))
 
     @classmethod
     def join(cls, parts: Iterable[RegionScores]) -> RegionScores:
@@ -139,7 +208,7 @@ def quantile_from_good(good: ScoreHistogram | Floats, rate: float) -> float:
     if total == 0:
         raise InputError("a threshold needs good pixels, got none; score at least one good image")
     if isinstance(good, ScoreHistogram):
-        return float(bin_edge(np.array([quantile_bin(good, rate)]))[0])
+        return float(good.binning.edge(np.array([quantile_bin(good, rate)]))[0])
     finite(good, "scores")
     allowed = int(rate * total)  # pixels that may lie above, but for rounding: 0.29 * 100 is below 29
     allowed += (allowed + 1) / total <= rate

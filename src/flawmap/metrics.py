@@ -13,7 +13,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,19 +23,20 @@ from numpy.typing import ArrayLike, NDArray
 from flawmap.checks import finite, shape_text
 from flawmap.errors import InputError
 from flawmap.histograms import (
-    BINS,
-    BITS,
+    FLOAT_BITS,
+    Binning,
     Counts,
+    Distinct,
     RegionScores,
     ScoreHistogram,
-    bin_edge,
-    bin_of,
     check_rate,
     quantile_bin,
     undefined_because,
 )
 from flawmap.records import Curve, FloatMap, Mask
 from flawmap.regions import check_mask
+
+PIMO_LIMITS = (1e-5, 1e-4)  # false positive rates, as its authors have them
 
 
 class Measure(NamedTuple):
@@ -48,29 +49,29 @@ class Measure(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------ what is accumulated
 
-KEPT_BITS = 17  # of a bin's 20, for each single image: bins 0.4 % of a value wide
-
 
 @dataclass(frozen=True, eq=False)
 class ImageScores:
     """What one image adds to the metrics of a set, small enough to be kept for every image.
 
     bin, count: (B,) int32, the occupied coarse bins of its good pixels, rising, and how many lie in each; a coarse bin
-    is a histogram's bin without its last bits. regions: its ground-truth regions, which hold every defective pixel.
+    is a histogram's bin without its last `dropped_bits`. regions: its ground-truth regions, which hold every defective
+    pixel.
     """
 
     bin: NDArray[np.int32]
     count: NDArray[np.int32]
     regions: RegionScores
+    dropped_bits: int
 
     @classmethod
-    def of(cls, residual: FloatMap, mask: Mask, inside: Mask | None = None) -> ImageScores:
-        """From a map and its ground truth, as `PixelMetrics.add` takes them."""
-        flawed, good = (mask, ~mask) if inside is None else (mask & inside, inside & ~mask)
-        counts = np.bincount(bin_of(residual[good]) >> (BITS - KEPT_BITS))
-        occupied = np.flatnonzero(counts)
-        regions = RegionScores.of(residual, flawed)
-        return cls(occupied.astype(np.int32), counts[occupied].astype(np.int32), regions)
+    def of(cls, good: Counts, regions: RegionScores, binning: Binning = FLOAT_BITS) -> ImageScores:
+        """From the good pixels in each bin and the regions."""
+        bins = np.flatnonzero(good)
+        coarse = np.bincount(bins >> binning.dropped_bits, weights=good[bins])
+        occupied = np.flatnonzero(coarse)
+        counts = coarse[occupied].astype(np.int32)
+        return cls(occupied.astype(np.int32), counts, regions, binning.dropped_bits)
 
     @property
     def good_pixels(self) -> int:
@@ -81,20 +82,56 @@ class ImageScores:
         return int(self.regions.area.sum())
 
 
+@dataclass(frozen=True, eq=False)
+class NormalScores:
+    """The good images of a set, those without a defective pixel: every image weighs the same, whatever its size.
+
+    shares: (B,), sums over the images of the share of each one's pixels in a bin. images: how many. `+` merges.
+    """
+
+    shares: NDArray[np.float64]
+    images: int
+
+    @classmethod
+    def empty(cls, binning: Binning = FLOAT_BITS) -> NormalScores:
+        return cls(np.zeros(binning.count), 0)
+
+    @classmethod
+    def of(cls, good: Counts) -> NormalScores:
+        """One image, from its pixels in each bin."""
+        return cls(good / good.sum(), 1)
+
+    def __add__(self, other: NormalScores) -> NormalScores:
+        return NormalScores(self.shares + other.shares, self.images + other.images)
+
+
 @dataclass
 class PixelMetrics:
-    """Accumulates the pixels of a labelled set, image by image; `+` merges two accumulators.
+    """Accumulates the pixels of a labelled set, image by image; `+` merges two accumulators of one binning.
 
-    Memory: 16 MiB, 24 bytes a defective pixel at most, and 8 bytes for each occupied coarse bin of an image, of which
+    Memory: 24 MiB, 24 bytes a defective pixel at most, and 8 bytes for each occupied coarse bin of an image, of which
     there are a few thousand.
     """
 
     images: int = 0
     histogram: ScoreHistogram = field(default_factory=ScoreHistogram.empty)
     per_image: list[ImageScores] = field(default_factory=list)
+    normal: NormalScores = field(default_factory=NormalScores.empty)
 
-    def add(self, residual: FloatMap, mask: Mask, inside: Mask | None = None) -> None:
-        """Count one image.
+    @classmethod
+    def exact(cls, maps: Sequence[tuple[FloatMap, Mask, Mask | None]]) -> PixelMetrics:
+        """All (residual, mask, inside) of a set at once, as `add` takes them, by a sort: nothing is lost to bins.
+
+        To check the histograms by, and for sets that fit in memory: some 40 bytes a pixel.
+        """
+        binning = Distinct.among(residual for residual, _, _ in maps)
+        metrics = cls(histogram=ScoreHistogram.empty(binning), normal=NormalScores.empty(binning))
+        for residual, mask, inside in maps:
+            metrics.add(residual, mask, inside)
+        return metrics
+
+    def add(self, residual: FloatMap, mask: Mask, inside: Mask | None = None) -> ScoreHistogram:
+        """Count one image, and give its own histogram.
 
         Args:
             residual: (H, W) float32, finite; opened, if the opened mask is what is judged.
@@ -106,18 +143,27 @@ class PixelMetrics:
         if residual.ndim != 2:
             raise InputError(f"residual must be (H, W), got {shape_text(residual.shape)}")
         check_mask(mask, residual.shape, "mask")
+        binning = self.histogram.binning
         if inside is None:
-            counted = ScoreHistogram.of(residual, mask)
+            counted, flawed = ScoreHistogram.of(residual, mask, binning), mask
         else:
             check_mask(inside, residual.shape, "inside")
-            counted = ScoreHistogram.of(residual[inside], mask[inside])
-        self.per_image.append(ImageScores.of(residual, mask, inside))
+            counted, flawed = ScoreHistogram.of(residual[inside], mask[inside], binning), mask & inside
+        regions = RegionScores.of(residual, flawed, binning)
+        self.per_image.append(ImageScores.of(counted.good, regions, binning))
         self.histogram = self.histogram + counted
+        if not len(regions.area) and counted.good_pixels:
+            self.normal = self.normal + NormalScores.of(counted.good)
         self.images += 1
+        return counted
 
     def __add__(self, other: PixelMetrics) -> PixelMetrics:
-        per_image = [*self.per_image, *other.per_image]
-        return PixelMetrics(self.images + other.images, self.histogram + other.histogram, per_image)
+        return PixelMetrics(
+            self.images + other.images,
+            self.histogram + other.histogram,
+            [*self.per_image, *other.per_image],
+            self.normal + other.normal,
+        )
 
     @property
     def regions(self) -> RegionScores:
@@ -135,8 +181,10 @@ class PixelMetrics:
             "auroc": auroc(self.histogram),
             "average_precision": average_precision(self.histogram),
             "f1_max": f1_max(self.histogram),
+            "iou_max": iou_max(self.histogram),
             "au_pro_30": au_pro(self.histogram, regions, 0.3),
             "au_pro_05": au_pro(self.histogram, regions, 0.05),
+            "aupimo": aupimo(self.normal, self.per_image),
         }
         why = {name: measure.reason for name, measure in measures.items() if measure.reason is not None}
         if self.histogram.undefined is not None:
@@ -162,7 +210,7 @@ def roc(histogram: ScoreHistogram) -> Curve | None:
         return None
     bins, good, defective = _falling(histogram)
     # The smallest threshold that has a bin's pixels above it is the upper edge of the next occupied bin.
-    thresholds = bin_edge(np.append(bins, bins[-1] - 1))
+    thresholds = histogram.binning.edge(np.append(bins, bins[-1] - 1))
     return Curve(_shares(good), _shares(defective), thresholds.astype(np.float64))
 
 
@@ -256,6 +304,16 @@ def f1_max(histogram: ScoreHistogram) -> Measure:
     return Measure(value, bound=highest - value)
 
 
+def iou_max(histogram: ScoreHistogram) -> Measure:
+    """The largest intersection over union of any threshold, pooled over all pixels. A ceiling, as `f1_max` is."""
+    best = f1_max(histogram)
+    if best.value is None:
+        return best
+    # The one rises with the other: IoU = F1 / (2 - F1).
+    value, highest = best.value / (2 - best.value), (best.value + best.bound) / (2 - best.value - best.bound)
+    return Measure(value, bound=highest - value)
+
+
 def au_pro(histogram: ScoreHistogram, regions: RegionScores, limit: float = 0.3) -> Measure:
     """Area under the per-region overlap up to a false positive rate, divided by that rate: 1 = perfect.
 
@@ -276,10 +334,64 @@ def au_pro(histogram: ScoreHistogram, regions: RegionScores, limit: float = 0.3)
         return Measure(None, reason=histogram.undefined)
     bins, good, _ = _falling(histogram)
     # A region's pixels weigh 1 / area each: the mean share above a threshold is then one weighted count.
-    weights = np.bincount(regions.bin, weights=regions.count / regions.area[regions.region], minlength=BINS)
+    shares = regions.count / regions.area[regions.region]
+    weights = np.bincount(regions.bin, weights=shares, minlength=len(histogram.good))
     x, y = _shares(good), _shares(weights[bins])
     value, bound = _area_up_to(x, y, limit)
     return Measure(value, bound=bound)
+
+
+def aupimo(normal: NormalScores, images: Sequence[ImageScores], limits: tuple[float, float] = PIMO_LIMITS) -> Measure:
+    """The mean over defective images of `aupimo_per_image`; None, and why, where it is undefined."""
+    values = [measure for measure in aupimo_per_image(normal, images, limits) if measure is not None]
+    if not values or normal.images == 0:
+        return Measure(None, reason="no good images" if values or normal.images == 0 else "no defective images")
+    return Measure(float(np.mean([m.value for m in values])), bound=float(np.mean([m.bound for m in values])))
+
+
+def aupimo_per_image(
+    normal: NormalScores, images: Sequence[ImageScores], limits: tuple[float, float] = PIMO_LIMITS
+) -> list[Measure | None]:
+    """Area under the per-image overlap, of each defective image: 1 = perfect, near 0 = chance.
+
+    The share of an image's defective pixels that is found, averaged over the logarithm of the false positive rate
+    between two limits. The rate is that of good images alone, each of which weighs the same, so no defective image has
+    a say in where thresholds lie. At a rate the threshold is the smallest that keeps it, so that rates which too few
+    good pixels cannot resolve count as the next lower one.
+
+    Args:
+        normal: the good images. images: all images of the set; one without regions is good.
+        limits: the lowest and the highest rate, in (0, 1].
+    Returns:
+        By image; None for a good one. Without good images the measures have no value, but the reason.
+    Raises:
+        InputError: limits that are no range.
+    References:
+        Bertoldo, Ameln, Vaidya, Akcay 2024, AUPIMO, arXiv:2401.01984.
+    """
+    low, high = limits
+    if not 0 < low < high <= 1:
+        raise InputError(f"limits must be a range of rates in (0, 1], got {low} to {high}")
+    if normal.images == 0:
+        return [Measure(None, reason="no good images") if len(image.regions.area) else None for image in images]
+    bins = np.flatnonzero(normal.shares)[::-1]
+    # From one rate to the next the threshold is the edge of one bin, so only what lies in higher bins is found.
+    rates = np.concatenate([[0.0], np.cumsum(normal.shares[bins]) / normal.images])
+    logarithms = np.log(np.clip(rates, low, high))
+    logarithms[-1] = np.log(high)  # 1, but for rounding
+    spans = np.zeros(len(normal.shares))
+    spans[bins] = np.diff(logarithms) / np.log(high / low)
+    upto = np.cumsum(spans)
+    found: list[Measure | None] = []
+    for image in images:
+        regions = image.regions
+        if not len(regions.area):
+            found.append(None)
+            continue
+        weights = regions.count / regions.area.sum()
+        mixed = float(weights @ spans[regions.bin])
+        found.append(Measure(float(weights @ upto[regions.bin]) - mixed, bound=mixed))
+    return found
 
 
 def overlap_quantiles(
@@ -302,17 +414,35 @@ def overlap_quantiles(
     levels = np.quantile(regions.shares_above(bin), quantiles)
     return {
         **{f"q{100 * name:g}": float(level) for name, level in zip(quantiles, levels, strict=True)},
-        "threshold": float(bin_edge(np.array([bin]))[0]),
+        "threshold": float(histogram.binning.edge(np.array([bin]))[0]),
         "false_positive_rate": int(histogram.good[bin + 1 :].sum()) / histogram.good_pixels,
     }
 
 
-def image_auroc(scores: ArrayLike, defective: ArrayLike) -> Measure:
-    """Area under the ROC curve of whole images: (N,) scores, larger is worse, and (N,) bool, True = defective."""
+def image_metrics(scores: ArrayLike, defective: ArrayLike) -> dict[str, Measure]:
+    """AUROC, average precision and F1-max of whole images, exact.
+
+    scores: (N,), finite, larger is worse. defective: (N,) bool.
+    """
     values, flawed = _labelled(scores, defective)
-    reason = undefined_because(int((~flawed).sum()), int(flawed.sum()), "images")
-    curve = roc_exact(values, flawed)
-    return Measure(None, reason=reason) if curve is None else Measure(curve.area)
+    histogram = ScoreHistogram.of(values, flawed, Distinct.among([values]))
+    reason = undefined_because(histogram.good_pixels, histogram.defective_pixels, "images")
+    return {
+        name: Measure(metric(histogram).value) if reason is None else Measure(None, reason=reason)
+        for name, metric in IMAGE_METRICS.items()
+    }
+
+
+def own_metrics(histogram: ScoreHistogram) -> dict[str, float | None]:
+    """AUROC, average precision and F1-max of one image's own pixels; None where undefined."""
+    return {name: metric(histogram).value for name, metric in IMAGE_METRICS.items()}
+
+
+IMAGE_METRICS: dict[str, Callable[[ScoreHistogram], Measure]] = {
+    "auroc": auroc,
+    "average_precision": average_precision,
+    "f1_max": f1_max,
+}
 
 
 def _falling(histogram: ScoreHistogram) -> tuple[NDArray[np.int64], Counts, Counts]:

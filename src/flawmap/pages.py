@@ -174,15 +174,18 @@ def _metrics_table(evaluation: Evaluation) -> Table:
             ("average_precision", "pixel average precision"),
             ("au_pro_30", "AU-PRO at 30 % false positives"),
             ("au_pro_05", "AU-PRO at 5 % false positives"),
+            ("f1_max", "F1 at the best threshold"),
+            ("iou_max", "IoU at the best threshold"),
+            ("aupimo", "AUPIMO (1e-5 to 1e-4 of good images' pixels)"),
         )
     ]
-    rows.append(
-        (
-            "image AUROC",
-            number(evaluation.image["auroc"] if evaluation.image else None, reason=evaluation.image_reason or ""),
-            "",
-        )
-    )
+    image, reason = evaluation.image or {}, evaluation.image_reason or ""
+    for name, label in (
+        ("auroc", "image AUROC"),
+        ("average_precision", "image average precision"),
+        ("f1_max", "image F1 at the best threshold"),
+    ):
+        rows.append((label, number(image.get(name), reason=reason), ""))
     if evaluation.held_out:
         rate = percent(evaluation.held_out["false_positive_rate"], 4)
         rows.append(("held-out good pixels above the threshold", rate, ""))

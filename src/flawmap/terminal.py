@@ -166,6 +166,13 @@ def show_inspections(console: Console, report: dict[str, Any]) -> None:
         _line(console, named, style="red")
 
 
+IMAGE_FIGURES = (
+    ("auroc", "image AUROC"),
+    ("average_precision", "image average precision"),
+    ("f1_max", "image F1, at the best threshold"),
+)
+
+
 def show_evaluation(console: Console, report: dict[str, Any]) -> None:
     pixel, image = report["pixel"], report["image"]
     table = _table("figure", ">value")
@@ -174,12 +181,16 @@ def show_evaluation(console: Console, report: dict[str, Any]) -> None:
         ("average_precision", "pixel average precision"),
         ("au_pro_30", "AU-PRO at 30 %"),
         ("au_pro_05", "AU-PRO at 5 %"),
+        ("f1_max", "F1, at the best threshold"),
+        ("iou_max", "IoU, at the best threshold"),
+        ("aupimo", "AUPIMO"),
     ):
         table.add_row(label, _number(pixel[name], pixel["undefined"].get(name)))
         if pixel["intervals"][name] is not None:
             low, high = (_number(end) for end in pixel["intervals"][name])
             table.add_row(f"  {pixel['intervals']['level']:.0%} interval over images", f"{low} to {high}")
-    table.add_row("image AUROC", _number(image["auroc"]) if image else f"none: {report['image_reason']}")
+    for name, label in IMAGE_FIGURES:
+        table.add_row(label, _number(image[name]) if image else f"none: {report['image_reason']}")
     if report["held_out"]:
         table.add_row("false positive rate at the threshold", f"{report['held_out']['false_positive_rate']:.2e}")
     console.print(table)

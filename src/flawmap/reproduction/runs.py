@@ -33,7 +33,7 @@ from flawmap.evaluation import Case, located, score_case, unseen_samples
 from flawmap.files import writable_folder
 from flawmap.histograms import ScoreHistogram, bin_edge
 from flawmap.lists import write_json
-from flawmap.metrics import PixelMetrics, image_auroc, overlap_quantiles, roc, thin
+from flawmap.metrics import PixelMetrics, image_metrics, overlap_quantiles, roc, thin
 from flawmap.models import VariationalAutoencoder
 from flawmap.reproduction.plan import MATCHING, Budget, Training, config_of, scorings
 from flawmap.training import Progress
@@ -198,7 +198,7 @@ class Pool:
     def result(self) -> dict[str, Any]:
         """The figures as JSON's types."""
         good = any(not flawed for _, flawed in self.scores)
-        measure = image_auroc([score for score, _ in self.scores], [flawed for _, flawed in self.scores])
+        measure = image_metrics([score for score, _ in self.scores], [flawed for _, flawed in self.scores])["auroc"]
         curve = roc(self.defective.histogram)
         points = None if curve is None else thin(curve, CURVE_POINTS, tolerance=math.inf)
         return {
