@@ -80,7 +80,7 @@ def merge(patches: Tensor, grid: Grid, size: tuple[int, int], weights: Weights =
     profile = _profile(grid.patch, weights).to(patches.device, patches.dtype)
     window = torch.outer(profile, profile)
     tops, lefts = grid.offsets(size[0]), grid.offsets(size[1])
-    tiles = patches.unflatten(0, (len(tops), len(lefts)))
+    tiles = patches.reshape(len(tops), len(lefts), *patches.shape[1:])
     # Columns of patches into strips, then the strips: an addition for each row and column, not for each patch.
     strips = patches.new_zeros(len(tops), patches.shape[1], grid.patch, size[1])
     for column, x in enumerate(lefts):
