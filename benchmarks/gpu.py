@@ -50,6 +50,7 @@ try:
 
     from flawmap.blur import Border, _band, gaussian_weights
     from flawmap.config import Config, SSIMSettings, override, preset
+    from flawmap.errors import ConfigError
     from flawmap.hardware import autocast, choose_device, choose_precision, describe_machine
     from flawmap.losses import LOSSES
     from flawmap.methods import BATCH, build_network, residual_of, score_image, smoothed
@@ -96,7 +97,7 @@ class Sizes:
     batches: tuple[int, ...] = (32, 128, 512)
     shapes: tuple[tuple[int, int, int, int], ...] = ((32, 1, 128, 128), (1, 1, 1024, 1024), (8, 3, 256, 256))
     product: int = 8192
-    copied: int = 2**30  # bytes
+    copied: int = 2**28  # bytes
     trained: tuple[int, int] = (400, 128)
     fitted: int = 100
     seconds: float = 0.4
@@ -109,19 +110,19 @@ QUICK = Sizes(
     patch=32,
     latent=8,
     stride=12,
-    image=(70, 50),
-    small=(48, 48),
+    image=(50, 40),
+    small=(40, 40),
     images=2,
-    batches=(2, 4),
-    shapes=((2, 1, 32, 32), (1, 3, 40, 300)),
+    batches=(2,),
+    shapes=((1, 3, 40, 300),),
     product=64,
     copied=2**16,
-    trained=(2, 4),
+    trained=(2, 2),
     fitted=2,
     seconds=0.0,
-    warm=1,
+    warm=0,
     fewest=1,
-    gathered=(4, 15),
+    gathered=(4,),
 )
 
 
@@ -263,11 +264,12 @@ def durations(work: Work, bench: Bench, *, by_host: bool = False) -> list[float]
     for _ in range(bench.sizes.warm):
         work()
     bench.synchronize()
-    started = time.perf_counter()
-    work()
-    bench.synchronize()
-    once = time.perf_counter() - started
-    repeats = min(MOST, max(bench.sizes.fewest, int(bench.sizes.seconds / max(once, 1e-6))))
+    repeats = bench.sizes.fewest
+    if bench.sizes.seconds > 0:
+        started = time.perf_counter()
+        work()
+        bench.synchronize()
+        repeats = min(MOST, max(repeats, int(bench.sizes.seconds / (time.perf_counter() - started))))
     if bench.where.type == "cuda" and not by_host:
         return _by_events(work, repeats)
     found = []
@@ -306,7 +308,7 @@ def captured(work: Callable[[], Result], bench: Bench) -> Callable[[], Result]:
             work()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # a feeder's thread may still be waiting
         result = work()
 
     def replay() -> Result:
@@ -741,11 +743,13 @@ def prepared_step(bench: Bench, variant: Variant, count: int) -> Callable[[], Te
     return step
 
 
-def step_operations(bench: Bench) -> int:
-    """Floating-point operations of the network for one patch, forward and backward."""
+def operations(bench: Bench, *, backward: bool) -> int:
+    """Floating-point operations of the network for one patch: forward, and with them those of the backward pass."""
     network, side = copy.deepcopy(bench.newborn), bench.sizes.patch
     with FlopCounterMode(display=False) as counter:
-        network(torch.rand(1, 1, side, side)).sum().backward()
+        total = network(torch.rand(1, 1, side, side)).sum()
+        if backward:
+            total.backward()
     return int(counter.get_total_flops())
 
 
@@ -754,10 +758,10 @@ def training(bench: Bench) -> None:
 
     loss: after the repeats, whose number differs; it says no more than that something is learnt.
     """
-    operations = step_operations(bench)
+    each = operations(bench, backward=True)
 
     def speed(count: int, milliseconds: float, result: Tensor) -> dict[str, float]:
-        figures = paces(count / milliseconds * 1e3) | {"TFLOP/s": operations * count / milliseconds / 1e9}
+        figures = paces(count / milliseconds * 1e3) | {"TFLOP/s": each * count / milliseconds / 1e9}
         return figures | {"loss": float(result)}
 
     for stage, count in itertools.product(range(3), bench.sizes.batches):
@@ -890,20 +894,21 @@ class Inspector:
 
     def __init__(self, bench: Bench, network: nn.Module, size: tuple[int, int], *, compiled: bool = False) -> None:
         """size: (height, width)."""
-        self.bench, config = bench, bench.config
+        config = bench.config
         self.residual_settings = config.residual.ssim
         self.grid = Grid(config.model.patch, config.tiling.stride)
         self.tables = Tables(self.grid, size, config.tiling.weights, bench.where)
         self.windows = KeptBands(size, window_weights(self.residual_settings), bench.where)
         reach = min(math.ceil(3 * config.residual.smoothing), min(size) - 1)
         self.gaussian = KeptBands(size, gaussian_weights(2 * reach + 1, config.residual.smoothing), bench.where)
-        self.network: Callable[[Tensor], Tensor] = bench.compiled(network) if compiled else network
+        self.precision = choose_precision("auto", bench.where)
+        converted = copy.deepcopy(network).to(self.precision)
+        self.network: Callable[[Tensor], Tensor] = bench.compiled(converted) if compiled else converted
         self.finish = bench.compiled(self._finished) if compiled else self._finished
 
     def reconstruct(self, patches: Tensor) -> Tensor:
-        """All patches at once, in bfloat16 and channels last."""
-        with autocast(self.bench.where, choose_precision("auto", self.bench.where)):
-            return self.network(patches.contiguous(memory_format=torch.channels_last))
+        """All patches at once, channels last, by weights that are kept in the network's precision."""
+        return self.network(patches.to(self.precision, memory_format=torch.channels_last))
 
     def residual(self, image: Tensor, reconstruction: Tensor) -> Tensor:
         """(C, H, W) and the same to (H, W), not smoothed."""
@@ -1003,10 +1008,10 @@ def parts(bench: Bench, image: Tensor) -> None:
         merged = merge(rebuilt, grid, size, weights)
         own_residual = residual_of(config.residual)
         mapped = own_residual(image[None], merged[None])[0]
-    operations = step_operations(bench) / 3  # forward is about a third
+    each = operations(bench, backward=False)
 
     def tell(milliseconds: float, result: Tensor) -> dict[str, float]:
-        return {"TFLOP/s": operations * len(patches) / milliseconds / 1e9}
+        return {"TFLOP/s": each * len(patches) / milliseconds / 1e9}
 
     reconstruct = {batch: own_reconstruction(bench, bench.trained, auto, batch) for batch in (BATCH, 128)}
     strict = own_reconstruction(bench, bench.trained, torch.float32)
@@ -1136,7 +1141,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     started, names = time.monotonic(), arguments.only.split(",")
     if unknown := set(names) - set(SECTIONS):
         parser.error(f"--only: no section {', '.join(sorted(unknown))}; they are {', '.join(SECTIONS)}")
-    where = choose_device(arguments.device)
+    try:
+        where = choose_device(arguments.device)
+    except ConfigError as error:
+        parser.error(str(error))
     sizes = QUICK if arguments.quick else Sizes()
     images = woven_images(sizes) if arguments.image is None else load_images(arguments.image)
     compiling = arguments.compile == "yes" or (arguments.compile == "auto" and where.type == "cuda")
