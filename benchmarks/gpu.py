@@ -30,10 +30,9 @@ import statistics
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -48,18 +47,46 @@ try:
     from torch.nn import functional
     from torch.utils.flop_counter import FlopCounterMode
 
-    from flawmap.blur import Border, _band, gaussian_weights
-    from flawmap.config import Config, SSIMSettings, override, preset
+    from flawmap.blur import Border, gaussian_weights
+    from flawmap.config import Config, override, preset
     from flawmap.errors import ConfigError
     from flawmap.hardware import autocast, choose_device, choose_precision, describe_machine
     from flawmap.losses import LOSSES
     from flawmap.methods import BATCH, build_network, residual_of, score_image, smoothed
     from flawmap.models import Autoencoder, initialise
     from flawmap.sampling import PatchSource
-    from flawmap.ssim import constants, ssim, window_weights
+    from flawmap.ssim import ssim, window_weights
     from flawmap.synthetic import good_images
-    from flawmap.tiling import Grid, Weights, _profile, merge, split
+    from flawmap.tiling import Grid, merge, split
     from flawmap.training import Progress, fit
+    from measuring import (
+        DEFAULT,
+        LOOSE,
+        STRICT,
+        TUNED,
+        Absent,
+        Backends,
+        Measured,
+        Row,
+        Work,
+        compare,
+        durations,
+        event,
+        nothing_told,
+        switched,
+        switches,
+        table,
+    )
+    from ondevice import (
+        KeptBands,
+        Loss,
+        Tables,
+        convolution_ssim,
+        cut,
+        gradient_of,
+        random_places,
+        split_by_rows,
+    )
 except ModuleNotFoundError as missing:
     sys.exit(
         f"{Path(__file__).name} needs torch, NumPy, pydantic (2), safetensors and the source tree (PYTHONPATH=src); "
@@ -67,7 +94,6 @@ except ModuleNotFoundError as missing:
     )
 
 SCHEMA = 1
-MOST = 200  # repeats of one row
 TARGET_PATCHES = 2_000_000  # of a training; the aim is 2 minutes, and 10 ms for an image
 COMPILING = 45.0  # seconds that must be left for a row that compiles
 SMOOTHING = 4.0  # deviation of the Gaussian over the residual map, pixels
@@ -75,8 +101,6 @@ RATE = 1e-3  # Adam's
 KIND = "fibres"
 
 Result = TypeVar("Result")
-Work = Callable[[], object]
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -126,42 +150,6 @@ QUICK = Sizes(
 )
 
 
-class Backends(NamedTuple):
-    """Switches of torch. tuned: cuDNN tries its algorithms and keeps the fastest."""
-
-    tf32_products: bool
-    tf32_convolutions: bool
-    tuned: bool
-
-
-STRICT = Backends(False, False, False)
-DEFAULT = Backends(False, True, False)  # torch's, and so flawmap's
-TUNED = Backends(False, True, True)
-LOOSE = Backends(True, True, True)
-
-
-class Absent(Exception):
-    """What a row needs is not on this machine."""
-
-
-class Measured(NamedTuple):
-    milliseconds: float
-    figures: dict[str, float]
-
-
-@dataclass
-class Row:
-    """One line of the table. times: how many times as fast as the first row of the case. note: what went wrong."""
-
-    section: str
-    case: str
-    variant: str
-    milliseconds: float | None = None
-    times: float | None = None
-    figures: dict[str, float] = field(default_factory=dict)
-    note: str = ""
-
-
 @dataclass
 class Bench:
     """What all sections share. ends: of the section's time, by time.monotonic(). images: (N, 1, H, W) in [0, 1]."""
@@ -209,10 +197,6 @@ class Bench:
                 step()
         return network.eval()
 
-    @property
-    def synchronize(self) -> Work:
-        return partial(torch.cuda.synchronize, self.where) if self.where.type == "cuda" else lambda: None
-
     def network(self, original: Autoencoder, *, channels_last: bool) -> Autoencoder:
         """A copy on the device."""
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -231,70 +215,6 @@ class Bench:
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
-
-
-@contextmanager
-def switched(backends: Backends) -> Iterator[None]:
-    """Torch's switches for as long as the context lasts."""
-    before = _switches()
-    _switch(backends)
-    try:
-        yield
-    finally:
-        _switch(before)
-
-
-def _switches() -> Backends:
-    with warnings.catch_warnings():  # some versions of torch warn of these names, and compile by them all the same
-        warnings.simplefilter("ignore")
-        tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        return Backends(*tf32, torch.backends.cudnn.benchmark)
-
-
-def _switch(backends: Backends) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.backends.cuda.matmul.allow_tf32 = backends.tf32_products
-        torch.backends.cudnn.allow_tf32 = backends.tf32_convolutions
-        torch.backends.cudnn.benchmark = backends.tuned
-
-
-def durations(work: Work, bench: Bench, *, by_host: bool = False) -> list[float]:
-    """Milliseconds of repeats, after some that do not count: on the device, or as the host waits for them."""
-    for _ in range(bench.sizes.warm):
-        work()
-    bench.synchronize()
-    repeats = bench.sizes.fewest
-    if bench.sizes.seconds > 0:
-        started = time.perf_counter()
-        work()
-        bench.synchronize()
-        repeats = min(MOST, max(repeats, int(bench.sizes.seconds / (time.perf_counter() - started))))
-    if bench.where.type == "cuda" and not by_host:
-        return _by_events(work, repeats)
-    found = []
-    for _ in range(repeats):
-        bench.synchronize()
-        started = time.perf_counter()
-        work()
-        bench.synchronize()
-        found.append(1e3 * (time.perf_counter() - started))
-    return found
-
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
-def _by_events(work: Work, repeats: int) -> list[float]:
-    """Between events, without waiting in between: launches overlap with the work before, as they do in earnest."""
-    events = [_event() for _ in range(repeats + 1)]
-    events[0].record()
-    for event in events[1:]:
-        work()
-        event.record()
-    torch.cuda.synchronize()
-    return [start.elapsed_time(end) for start, end in itertools.pairwise(events)]
 
 
 def captured(work: Callable[[], Result], bench: Bench) -> Callable[[], Result]:
@@ -347,10 +267,6 @@ def record(
             torch.cuda.empty_cache()
 
 
-def nothing_told(milliseconds: float, result: object) -> dict[str, float]:
-    return {}
-
-
 def timed(
     bench: Bench,
     prepare: Callable[[], Callable[[], Result]],
@@ -362,43 +278,19 @@ def timed(
     """The median duration of what `prepare` returns, and what `tell` has to say of it and of its result."""
     with switched(backends):
         work = prepare()
-        found = durations(work, bench, by_host=by_host)
+        found = durations(
+            work,
+            bench.where,
+            warm=bench.sizes.warm,
+            fewest=bench.sizes.fewest,
+            seconds=bench.sizes.seconds,
+            by_host=by_host,
+        )
         median = statistics.median(found)
         figures = dict(tell(median, work()))
         if by_host:
             figures["slowest ms"] = max(found)
         return Measured(median, figures)
-
-
-def compare(rows: Sequence[Row]) -> None:
-    """Set `times` of every row: the duration of the first row of its case, over its own."""
-    first: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        base = first.setdefault((row.section, row.case), row).milliseconds
-        if base is not None and row.milliseconds:
-            row.times = base / row.milliseconds
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows of a section, aligned, cases together."""
-    cases = list(dict.fromkeys(row.case for row in rows))
-    cells = [("case", "variant", "ms", "times", "")]
-    for row in sorted(rows, key=lambda row: cases.index(row.case)):
-        figures = [f"{name} {value:.4g}" for name, value in row.figures.items()]
-        cells.append(
-            (
-                row.case,
-                row.variant,
-                "-" if row.milliseconds is None else f"{row.milliseconds:.3f}",
-                "-" if row.times is None else f"{row.times:.2f}",
-                ", ".join([*figures, *([row.note] if row.note else [])]),
-            )
-        )
-    wide = [max(len(line[column]) for line in cells) for column in range(4)]
-    return "\n".join(
-        f"{case:{wide[0]}}  {variant:{wide[1]}}  {ms:>{wide[2]}}  {times:>{wide[3]}}  {more}".rstrip()
-        for case, variant, ms, times, more in cells
-    )
 
 
 # -------------------------------------------------------------------------------------------------------------- machine
@@ -408,7 +300,7 @@ def describe(bench: Bench) -> dict[str, Any]:
     """The machine, the versions, and the switches that rows start from."""
     about: dict[str, Any] = describe_machine()
     about |= {"python": sys.version.split()[0], "cuda runtime": torch.version.cuda, "numpy": np.__version__}
-    about["default switches"] = dict(_switches()._asdict())
+    about["default switches"] = dict(switches()._asdict())
     about["float32 matmul precision"] = torch.get_float32_matmul_precision()
     about["compiled"] = bench.compiling
     with suppress(PackageNotFoundError):
@@ -479,56 +371,6 @@ def machine(bench: Bench) -> None:
 # ----------------------------------------------------------------------------------------------------------------- SSIM
 
 
-def convolution_ssim(p: Tensor, q: Tensor, settings: SSIMSettings) -> Tensor:
-    """SSIM (N, C, H - K + 1, W - K + 1) by grouped convolutions of five maps along each axis, as pytorch-msssim has it.
-
-    p, q: (N, C, H, W) in [0, 1]. Squared means are taken off as they are, without centring.
-    """
-    channels, (c1, c2) = p.shape[1], constants(settings)
-    window = window_weights(settings).to(p.dtype).to(p.device).expand(channels, 1, settings.size)
-
-    def mean(maps: Tensor) -> Tensor:
-        rows = functional.conv2d(maps, window[:, :, None], groups=channels)
-        return functional.conv2d(rows, window[..., None], groups=channels)
-
-    mu_p, mu_q = mean(p), mean(q)
-    sigma_pp, sigma_qq = mean(p * p) - mu_p * mu_p, mean(q * q) - mu_q * mu_q
-    sigma_pq = mean(p * q) - mu_p * mu_q
-    structure = (2 * sigma_pq + c2) / (sigma_pp + sigma_qq + c2)
-    return (2 * mu_p * mu_q + c1) / (mu_p * mu_p + mu_q * mu_q + c1) * structure
-
-
-class KeptBands:
-    """flawmap's SSIM and blur for images of one size, both band matrices made once and kept on the device.
-
-    Of p, the image that is compared with, no gradient is taken: three maps are differentiated instead of four.
-    """
-
-    def __init__(self, size: tuple[int, int], weights: Tensor, where: torch.device) -> None:
-        """size: (height, width). weights: (K,) of the window along one axis."""
-        self.down, self.across = (_band(side, weights.float(), "reflect").to(where) for side in size)
-
-    def blur(self, maps: Tensor) -> Tensor:
-        """(..., H, W) to the same, with reflected borders."""
-        rows = maps @ self.across.mT
-        return (rows.mT @ self.down.mT).mT
-
-    def ssim(self, p: Tensor, q: Tensor, settings: SSIMSettings) -> Tensor:
-        """(N, C, H, W) float32, as flawmap.ssim.ssim with all exponents 1."""
-        c1, c2 = constants(settings)
-        with torch.autocast(p.device.type, enabled=False):
-            p, q = p.float(), q.float()
-            offset_p, offset_q = (image.detach().mean(dim=(-2, -1), keepdim=True) for image in (p, q))
-            p, q = p - offset_p, q - offset_q
-            mean_p = self.blur(p)
-            mean_q, squares, product = self.blur(torch.stack((q, p * p + q * q, p * q))).unbind(0)
-            variances = (squares - (mean_p * mean_p + mean_q * mean_q)).clamp_min(0)
-            sigma_pq = product - mean_p * mean_q
-            mu_p, mu_q = mean_p + offset_p, mean_q + offset_q
-            above = (2 * mu_p * mu_q + c1) * (2 * sigma_pq + c2)
-            return above / ((mu_p * mu_p + mu_q * mu_q + c1) * (variances + c2))
-
-
 def kept_loss(bench: Bench, size: tuple[int, int]) -> Loss:
     """The SSIM loss with kept bands, for images of one size (height, width)."""
     settings = bench.config.loss.ssim
@@ -543,12 +385,6 @@ def fused_loss() -> Loss:
     except ImportError:
         raise Absent("the package fused_ssim is not installed") from None
     return lambda p, q: 1 - similarity(q, p, padding="valid")
-
-
-def gradient_of(loss: Loss, p: Tensor, q: Tensor) -> Callable[[], Tensor]:
-    """Forward and backward: the loss's gradient with respect to q."""
-    q = q.detach().requires_grad_()
-    return lambda: torch.autograd.grad(loss(p, q), q)[0]
 
 
 def ssim_loss(bench: Bench) -> None:
@@ -598,35 +434,6 @@ def ssim_loss(bench: Bench) -> None:
 # ------------------------------------------------------------------------------------------------------------- training
 
 
-class Places(NamedTuple):
-    """Where patches lie, (N,) each: the image's number, the first row and column, and whether each axis is mirrored."""
-
-    image: Tensor
-    top: Tensor
-    left: Tensor
-    upside: Tensor
-    across: Tensor
-
-
-def random_places(images: Tensor, side: int, count: int) -> Places:
-    """Evenly over all places of images (N, C, H, W), drawn where they lie."""
-    number, _, height, width = images.shape
-    ends = (number, height - side + 1, width - side + 1, 2, 2)
-    return Places(*(torch.randint(end, (count,), device=images.device) for end in ends))
-
-
-def cut(images: Tensor, places: Places, side: int) -> Tensor:
-    """The patches (N, C, P, P), in channels-last memory, by one gather: mirroring only turns the indices round."""
-    steps = torch.arange(side, device=images.device)
-    rows, columns = (
-        first[:, None] + torch.where(mirrored[:, None] > 0, side - 1 - steps, steps)
-        for first, mirrored in ((places.top, places.upside), (places.left, places.across))
-    )
-    return images.permute(0, 2, 3, 1)[places.image[:, None, None], rows[:, :, None], columns[:, None]].permute(
-        0, 3, 1, 2
-    )
-
-
 class Feeder:
     """Batches cut on the CPU by a thread of its own, into two pinned buffers in turn, copied on a stream of its own."""
 
@@ -641,9 +448,9 @@ class Feeder:
         self.next = self.thread.submit(self._fill, 0)
 
     def _fill(self, turn: int) -> None:
-        event = self.copied[turn]
-        if event is not None:
-            event.synchronize()
+        copied = self.copied[turn]
+        if copied is not None:
+            copied.synchronize()
         self.buffers[turn].numpy()[...] = self.bench.source.sample(self.count, self.rng)
 
     def __call__(self) -> Tensor:
@@ -655,9 +462,9 @@ class Feeder:
         else:
             with torch.cuda.stream(self.stream):
                 batch = self.buffers[turn].to(self.bench.where, non_blocking=True)
-                event = _event()
-                event.record(self.stream)
-            self.copied[turn] = event
+                copied = event()
+                copied.record(self.stream)
+            self.copied[turn] = copied
             torch.cuda.current_stream().wait_stream(self.stream)
             batch.record_stream(torch.cuda.current_stream())
         self.next = self.thread.submit(self._fill, self.turn)
@@ -813,80 +620,6 @@ def fitted(bench: Bench, count: int) -> Measured:
 
 
 # ----------------------------------------------------------------------------------------------------------- inspection
-
-
-def split_by_rows(image: Tensor, grid: Grid) -> Tensor:
-    """As tiling.split, by one slice for each row and each column of patches."""
-    height, width = image.shape[-2:]
-    rows = torch.stack([image[:, y : y + grid.patch] for y in grid.offsets(height)])
-    return torch.stack([rows[..., x : x + grid.patch] for x in grid.offsets(width)], dim=1).flatten(0, 1)
-
-
-class Tables:
-    """Cutting and merging by tables of indices that are made once for a size and lie on the device."""
-
-    def __init__(self, grid: Grid, size: tuple[int, int], weights: Weights, where: torch.device) -> None:
-        """size: (height, width)."""
-        self.grid, self.size = grid, size
-        offsets = [grid.offsets(side) for side in size]
-        self.tops, self.lefts = (torch.tensor(first, device=where) for first in offsets)
-        profile = _profile(grid.patch, weights)
-        self.window = torch.outer(profile, profile).to(where)
-        self.down, self.across = (
-            covering(first, grid.patch, side).to(where) for first, side in zip(offsets, size, strict=True)
-        )
-        tiles = self.window.expand(len(offsets[0]) * len(offsets[1]), 1, -1, -1)
-        self.cover = torch.ones(1, device=where)
-        self.cover = self.merge(tiles / self.window)
-
-    def split(self, image: Tensor) -> Tensor:
-        """As tiling.split, by one gather."""
-        windows = image.unfold(-2, self.grid.patch, 1).unfold(-2, self.grid.patch, 1).permute(1, 2, 0, 3, 4)
-        return windows[self.tops[:, None], self.lefts].flatten(0, 1)
-
-    def merge(self, patches: Tensor) -> Tensor:
-        """As tiling.merge. Each pixel gathers what covers it, along one axis and then the other, in one order."""
-        tiles = self._tiles(patches)
-        strips = _gathered(tiles.permute(0, 2, 3, 1, 4).flatten(-2), self.across)  # (rows, C, P, W)
-        total = _gathered(strips.permute(1, 3, 0, 2).flatten(-2), self.down)  # (C, W, H)
-        return total.mT / self.cover
-
-    def _tiles(self, patches: Tensor) -> Tensor:
-        """(rows, columns, C, P, P), weighted."""
-        return (patches * self.window).reshape(len(self.tops), len(self.lefts), *patches.shape[1:])
-
-    def merge_by_addition(self, patches: Tensor) -> Tensor:
-        """As tiling.merge, by index_add: on a GPU in whatever order, so that last bits differ from run to run."""
-        (height, width), side = self.size, self.grid.patch
-        steps = torch.arange(side, device=patches.device)
-        tiles = self._tiles(patches)
-        rows, columns = (self.tops[:, None] + steps).flatten(), (self.lefts[:, None] + steps).flatten()
-        strips = patches.new_zeros(len(self.tops), patches.shape[1], side, width)
-        strips.index_add_(-1, columns, tiles.permute(0, 2, 3, 1, 4).flatten(-2))
-        total = patches.new_zeros(patches.shape[1], height, width)
-        return total.index_add_(1, rows, strips.transpose(0, 1).flatten(1, 2)) / self.cover
-
-
-def covering(offsets: Sequence[int], patch: int, side: int) -> Tensor:
-    """(M, side): for each pixel of a side, the places that cover it in patches laid end to end.
-
-    Pixels that fewer than M patches cover name a place behind the last one, where zeros lie.
-    """
-    lists = [
-        [number * patch + pixel - first for number, first in enumerate(offsets) if first <= pixel < first + patch]
-        for pixel in range(side)
-    ]
-    most, beyond = max(map(len, lists)), len(offsets) * patch
-    return torch.tensor([places + [beyond] * (most - len(places)) for places in lists]).T.contiguous()
-
-
-def _gathered(laid: Tensor, table: Tensor) -> Tensor:
-    """(..., places) to (..., side): the sum of what the table names for each pixel."""
-    padded = functional.pad(laid, (0, 1))
-    total = padded[..., table[0]]
-    for places in table[1:]:
-        total = total + padded[..., places]
-    return total
 
 
 class Inspector:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,15 +24,17 @@ SIZES = ((50, 71), (48, 48), (32, 40))  # flush last patches, a stride that fits
 
 
 @pytest.fixture(scope="module")
-def gpu() -> ModuleType:
+def gpu() -> Iterator[ModuleType]:
     path = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
     spec = importlib.util.spec_from_file_location("benchmark_gpu", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark_gpu"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "benchmark_gpu", module)  # dataclasses look their module up
+        patch.syspath_prepend(path.parent)  # as for a script, whose neighbours it imports
+        spec.loader.exec_module(module)
+        yield module
 
 
 def pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +94,7 @@ def test_what_fails_is_a_row(gpu: ModuleType) -> None:
     """An error, and time that has run out, are noted in their rows; the switches are as they were."""
     images = np.zeros((1, 1, 40, 40), np.float32)
     bench = gpu.Bench(torch.device("cpu"), gpu.QUICK, images, False)
-    before = gpu._switches()
+    before = gpu.switches()
 
     def fails() -> Any:
         raise RuntimeError("out of\nmemory")
@@ -103,7 +106,7 @@ def test_what_fails_is_a_row(gpu: ModuleType) -> None:
     gpu.compare(bench.rows)
     assert [row.note for row in bench.rows] == ["", "RuntimeError: out of memory", "skipped: no time left"]
     assert [row.times for row in bench.rows] == [1, None, None]
-    assert gpu._switches() == before
+    assert gpu.switches() == before
     lines = gpu.table(bench.rows).splitlines()
     assert lines[0].split() == ["case", "variant", "ms", "times"]
     assert lines[2].split(maxsplit=4) == ["c", "bad", "-", "-", "RuntimeError: out of memory"]
