@@ -878,6 +878,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = choose_device(arguments.device)
     except ConfigError as error:
         parser.error(str(error))
+    if where.index is not None:
+        torch.cuda.set_device(where)
     sizes = QUICK if arguments.quick else Sizes()
     images = woven_images(sizes) if arguments.image is None else load_images(arguments.image)
     compiling = arguments.compile == "yes" or (arguments.compile == "auto" and where.type == "cuda")

@@ -114,13 +114,13 @@ def durations(
 
 def _by_events(work: Work, repeats: int) -> list[float]:
     """Between events, without waiting in between: launches overlap with the work before, as they do in earnest."""
-    events = [event() for _ in range(repeats + 1)]
-    events[0].record()
-    for event in events[1:]:
+    marks = [event() for _ in range(repeats + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
         work()
-        event.record()
+        mark.record()
     torch.cuda.synchronize()
-    return [start.elapsed_time(end) for start, end in itertools.pairwise(events)]
+    return [start.elapsed_time(end) for start, end in itertools.pairwise(marks)]
 
 
 def event() -> torch.cuda.Event:

@@ -112,6 +112,27 @@ def test_what_fails_is_a_row(gpu: ModuleType) -> None:
     assert lines[2].split(maxsplit=4) == ["c", "bad", "-", "-", "RuntimeError: out of memory"]
 
 
+def test_durations_by_events(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA a duration lies between two events, one more of which is recorded than there are repeats."""
+    import measuring
+
+    clock = iter(range(100))
+
+    class Event:
+        def record(self) -> None:
+            self.at = next(clock) ** 2
+
+        def elapsed_time(self, other: Event) -> float:
+            return other.at - self.at
+
+    monkeypatch.setattr(measuring, "event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *where: None)
+    calls: list[int] = []
+    found = measuring.durations(lambda: calls.append(1), torch.device("cuda"), warm=2, fewest=3, seconds=0)
+    assert found == [1, 3, 5]
+    assert len(calls) == 5
+
+
 def test_it_runs(gpu: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On a CPU every section gives rows, and what is missing in them is what needs CUDA, a compiler or a package."""
     image = next(iter(good_images("fibres", 1, (60, 50), 0)))[:, :, 0]
