@@ -78,10 +78,16 @@ def merge(patches: Tensor, grid: Grid, size: tuple[int, int], weights: Weights =
     if len(patches) != len(positions):
         raise InputError(f"{size[1]}x{size[0]} pixels are covered by {len(positions)} patches, got {len(patches)}")
     profile = _profile(grid.patch, weights).to(patches.device, patches.dtype)
-    weighted = patches if weights == "uniform" else patches * torch.outer(profile, profile)
+    window = torch.outer(profile, profile)
+    tops, lefts = grid.offsets(size[0]), grid.offsets(size[1])
+    tiles = patches.reshape(len(tops), len(lefts), *patches.shape[1:])
+    # Columns of patches into strips, then the strips: an addition for each row and column, not for each patch.
+    strips = patches.new_zeros(len(tops), patches.shape[1], grid.patch, size[1])
+    for column, x in enumerate(lefts):
+        strips[..., x : x + grid.patch].addcmul_(tiles[:, column], window)
     total = patches.new_zeros(patches.shape[1], *size)
-    for patch, (y, x) in zip(weighted, positions, strict=True):
-        total[:, y : y + grid.patch, x : x + grid.patch] += patch
+    for strip, y in zip(strips, tops, strict=True):
+        total[:, y : y + grid.patch] += strip
     return total / torch.outer(_cover(grid, size[0], profile), _cover(grid, size[1], profile))
 
 
