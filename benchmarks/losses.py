@@ -3,7 +3,7 @@
     python benchmarks/losses.py [--repeats 15] [--threads N] [--json FILE]
 
 Needs the dev extra (pytorch-msssim), and torchmetrics if it is to be compared. Every variant computes 1 - SSIM of the
-same float32 images with a Gaussian window of 11 pixels and its gradient; Medians of repeats that take turns, so
+same float32 images with a Gaussian window of 11 pixels and its gradient. Medians of repeats that take turns, so
 that a noisy machine is noisy for all; "times" is how many times as fast as the first row of the case.
 """
 
