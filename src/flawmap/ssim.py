@@ -25,6 +25,9 @@ CONSTANTS = {"paper": (0.01, 0.03), "wang": (0.01**2, 0.03**2)}
 """c1, c2 for intensities in [0, 1]: as Bergmann et al. print them; Wang et al.'s (0.01 L)^2, (0.03 L)^2 for L = 1."""
 
 
+CHUNK = 1 << 18  # values compared at once on a CPU: the dozen maps between them then stay in its caches
+
+
 class Parts(NamedTuple):
     """Luminance, contrast and structure, each (N, C, H, W) in [0, 1], structure in [-1, 1]; 1 = alike."""
 
@@ -90,9 +93,14 @@ def window_weights(settings: SSIMSettings) -> Tensor:
 def _closed_product(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
     """Eq. 8: sigma_p sigma_q cancels, so no root is taken and four blurs are enough."""
     p, q = _prepared(p, q, settings)
+    at_once = len(p) if p.device.type != "cpu" else max(1, CHUNK // max(1, p[0].numel()))
     with torch.autocast(p.device.type, enabled=False):
-        product: Tensor = _ClosedProduct.apply(p, q, settings, border)  # type: ignore[no-untyped-call]
-    return product
+        pairs = zip(torch.split(p, at_once), torch.split(q, at_once), strict=True)
+        products: list[Tensor] = [
+            _ClosedProduct.apply(*pair, settings, border)  # type: ignore[no-untyped-call]
+            for pair in pairs
+        ]
+    return products[0] if len(products) == 1 else torch.cat(products)
 
 
 class _ClosedProduct(torch.autograd.Function):
