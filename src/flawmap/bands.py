@@ -80,9 +80,7 @@ class Rolling(Generic[A]):
         return np.concatenate(blocks, axis=self._axis)
 
 
-def windowed(
-    blocks: Iterable[A], height: int, rows: int, margin: int, function: Callable[[A], A]
-) -> Iterator[A]:
+def windowed(blocks: Iterable[A], height: int, rows: int, margin: int, function: Callable[[A], A]) -> Iterator[A]:
     """A function of an array (H, ...) whose row y depends on rows y - margin to y + margin alone, band by band.
 
     The function sees the array's own first and last rows, so that what it does at the border stays the same.

@@ -42,9 +42,7 @@ def border_profile(residuals: Iterable[tuple[Tensor, Mask | None]], reach: int) 
     return tuple(float(ratio) for ratio in np.maximum(means / means[-1], 1))
 
 
-def levelled(
-    residual: Tensor, profile: Sequence[float], *, top: int = 0, height: int | None = None
-) -> Tensor:
+def levelled(residual: Tensor, profile: Sequence[float], *, top: int = 0, height: int | None = None) -> Tensor:
     """A residual map (H, W) divided by a profile: a border counts like the middle, which stays as it is.
 
     top, height: of a map that is a band of rows, the row where it begins and the height of the whole.
