@@ -48,7 +48,8 @@ class Rolling(Generic[A]):
     """
 
     def __init__(self, blocks: Iterable[A], axis: int = 0) -> None:
-        self._blocks, self._axis = iter(blocks), axis
+        self._blocks: Iterator[A] = iter(blocks)
+        self._axis = axis
         self._held: A | None = None
         self._first, self._last = 0, 0  # rows held
 
@@ -64,7 +65,8 @@ class Rolling(Generic[A]):
                 self._held = self._cut(block, 0, 0)
         assert self._held is not None
         if fresh:
-            self._held = self._joined([self._cut(self._held, first - self._first, None), *fresh])
+            fresh.insert(0, self._cut(self._held, first - self._first, None))
+            self._held = self._joined(fresh)
             self._first = self._last - self._held.shape[self._axis]
         return self._cut(self._held, first - self._first, last - self._first)
 

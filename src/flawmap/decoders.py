@@ -159,8 +159,8 @@ def _refuse_bomb(path: Path, source: _Source, pixel_limit: int) -> None:
     if header.pixels > pixel_limit and stored * HONEST < decoded:
         raise InputError(
             f"{path} has {header.width} x {header.height} = {header.pixels:,} pixels, the limit is {pixel_limit:,}, "
-            f"and {stored:,} bytes that decode to {decoded:,}, more than {HONEST} times as many; if you trust the file, "
-            "raise the limit with --pixel-limit (images.pixel_limit)"
+            f"and {stored:,} bytes that decode to {decoded:,}, more than {HONEST} times as many, as in a decompression "
+            "bomb; if you trust the file, raise the limit with --pixel-limit (images.pixel_limit)"
         )
 
 

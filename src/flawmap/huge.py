@@ -22,7 +22,7 @@ from flawmap.files import writable_folder
 from flawmap.images import Header, ImageRows, Pixels, opened_image, write_image
 from flawmap.interest import box_within
 from flawmap.plots import overlay
-from flawmap.records import Findings, FloatMap, Mask
+from flawmap.records import Findings, FloatMap, Mask, Verdict
 from flawmap.regions import RegionGathering, opened, threshold_mask
 
 WHOLE_PIXELS = 2**25  # an image of more is inspected by bands; 33,554,432
@@ -118,7 +118,7 @@ def judge_bands(
         regions.add(mask, residual)
         found(mask, residual)
         score, flawed, top = max(score, float(residual.max())), flawed + int(mask.sum()), top + len(residual)
-    verdict = "flawed" if flawed else "ok"
+    verdict: Verdict = "flawed" if flawed else "ok"
     return Findings(width, height, score, limit, verdict, flawed, regions.regions(), str(path), image.notes)
 
 

@@ -102,7 +102,7 @@ def score_bands(
     """
     if averages_residuals(config):
         parts = _overlapping(blocks, size, reconstruct, config)
-        mapped = (residual for _, residual in parts if residual is not None)
+        mapped: Iterator[Tensor] = (residual for _, residual in parts if residual is not None)
     else:
         seen, again = tee(blocks)
         rebuilt = (reconstruction for reconstruction, _ in _overlapping(seen, size, reconstruct, config))

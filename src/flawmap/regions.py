@@ -168,8 +168,8 @@ def _components(mask: Mask, residual: FloatMap, top: int) -> tuple[NDArray[np.in
     """Labels from 1 of a band whose first row is `top`, and what they add up to."""
     if not mask.any():
         return np.zeros(mask.shape, np.int32), _no_components()
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    labels = np.asarray(labels, dtype=np.int32)
+    count, marked, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    labels: NDArray[np.int32] = np.asarray(marked, dtype=np.int32)
     y, x = np.nonzero(labels)
     owner, values = labels[y, x] - 1, residual[y, x]
     tally = np.zeros(count - 1, _ENTRY)

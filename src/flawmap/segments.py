@@ -91,4 +91,4 @@ class SegmentReader:
 
 def stored_bytes(page: Any, file_size: int) -> int:
     """The bytes that a file holds of a page's picture; strips that share their bytes don't count for more than it."""
-    return min(sum(page.databytecounts), file_size)
+    return min(sum(int(count) for count in page.databytecounts), file_size)
