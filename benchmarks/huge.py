@@ -2,7 +2,7 @@
 
     python benchmarks/huge.py                          20,000 x 20,000 and 4,096 x 200,000: hours on a CPU
     python benchmarks/huge.py --square 4000 --strip 4096x20000
-    python benchmarks/huge.py --steps 300 --residuals --folder DIR
+    python benchmarks/huge.py --stride 120 --residuals --folder DIR
 
 Cloth, seeded and tiled, with a scratch at every eighth tile's height, is written as uncompressed grey 8-bit TIFF to a
 temporary folder, a model is trained for a few steps, and each image is inspected by a process of its own. Its memory
@@ -71,13 +71,13 @@ def write_huge(path: Path, width: int, height: int) -> None:
     )
 
 
-def quick_model(folder: Path, steps: int) -> Path:
+def quick_model(folder: Path, steps: int, stride: int) -> Path:
     good = folder / "good"
     good.mkdir()
     for seed in range(GOOD):
         picture = np.rint(texture("cloth", (TILE, TILE), seed) * 255).astype(np.uint8)
         write_image(good / f"{seed}.png", picture)
-    settings = override(preset("fast"), {"training": {"steps": steps}})
+    settings = override(preset("fast"), {"training": {"steps": steps}, "tiling": {"stride": stride}})
     return train(good, folder / "huge.flawmap", settings).model
 
 
@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--square", type=int, default=20_000, help="side of the square image, pixels; 0: none")
     parser.add_argument("--strip", default="4096x200000", help="WIDTHxHEIGHT of the strip; 0: none")
     parser.add_argument("--steps", type=int, default=100, help="of the training")
+    parser.add_argument("--stride", type=int, default=30, help="of the patches, pixels; time goes by its square")
     parser.add_argument("--residuals", action="store_true", help="write residual maps too")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
     options = parser.parse_args()
@@ -127,7 +128,7 @@ def main() -> None:
     runs = []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        model = quick_model(folder, options.steps)
+        model = quick_model(folder, options.steps, options.stride)
         for width, height in sizes:
             image = folder / f"{width}x{height}.tif"
             write_huge(image, width, height)

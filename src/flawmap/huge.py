@@ -84,9 +84,9 @@ def inspect_bands(
 
         see = picture.image.add if overlays else _unseen
         findings = judge_bands(detector, image, path, threshold=threshold, see=see, found=found)
-        if overlays:
-            write_image(folder / f"{target.name}_overlay.png", overlay(picture.pixels(), picture.mask.values))
-        return findings
+    if overlays:
+        write_image(folder / f"{target.name}_overlay.png", overlay(picture.pixels(), picture.mask.values))
+    return findings
 
 
 def judge_bands(

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from flawmap.bands import Rolling, windowed, windows
+from flawmap.bands import Rolling, band_rows, windowed, windows
 from flawmap.blur import blur, gaussian_weights
 from flawmap.config import WINDOWED, Config, LossSettings, ResidualSettings
 from flawmap.losses import LOSSES, Loss
@@ -78,13 +78,13 @@ def score_image(image: Tensor, reconstruct: Decode, config: Config) -> Scored:
             if the residual asks for it; any callable.
     """
     size = (image.shape[-2], image.shape[-1])
-    rows = list(_overlapping([image], size, reconstruct, config))
-    reconstruction = torch.cat([rebuilt for rebuilt, _ in rows], dim=1)
+    parts = list(_overlapping([image], size, reconstruct, config))
+    reconstruction, rows = torch.cat([rebuilt for rebuilt, _ in parts], dim=1), band_rows(size[1])
     if averages_residuals(config):
-        mapped = torch.cat([residual for _, residual in rows if residual is not None])
+        mapped = iter([torch.cat([residual for _, residual in parts if residual is not None])])
     else:
-        mapped = residual_of(config.residual)(image[None], reconstruction[None])[0]
-    return Scored(smoothed(mapped, config.residual.smoothing), reconstruction)
+        mapped = _compared([image], [reconstruction], size[0], config.residual, rows)
+    return Scored(torch.cat(list(_smoothed(mapped, size[0], config.residual.smoothing, rows))), reconstruction)
 
 
 def score_bands(
@@ -107,10 +107,7 @@ def score_bands(
         seen, again = tee(blocks)
         rebuilt = (reconstruction for reconstruction, _ in _overlapping(seen, size, reconstruct, config))
         mapped = _compared(again, rebuilt, size[0], config.residual, rows)
-    if config.residual.smoothing == 0:
-        return mapped
-    reach = math.ceil(3 * config.residual.smoothing)
-    return windowed(mapped, size[0], rows, reach, lambda part: smoothed(part, config.residual.smoothing))
+    return _smoothed(mapped, size[0], config.residual.smoothing, rows)
 
 
 def averages_residuals(config: Config) -> bool:
@@ -142,6 +139,13 @@ def _compared(
     for window in windows(height, rows, margin):
         pair = (rolling.take(window.first, window.last)[None] for rolling in (ours, theirs))
         yield residual(*pair)[0][window.inner]
+
+
+def _smoothed(mapped: Iterator[Tensor], height: int, sigma: float, rows: int) -> Iterator[Tensor]:
+    """`smoothed` for a map that comes by bands."""
+    if sigma == 0:
+        return mapped
+    return windowed(mapped, height, rows, math.ceil(3 * sigma), lambda part: smoothed(part, sigma))
 
 
 def smoothed(residual: Tensor, sigma: float) -> Tensor:

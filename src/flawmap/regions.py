@@ -140,7 +140,8 @@ class RegionGathering:
         number = len(self._open)
         group = _joined(number + len(tally), _touching(above, np.where(first >= 0, first + number, -1)))
         tally = _added(np.concatenate((self._open, tally)), group)
-        ends = np.where(last >= 0, group[np.maximum(last, 0) + number] if len(group) else -1, -1)
+        ends = np.full(len(last), -1, np.int64)
+        ends[last >= 0] = group[last[last >= 0] + number]
         going_on = np.unique(ends[ends >= 0])
         self._closed.append(np.delete(tally, going_on))
         self._open = tally[going_on]
