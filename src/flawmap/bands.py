@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-A = TypeVar("A", NDArray[Any], Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+A = TypeVar("A", NDArray[Any], "Tensor")
 
 BAND_PIXELS = 2_000_000  # of one band, about: SSIM needs some hundred bytes for each
 
@@ -77,9 +78,11 @@ class Rolling(Generic[A]):
     def _joined(self, blocks: list[A]) -> A:
         if len(blocks) == 1:
             return blocks[0]
-        if isinstance(blocks[0], Tensor):
-            return torch.cat(blocks, dim=self._axis)
-        return np.concatenate(blocks, axis=self._axis)
+        if isinstance(blocks[0], np.ndarray):
+            return np.concatenate(blocks, axis=self._axis)
+        import torch  # noqa: PLC0415 - who reads images and reports needs none
+
+        return torch.cat(blocks, dim=self._axis)
 
 
 def windowed(blocks: Iterable[A], height: int, rows: int, margin: int, function: Callable[[A], A]) -> Iterator[A]:
