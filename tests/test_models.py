@@ -12,6 +12,7 @@ from flawmap.config import ModelSettings
 from flawmap.errors import InputError
 from flawmap.models import NETWORKS, Autoencoder, initialise
 from flawmap.models.autoencoder import SLOPE, encoder_layers
+from flawmap.models.transposed import TransposedConvolution
 from flawmap.sampling import PatchSource
 from flawmap.synthetic import KINDS, texture
 
@@ -115,7 +116,7 @@ def test_leaky_relu_follows_every_layer_but_the_two_last() -> None:
     assert SLOPE == 0.2
     for part in (network.encoder, network.decoder):
         kinds = [type(layer) for layer in part]
-        convolution = nn.Conv2d if part is network.encoder else nn.ConvTranspose2d
+        convolution = nn.Conv2d if part is network.encoder else TransposedConvolution
         assert kinds == [convolution, nn.LeakyReLU] * 8 + [convolution]
         assert all(layer.negative_slope == 0.2 for layer in part if isinstance(layer, nn.LeakyReLU))
 
@@ -216,3 +217,54 @@ def test_flat_patches_are_refused(patches: Tensor) -> None:
         "training patches must vary, but all of them are flat; check the images, their region of interest, "
         "and the value that becomes white (--white)"
     )
+
+
+# ------------------------------------------------------------------------------------------ transposed convolutions
+
+
+GEOMETRIES = [(6, 1, 4, 2, 1), (6, 3, 4, 2, 1), (5, 8, 4, 2, 1), (5, 2, 3, 1, 1), (7, 4, 8, 1, 0), (3, 2, 2, 1, 0)]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("size", [(1, 1), (5, 8)])
+def test_transposed_convolutions_equal_pytorch_s(
+    geometry: tuple[int, int, int, int, int], size: tuple[int, int]
+) -> None:
+    """Values and all three gradients, in double precision, from the same state."""
+    ours = TransposedConvolution(*geometry).double()
+    theirs = nn.ConvTranspose2d(*geometry).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.rand(3, geometry[0], *size, dtype=torch.float64)
+    found = []
+    for layer in (ours, theirs):
+        given = x.clone().requires_grad_()
+        output = layer(given)
+        output.sin().sum().backward()
+        assert layer.bias is not None
+        found.append((output.detach(), given.grad, layer.weight.grad, layer.bias.grad))
+    for mine, other in zip(*found, strict=True):
+        assert mine is not None
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_transposed_convolutions_under_autocast(geometry: tuple[int, int, int, int, int]) -> None:
+    """In bfloat16 they are as near to single precision as PyTorch's, and gradients arrive in single precision."""
+    layer = TransposedConvolution(*geometry).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.rand(3, geometry[0], 6, 6).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = layer(x)
+        theirs = nn.ConvTranspose2d.forward(layer, x)
+    exact = layer(x)
+    assert half.shape == exact.shape
+    assert (half.float() - exact).abs().max() <= 1.5 * (theirs.float() - exact).abs().max()
+    half.float().square().sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32
+
+
+def test_a_transposed_convolution_without_a_bias_is_pytorch_s() -> None:
+    """There is nothing to win, so the plain layer runs."""
+    layer = TransposedConvolution(3, 2, 4, 2, 1, bias=False)
+    x = torch.rand(1, 3, 5, 5)
+    assert torch.equal(layer(x), nn.ConvTranspose2d.forward(layer, x))

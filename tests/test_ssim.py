@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawmap import blur as module
+from flawmap.blur import blur, blur_adjoint, gaussian_weights
 from flawmap.config import SSIMSettings
 from flawmap.errors import InputError
 from flawmap.ssim import constants, ssim, ssim_parts, window_weights
@@ -419,13 +420,9 @@ def test_large_maps_by_tiles_equal_one_matrix(
     p, q = textures(1, 2, *shape, seed=11)
     settings = SSIMSettings(window="gaussian")
     found = ssim(p, q, settings, border)
-    monkeypatch.setattr(module, "WHOLE_SIDE", 10_000)
-    whole = ssim(p, q, settings, border)
-    torch.testing.assert_close(found, whole, rtol=0, atol=1e-12)
-    monkeypatch.setattr(module, "WHOLE_SIDE", 0)
-    for tile in (5, 96):
-        monkeypatch.setattr(module, "TILE", tile)
-        torch.testing.assert_close(ssim(p, q, settings, border), whole, rtol=0, atol=1e-12)
+    for tile in (1000, 11, 13, 96):
+        with_tiles(monkeypatch, tile)
+        torch.testing.assert_close(ssim(p, q, settings, border), found, rtol=0, atol=1e-12)
     assert found.shape[-2:] == (shape if border == "reflect" else (shape[0] - 10, shape[1] - 10))
 
 
@@ -433,11 +430,41 @@ def test_the_gradient_passes_through_tiles(monkeypatch: pytest.MonkeyPatch) -> N
     """Tile by tile or by one matrix, the gradient is the same."""
     p, q = textures(1, 1, 30, 41)
     q.requires_grad_()
-    (whole,) = torch.autograd.grad(ssim(p, q, SSIMSettings()).square().mean(), q)
-    monkeypatch.setattr(module, "WHOLE_SIDE", 0)
-    monkeypatch.setattr(module, "TILE", 16)
-    (tiled,) = torch.autograd.grad(ssim(p, q, SSIMSettings()).square().mean(), q)
-    torch.testing.assert_close(tiled, whole)
+    found = []
+    for tile in (1000, 12):
+        with_tiles(monkeypatch, tile)
+        found += torch.autograd.grad(ssim(p, q, SSIMSettings()).square().mean(), q)
+    torch.testing.assert_close(found[1], found[0])
+
+
+def with_tiles(monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
+    monkeypatch.setitem(module.TILES, "cpu", tile)
+    module._tiles.cache_clear()
+
+
+@pytest.mark.parametrize("border", ["valid", "reflect"])
+@pytest.mark.parametrize("size", [1, 3, 11])
+@pytest.mark.parametrize("shape", [(11, 12), (40, 71)])
+def test_the_adjoint_is_the_transpose(shape: tuple[int, int], size: int, border: Border) -> None:
+    """<blur(x), y> = <x, blur_adjoint(y)> for all x and y."""
+    weights = gaussian_weights(size, 1.5)
+    x = rand(2, 3, *shape)
+    blurred = blur(x, weights, border)
+    y = rand(*blurred.shape, seed=1)
+    spread = blur_adjoint(y, weights, border)
+    assert spread.shape == x.shape
+    torch.testing.assert_close((blurred * y).sum(), (x * spread).sum(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("border", ["valid", "reflect"])
+def test_one_gradient_or_both(border: Border) -> None:
+    """What is asked for of one image does not depend on whether the other's is wanted too."""
+    p, q = (image.requires_grad_() for image in textures(2, 1, 24, 30))
+    both = torch.autograd.grad(ssim(p, q, SSIMSettings(), border).sum(), (p, q))
+    (first,) = torch.autograd.grad(ssim(p, q.detach(), SSIMSettings(), border).sum(), p)
+    (second,) = torch.autograd.grad(ssim(p.detach(), q, SSIMSettings(), border).sum(), q)
+    torch.testing.assert_close(first, both[0])
+    torch.testing.assert_close(second, both[1])
 
 
 # --- hard inputs

@@ -1,21 +1,21 @@
 """Weighted window means along both axes of images, as matrix products; differentiable.
 
-A separable window is a product with a banded matrix on each side: whole sides where they are short, tile by tile where
-they are long.
+A separable window is a product with a banded matrix on each side. The matrix is mostly zeros, so a side is taken tile
+by tile: each tile of outputs is a product with the few inputs that reach it.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 Border = Literal["valid", "reflect"]
 
-WHOLE_SIDE = 256  # sides up to this are blurred by one matrix; longer ones tile by tile
-TILE = 96  # outputs of one tile along a side; a little above the window keeps the banded matrix dense
+TILES = {"cpu": 32}  # outputs of a tile along a side, at least the window's: little more leaves out most zeros
+TILE = 256  # on other devices, which would rather multiply zeros than start many kernels
 
 
 def gaussian_weights(size: int, sigma: float) -> Tensor:
@@ -29,37 +29,77 @@ def blur(stack: Tensor, weights: Tensor, border: Border) -> Tensor:
     """Weighted window means of (..., H, W) along both axes.
 
     Args:
-        weights: (K,), K odd, summing to 1, of the window along each axis.
+        weights: (K,), on the CPU, K odd, summing to 1, of the window along each axis.
         border: `reflect` keeps the size, and wants sides above K / 2; `valid` gives (..., H - K + 1, W - K + 1).
     """
-    weights = weights.to(stack.dtype).to(stack.device)  # MPS knows no float64
-    rows = _blur_last(stack, weights, border)
-    return _blur_last(rows.mT, weights, border).mT
+    blurred: Tensor = _Blur.apply(stack, tuple(weights.tolist()), border)  # type: ignore[no-untyped-call]
+    return blurred
 
 
-def _blur_last(stack: Tensor, weights: Tensor, border: Border) -> Tensor:
-    """Window means along the last axis: one banded matrix, or for long sides one per tile."""
-    side, size = stack.shape[-1], len(weights)
-    if side <= WHOLE_SIDE:
-        return stack @ _band(side, weights, border).mT
-    if border == "reflect":
-        flat = functional.pad(stack.reshape(-1, *stack.shape[-2:]), (size // 2, size // 2), mode="reflect")
-        stack = flat.reshape(*stack.shape[:-1], side + size - 1)
-    outputs = stack.shape[-1] - size + 1
-    tiles = -(-outputs // TILE)
-    padded = functional.pad(stack, (0, tiles * TILE + size - 1 - stack.shape[-1]))
-    windows = padded.unfold(-1, TILE + size - 1, TILE)  # (..., H, tiles, TILE + K - 1)
-    blurred = windows @ _band(TILE + size - 1, weights, "valid").mT
-    return blurred.flatten(-2)[..., :outputs]
+def blur_adjoint(stack: Tensor, weights: Tensor, border: Border) -> Tensor:
+    """The transpose of `blur` as a linear map: of gradients of its result it makes those of its argument."""
+    spread: Tensor = _Adjoint.apply(stack, tuple(weights.tolist()), border)  # type: ignore[no-untyped-call]
+    return spread
 
 
-def _band(side: int, weights: Tensor, border: Border) -> Tensor:
-    """The matrix (outputs, side) whose rows hold the window's weights; a reflecting border folds them back inside."""
+class _Blur(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, stack: Tensor, weights: tuple[float, ...], border: Border) -> Tensor:
+        ctx.rest = weights, border
+        return _both_axes(stack, weights, border, adjoint=False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _Adjoint.apply(gradients[0], *ctx.rest), None, None  # type: ignore[no-untyped-call]
+
+
+class _Adjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, stack: Tensor, weights: tuple[float, ...], border: Border) -> Tensor:
+        ctx.rest = weights, border
+        return _both_axes(stack, weights, border, adjoint=True)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _Blur.apply(gradients[0], *ctx.rest), None, None  # type: ignore[no-untyped-call]
+
+
+def _both_axes(stack: Tensor, weights: tuple[float, ...], border: Border, *, adjoint: bool) -> Tensor:
+    height, width = (_tiles(side, weights, border, adjoint, stack.dtype, stack.device) for side in stack.shape[-2:])
+    across = torch.cat([stack[..., first:last] @ band.mT for first, last, band in width], -1)
+    return torch.cat([band @ across[..., first:last, :] for first, last, band in height], -2)
+
+
+@lru_cache(maxsize=64)
+def _tiles(  # noqa: PLR0917 - a cache's key
+    side: int, weights: tuple[float, ...], border: Border, adjoint: bool, dtype: torch.dtype, device: torch.device
+) -> tuple[tuple[int, int, Tensor], ...]:
+    """For each tile of outputs along a side: the first and the last input (exclusive) and their matrix (T, inputs)."""
     size = len(weights)
-    half = size // 2 if border == "reflect" else 0
-    outputs = side if border == "reflect" else side - size + 1
-    columns = torch.arange(outputs, device=weights.device)[:, None] + torch.arange(size, device=weights.device) - half
+    reach = size // 2 if border == "reflect" else size - 1
+    outputs = side if border == "reflect" else side + reach * (1 if adjoint else -1)
+    full = outputs if adjoint else side  # before the blur
+    step = max(TILES.get(device.type, TILE), size)
+    tiles: list[tuple[int, int, Tensor]] = []
+    with torch.inference_mode(False):  # kept for trainings too
+        kernel = torch.tensor(weights, dtype=torch.float64)
+        for start in range(0, outputs, step):
+            stop = min(start + step, outputs)
+            first = max(0, start - (reach if adjoint or border == "reflect" else 0))
+            last = min(side, stop + (0 if adjoint and border == "valid" else reach))
+            if adjoint:
+                band = _rows(first, last, kernel, full, border)[:, start:stop].mT
+            else:
+                band = _rows(start, stop, kernel, full, border)[:, first:last]
+            tiles.append((first, last, band.to(dtype).to(device).contiguous()))  # MPS knows no float64
+    return tuple(tiles)
+
+
+def _rows(start: int, stop: int, kernel: Tensor, side: int, border: Border) -> Tensor:
+    """Rows of the banded matrix, (stop - start, side); a reflecting border folds the window back inside."""
+    size = len(kernel)
+    columns = torch.arange(start, stop)[:, None] + torch.arange(size) - (size // 2 if border == "reflect" else 0)
     columns = columns.abs()
     columns = torch.where(columns >= side, 2 * (side - 1) - columns, columns)
-    band = torch.zeros(outputs, side, dtype=weights.dtype, device=weights.device)
-    return band.scatter_add_(1, columns, weights.expand(outputs, size))
+    rows = torch.zeros(stop - start, side, dtype=kernel.dtype)
+    return rows.scatter_add_(1, columns, kernel.expand(stop - start, size))

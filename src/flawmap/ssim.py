@@ -10,12 +10,13 @@ References:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from flawmap.blur import Border, blur, gaussian_weights
+from flawmap.blur import Border, blur, blur_adjoint, gaussian_weights
 from flawmap.checks import image_batch, same_shape
 from flawmap.config import SSIMSettings
 from flawmap.errors import InputError
@@ -89,16 +90,64 @@ def window_weights(settings: SSIMSettings) -> Tensor:
 def _closed_product(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
     """Eq. 8: sigma_p sigma_q cancels, so no root is taken and four blurs are enough."""
     p, q = _prepared(p, q, settings)
-    c1, c2 = constants(settings)
     with torch.autocast(p.device.type, enabled=False):
+        product: Tensor = _ClosedProduct.apply(p, q, settings, border)  # type: ignore[no-untyped-call]
+    return product
+
+
+class _ClosedProduct(torch.autograd.Function):
+    """Eq. 8 with its gradient written out: three or four blurs back, and no map for each step of the way.
+
+    S = A1 A2 / (B1 B2), where A1 = 2 mu_p mu_q + c1, A2 = 2 sigma_pq + c2, B1 = mu_p^2 + mu_q^2 + c1,
+    B2 = sigma_p^2 + sigma_q^2 + c2.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
+        weights, (c1, c2) = window_weights(settings), constants(settings)
         (p, offset_p), (q, offset_q) = _centred(p), _centred(q)
-        blurred = blur(torch.stack((p, q, p * p + q * q, p * q)), window_weights(settings), border)
+        blurred = blur(torch.stack((p, q, (p * p).add_(q * q), p * q)), weights, border)
         mean_p, mean_q, squares, product = blurred.unbind(0)
-        variances = (squares - (mean_p * mean_p + mean_q * mean_q)).clamp_min(0)  # the brackets keep p, q symmetric
-        sigma_pq = product - mean_p * mean_q
         mu_p, mu_q = mean_p + offset_p, mean_q + offset_q
-        above = (2 * mu_p * mu_q + c1) * (2 * sigma_pq + c2)
-        return above / ((mu_p * mu_p + mu_q * mu_q + c1) * (variances + c2))
+        # Sums of two products rounded alike, not fused, so that p and q may be exchanged to the last bit.
+        means = (mean_p * mean_p).add_(mean_q * mean_q)
+        a1 = (mu_p * mu_q).mul_(2).add_(c1)
+        a2 = torch.addcmul(product, mean_p, mean_q, value=-1).mul_(2).add_(c2)
+        b1 = (mu_p * mu_p).add_(mu_q * mu_q).add_(c1)
+        b2 = (squares - means).clamp_min_(0).add_(c2)
+        whole = (b1 * b2).reciprocal_()
+        similarity: Tensor = (a1 * a2).mul_(whole)
+        ctx.save_for_backward(p, q, mean_p, mean_q, mu_p, mu_q, a1, a2, b1, b2, whole, similarity)
+        ctx.blurred = weights, border
+        return similarity
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        p, q, mean_p, mean_q, mu_p, mu_q, a1, a2, b1, b2, whole, similarity = ctx.saved_tensors
+        scaled, weighted = gradient * whole, gradient * similarity
+        by_a1, by_a2 = scaled * a2, scaled.mul_(a1)
+        by_b1, by_b2 = (weighted / b1).neg_(), weighted.div_(b2).neg_()
+
+        def by_mean(mean: Tensor, mu: Tensor, other_mean: Tensor, other_mu: Tensor) -> Tensor:
+            """Half the derivative by one image's window mean, which all four terms hold."""
+            half: Tensor = (by_a1 * other_mu).addcmul_(by_b1, mu)
+            return half.addcmul_(by_b2, mean, value=-1).addcmul_(by_a2, other_mean, value=-1)
+
+        wanted = ctx.needs_input_grad[:2]
+        halves = [
+            by_mean(*ones)
+            for ones, needed in zip(((mean_p, mu_p, mean_q, mu_q), (mean_q, mu_q, mean_p, mu_p)), wanted, strict=True)
+            if needed
+        ]
+        *from_means, from_squares, from_product = blur_adjoint(torch.stack((*halves, by_b2, by_a2)), *ctx.blurred)
+        gradients = [
+            torch.addcmul(from_means.pop(0), image, from_squares).addcmul_(other, from_product).mul_(2)
+            if needed
+            else None
+            for image, other, needed in zip((p, q), (q, p), wanted, strict=True)
+        ]
+        return gradients[0], gradients[1], None, None
 
 
 def _prepared(p: Tensor, q: Tensor, settings: SSIMSettings) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,8 @@ from flawmap.errors import ConfigError, InputError
 
 Weights = Literal["uniform", "hann"]
 
+HELD = 2**22  # values of patches that wait to be merged together, if a row of patches is less: 16 MiB
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -85,14 +87,17 @@ def patch_batches(blocks: Iterable[Tensor], grid: Grid, size: tuple[int, int], c
 class Merger:
     """`merge` for patches that come in batches: rows leave as soon as no later patch covers them.
 
+    Patches wait until their row is complete, and rows until HELD values have come together or the last patch is in.
+
     size: (height, width) of the image. weights: `uniform`, or `hann`, which trusts a patch's centre more than its edge.
     """
 
     def __init__(self, grid: Grid, size: tuple[int, int], weights: Weights = "uniform") -> None:
         self._grid, self._size, self._weights = grid, size, weights
         self._down, self._across = grid.sides(size)
+        self._waiting: list[Tensor] = []
         self._total: Tensor | None = None  # weighted sums of the rows from `_top` on
-        self._top = self._seen = 0
+        self._top = self._merged = 0  # rows of pixels that left, rows of patches in the sums
 
     def add(self, patches: Tensor) -> Tensor:
         """The rows (C, h, W) that are final once these patches are in, below those that left before; h may be 0.
@@ -105,25 +110,37 @@ class Merger:
                 f"patches must be (N, C, {side}, {side}), got {shape_text(tuple(patches.shape))}; "
                 "merge them with the grid that split them"
             )
-        profile = _profile(side, self._weights).to(patches.device, patches.dtype)
-        weighted = patches if self._weights == "uniform" else patches * torch.outer(profile, profile)
-        total = self._room(patches, self._down[(self._seen + len(patches) - 1) // columns] + side)
-        for place, patch in enumerate(weighted, start=self._seen):
-            y, x = self._down[place // columns] - self._top, self._across[place % columns]
-            total[:, y : y + side, x : x + side] += patch
-        self._seen += len(patches)
-        following = self._seen // columns
-        bottom = self._down[following] if following < len(self._down) else self._size[0]
+        self._waiting.append(patches)
+        number = sum(map(len, self._waiting))
+        rows = number // columns
+        last = self._merged + rows == len(self._down)
+        if rows == 0 or (number * patches[0].numel() < HELD and not last):
+            return patches.new_zeros(patches.shape[1], 0, self._size[1])
+        waiting = torch.cat(self._waiting) if len(self._waiting) > 1 else patches
+        self._waiting = [waiting[rows * columns :].clone()] if number > rows * columns else []
+        return self._rows(waiting[: rows * columns].unflatten(0, (rows, columns)))
+
+    def _rows(self, tiles: Tensor) -> Tensor:
+        """The rows that are final once these rows of patches (R, N, C, P, P) are in."""
+        side, width = self._grid.patch, self._size[1]
+        profile = _profile(side, self._weights).to(tiles.device, tiles.dtype)
+        window = torch.outer(profile, profile)
+        tops = self._down[self._merged : self._merged + len(tiles)]
+        # Columns of patches into strips, then the strips: an addition for each row and column, not for each patch.
+        strips = tiles.new_zeros(len(tops), tiles.shape[2], side, width)
+        for column, x in enumerate(self._across):
+            strips[..., x : x + side].addcmul_(tiles[:, column], window)
+        held = self._total if self._total is not None else tiles.new_zeros(tiles.shape[2], 0, width)
+        new = tops[-1] + side - self._top - held.shape[1]
+        total = torch.cat((held, tiles.new_zeros(tiles.shape[2], new, width)), dim=1)
+        for strip, y in zip(strips, tops, strict=True):
+            total[:, y - self._top : y - self._top + side] += strip
+        self._merged += len(tiles)
+        bottom = self._down[self._merged] if self._merged < len(self._down) else self._size[0]
         final, self._total = total[:, : bottom - self._top], total[:, bottom - self._top :]
         down = _cover(self._down, self._top, bottom, profile)
         self._top = bottom
-        return final / torch.outer(down, _cover(self._across, 0, self._size[1], profile))
-
-    def _room(self, patches: Tensor, bottom: int) -> Tensor:
-        """The sums down to a row, those of new rows 0."""
-        held = self._total if self._total is not None else patches.new_zeros(patches.shape[1], 0, self._size[1])
-        new = max(0, bottom - self._top - held.shape[1])
-        return torch.cat((held, patches.new_zeros(patches.shape[1], new, self._size[1])), dim=1)
+        return final / torch.outer(down, _cover(self._across, 0, width, profile))
 
 
 def merge(patches: Tensor, grid: Grid, size: tuple[int, int], weights: Weights = "uniform") -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from flawmap.config import ModelSettings
+from flawmap.models.transposed import TransposedConvolution
 
 SLOPE = 0.2
 
@@ -65,7 +66,7 @@ class Autoencoder(nn.Module):
             for channels, layer in zip(reversed(inputs), reversed(layers), strict=True)
         ]
         self.decoder = nn.Sequential(
-            *_stack(nn.ConvTranspose2d, [layer.channels for layer in reversed(layers)], mirrored)
+            *_stack(TransposedConvolution, [layer.channels for layer in reversed(layers)], mirrored)
         )
 
     def forward(self, x_NCPP: Tensor) -> Tensor:
@@ -93,5 +94,5 @@ def _stack(
     modules: list[nn.Module] = []
     for channels, layer in zip(inputs, layers, strict=True):
         modules.append(convolution(channels, layer.channels, layer.kernel, stride=layer.stride, padding=layer.padding))
-        modules.append(nn.LeakyReLU(SLOPE))
+        modules.append(nn.LeakyReLU(SLOPE, inplace=True))
     return modules[:-1]
