@@ -118,7 +118,7 @@ class Merger:
             return patches.new_zeros(patches.shape[1], 0, self._size[1])
         waiting = torch.cat(self._waiting) if len(self._waiting) > 1 else patches
         self._waiting = [waiting[rows * columns :].clone()] if number > rows * columns else []
-        return self._rows(waiting[: rows * columns].unflatten(0, (rows, columns)))
+        return self._rows(waiting[: rows * columns].reshape(rows, columns, *patches.shape[1:]))
 
     def _rows(self, tiles: Tensor) -> Tensor:
         """The rows that are final once these rows of patches (R, N, C, P, P) are in."""
