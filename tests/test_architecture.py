@@ -17,9 +17,10 @@ SOURCE = Path(flawmap.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "models.transposed"),
     ("files", "records", "config", "reproduction", "reproduction.claims"),
-    ("checks", "blur", "models.autoencoder", "weights", "borders", "reproduction.plan"),
+    ("checks", "blur", "models.autoencoder", "weights", "borders", "bands", "segments", "reproduction.plan"),
     (
         "decoders",
+        "bigtiff",
         "hardware",
         "ssim",
         "tiling",
@@ -46,7 +47,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("methods",),
     ("artifact", "checkpoint", "novelty", "reports"),
     ("detector", "training", "reproduction.page"),
-    ("calibration",),
+    ("calibration", "huge"),
     ("evaluation", "reproduction.patch_pairs", "reproduction.checkerboards", "reproduction.timing"),
     ("pages", "reproduction.examples"),
     ("jobs",),

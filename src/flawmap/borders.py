@@ -42,15 +42,23 @@ def border_profile(residuals: Iterable[tuple[Tensor, Mask | None]], reach: int) 
     return tuple(float(ratio) for ratio in np.maximum(means / means[-1], 1))
 
 
-def levelled(residual: Tensor, profile: Sequence[float]) -> Tensor:
-    """A residual map (H, W) divided by a profile: a border counts like the middle, which stays as it is."""
+def levelled(residual: Tensor, profile: Sequence[float], *, top: int = 0, height: int | None = None) -> Tensor:
+    """A residual map (H, W) divided by a profile: a border counts like the middle, which stays as it is.
+
+    top, height: of a map that is a band of rows, the row where it begins and the height of the whole.
+    """
     ratios = torch.tensor(profile, dtype=residual.dtype, device=residual.device)
-    return residual / ratios[distances(residual.shape[0], residual.shape[1], len(profile)).to(residual.device)]
+    rows, width = residual.shape
+    places = distances(height or rows, width, len(profile), top=top, rows=rows)
+    return residual / ratios[places.to(residual.device)]
 
 
-def distances(height: int, width: int, reach: int) -> Tensor:
-    """(H, W) int64: pixels between a pixel and the nearest border, 0 at it, at most reach - 1."""
-    down, across = torch.arange(height), torch.arange(width)
-    rows = torch.minimum(down, height - 1 - down)[:, None]
+def distances(height: int, width: int, reach: int, *, top: int = 0, rows: int | None = None) -> Tensor:
+    """(H, W) int64: pixels between a pixel and the nearest border, 0 at it, at most reach - 1.
+
+    top, rows: for a band of `rows` rows that begins there; None: all that follow.
+    """
+    down, across = torch.arange(top, height if rows is None else top + rows), torch.arange(width)
+    nearest = torch.minimum(down, height - 1 - down)[:, None]
     columns = torch.minimum(across, width - 1 - across)
-    return torch.minimum(rows, columns).clamp(max=reach - 1)
+    return torch.minimum(nearest, columns).clamp(max=reach - 1)

@@ -1,4 +1,4 @@
-"""What image files hold: headers and stored values, upright, not scaled to [0, 1] yet. Imports the errors alone.
+"""What image files hold: headers and stored values, upright, not scaled to [0, 1] yet.
 
 PNG, JPEG and BMP are decoded by Pillow, which raises on a truncated file; 16-bit PNG by imagecodecs, because
 Pillow reduces 16-bit colour to 8; TIFF by tifffile. A file is what its first bytes say, whatever its name says.
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from flawmap.errors import FlawmapError, InputError
+from flawmap.segments import SegmentReader, stored_bytes
 
 Stored = NDArray[Any]
 """(H, W, C) of any integer, boolean or floating type, as the file holds it."""
@@ -43,6 +44,8 @@ _PNG_GREY = (0, 4)  # PNG's colour types: grey, grey with alpha
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("RGB", "RGBA", "CMYK")
 
+HONEST = 50  # a file that stores at least a fiftieth of the bytes that it decodes to is no bomb
+
 
 @dataclass(frozen=True)
 class Header:
@@ -57,6 +60,10 @@ class Header:
     channels: int
     stored: str
     format: str
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,16 @@ class Decoded:
 class _Source(Protocol):
     @property
     def header(self) -> Header: ...
+    @property
+    def at_once(self) -> int:
+        """Pixels that have to be decoded together."""
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the picture: stored in the file, and decoded."""
+
     def decode(self) -> Decoded: ...
+    def rows(self, top: int, bottom: int) -> Decoded: ...
 
 
 def read_header(path: Path) -> Header:
@@ -82,8 +98,8 @@ def read_header(path: Path) -> Header:
     Raises:
         InputError: missing, foreign, damaged, or of a kind that is not supported.
     """
-    with _opened(path) as source:
-        return source.header
+    with ExitStack() as stack, _translated(path) as reading:
+        return _opened(path, reading, stack).header
 
 
 def decode(path: Path, pixel_limit: int) -> Decoded:
@@ -92,30 +108,82 @@ def decode(path: Path, pixel_limit: int) -> Decoded:
     Raises:
         InputError: missing, foreign, damaged, too large, or of a kind that is not supported.
     """
-    with _opened(path) as source:
-        pixels = source.header.width * source.header.height
-        if pixels > pixel_limit:
-            raise InputError(
-                f"{path} has {source.header.width} x {source.header.height} = {pixels:,} pixels, the limit is "
-                f"{pixel_limit:,}; if you trust the file, raise the limit with --pixel-limit (images.pixel_limit)"
-            )
+    with ExitStack() as stack, _translated(path) as reading:
+        source = _opened(path, reading, stack)
+        if source.header.pixels > pixel_limit:
+            raise _too_large(path, source.header, pixel_limit)
         return source.decode()
 
 
+class StoredRows:
+    """The stored values of an image file, some rows at a time."""
+
+    def __init__(self, path: Path, source: _Source) -> None:
+        self.header = source.header
+        self._path, self._source = path, source
+
+    def read(self, top: int, bottom: int) -> Decoded:
+        """Rows `top` to `bottom`, the latter not among them; fastest from the top down.
+
+        Raises:
+            InputError: these rows are damaged.
+        """
+        with _translated(self._path) as reading:
+            reading.format = self.header.format
+            return self._source.rows(top, bottom)
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[_Source]:
-    """The file's reader; whatever a decoder raises over its bytes leaves as an InputError with the path."""
-    format_name = "an image"
+def opened_rows(path: Path, pixel_limit: int) -> Iterator[StoredRows]:
+    """An image file to be read by rows, of any size if it is a TIFF, as long as it is no decompression bomb.
+
+    A file of more than `pixel_limit` pixels must store at least a fiftieth of the bytes that it decodes to, as every
+    uncompressed one does. What has to be decoded at once must keep to the limit whatever is stored: a whole PNG, JPEG
+    or BMP, a TIFF that EXIF turns by a quarter, a row of a TIFF's strips or tiles.
+
+    Raises:
+        InputError: missing, foreign, damaged, too large, or of a kind that is not supported.
+    """
+    with ExitStack() as stack:
+        with _translated(path) as reading:
+            source = _opened(path, reading, stack)
+            _refuse_bomb(path, source, pixel_limit)
+        yield StoredRows(path, source)
+
+
+def _refuse_bomb(path: Path, source: _Source, pixel_limit: int) -> None:
+    header = source.header
+    if source.at_once > pixel_limit:
+        raise _too_large(path, header, pixel_limit)
+    stored, decoded = source.sizes
+    if header.pixels > pixel_limit and stored * HONEST < decoded:
+        raise InputError(
+            f"{path} has {header.width} x {header.height} = {header.pixels:,} pixels, the limit is {pixel_limit:,}, "
+            f"and {stored:,} bytes that decode to {decoded:,}, more than {HONEST} times as many, as in a decompression "
+            "bomb; if you trust the file, raise the limit with --pixel-limit (images.pixel_limit)"
+        )
+
+
+def _too_large(path: Path, header: Header, pixel_limit: int) -> InputError:
+    return InputError(
+        f"{path} has {header.width} x {header.height} = {header.pixels:,} pixels, the limit is "
+        f"{pixel_limit:,}; if you trust the file, raise the limit with --pixel-limit (images.pixel_limit)"
+    )
+
+
+@dataclass
+class _Reading:
+    """What is read, for messages."""
+
+    format: str = "an image"
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[_Reading]:
+    """Whatever a decoder raises over a file's bytes leaves as an InputError with the path."""
+    reading = _Reading()
     try:
-        with path.open("rb") as file:
-            format_name = _format_of(path, file.read(16))
-            file.seek(0)
-            if format_name == "TIFF":
-                with tifffile.TiffFile(file, name=path.name) as tiff:
-                    yield _TiffSource(path, tiff)
-            else:
-                with _pillow_image(format_name, file) as image:
-                    yield _PillowSource(path, image, format_name)
+        yield reading
     except FlawmapError:
         raise
     except FileNotFoundError:
@@ -126,7 +194,19 @@ def _opened(path: Path) -> Iterator[_Source]:
         raise InputError(f"{path} needs more memory than this machine has free") from None
     except Exception as error:  # decoders raise nearly every type over damaged bytes
         reason = str(error).strip().rstrip(".") or type(error).__name__
-        raise InputError(f"{path} cannot be read as {format_name}, it may be truncated or damaged: {reason}") from error
+        raise InputError(
+            f"{path} cannot be read as {reading.format}, it may be truncated or damaged: {reason}"
+        ) from error
+
+
+def _opened(path: Path, reading: _Reading, stack: ExitStack) -> _Source:
+    """The file's reader, open as long as the stack is."""
+    file = stack.enter_context(path.open("rb"))
+    reading.format = _format_of(path, file.read(16))
+    file.seek(0)
+    if reading.format == "TIFF":
+        return _TiffSource(path, stack.enter_context(tifffile.TiffFile(file, name=path.name)))
+    return _PillowSource(path, stack.enter_context(_pillow_image(reading.format, file)), reading.format)
 
 
 def _format_of(path: Path, start: bytes) -> str:
@@ -173,6 +253,20 @@ class _PillowSource:
         width, height = image.size if self._orientation < 5 else image.size[::-1]
         stored = "uint16" if self._deep else "bool" if image.mode == "1" else "uint8"
         self.header = Header(width, height, 1 if grey else 3, stored, format_name)
+        self._whole: Decoded | None = None
+
+    @property
+    def at_once(self) -> int:
+        return self.header.pixels
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return 0, self.header.pixels  # never asked for: all is decoded at once
+
+    def rows(self, top: int, bottom: int) -> Decoded:
+        if self._whole is None:
+            self._whole = self.decode()
+        return _rows_of(self._whole, top, bottom)
 
     def decode(self) -> Decoded:
         notes = [self._exif_note] if self._exif_note else []
@@ -220,6 +314,10 @@ class _TiffSource:
         width, height = sides if self._orientation < 5 else sides[::-1]
         stored = "bool" if page.bitspersample == 1 else str(np.dtype(page.dtype.type))
         self.header = Header(width, height, self._channels(), stored, "TIFF")
+        self._turned = self._orientation >= 5  # rows are columns of the file
+        self._reader = SegmentReader(page)
+        self._begun = False  # reading by rows
+        self._whole: Decoded | None = None
 
     def _channels(self) -> int:
         """Channels once alpha is dropped and a palette or CMYK converted; refuses other numbers of them."""
@@ -247,10 +345,34 @@ class _TiffSource:
             raise InputError(f"{self._path} has the colour model {name}; save it as grey or RGB")
         return known[int(page.photometric)]
 
+    @property
+    def at_once(self) -> int:
+        return self.header.pixels if self._turned else self._reader.at_once
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        page = self._page
+        decoded = self.header.pixels * page.samplesperpixel * page.dtype.itemsize
+        return stored_bytes(page, self._file_size), decoded
+
     def decode(self) -> Decoded:
         self._refuse_holes()
+        return self._decoded(self._page.asarray(squeeze=False))
+
+    def rows(self, top: int, bottom: int) -> Decoded:
+        if self._turned:
+            self._whole = self._whole or self.decode()
+            return _rows_of(self._whole, top, bottom)
+        if not self._begun:
+            self._refuse_holes()
+            self._begun = True
+        if self._orientation in (3, 4):  # the file's first row is the last
+            top, bottom = self.header.height - bottom, self.header.height - top
+        return self._decoded(self._reader.read(top, bottom))
+
+    def _decoded(self, raw: Stored) -> Decoded:
+        """Rows as the file holds them, (planes, depth, height, width, samples), upright and without alpha."""
         page, kind, notes = self._page, self._kind(), []
-        raw = page.asarray(squeeze=False)  # (planes, depth, height, width, samples)
         values = np.moveaxis(raw[:, 0], 0, 2).reshape(*raw.shape[2:4], -1) if raw.shape[0] > 1 else raw[0, 0]
         full = None
         if page.dtype.kind in "ui" and page.bitspersample < page.dtype.itemsize * 8:
@@ -279,6 +401,10 @@ class _TiffSource:
         ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if not ends or 0 in page.dataoffsets or 0 in page.databytecounts or max(ends) > self._file_size:
             raise InputError(f"{self._path} is truncated or sparse: parts of its picture are not in the file")
+
+
+def _rows_of(whole: Decoded, top: int, bottom: int) -> Decoded:
+    return replace(whole, values=whole.values[top:bottom])
 
 
 def _single_page(path: Path, tiff: tifffile.TiffFile) -> Any:

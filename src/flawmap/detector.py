@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +13,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flawmap.artifact import Artifact, load_artifact
+from flawmap.bands import Rolling, band_rows, windows
 from flawmap.borders import levelled
 from flawmap.checks import image_array
 from flawmap.config import Config
 from flawmap.errors import ArtifactError, ConfigError, InputError
 from flawmap.hardware import autocast, choose_device, choose_precision
-from flawmap.images import LoadedImage, Pixels, part_scale, read_image, to_size, worked
+from flawmap.images import (
+    LoadedImage,
+    Pixels,
+    part_scale,
+    read_image,
+    resized_bands,
+    to_size,
+    worked,
+    worked_size,
+)
 from flawmap.interest import bounding_box, region_mask
-from flawmap.methods import BATCH, Scored, build_network, score_image
+from flawmap.methods import BATCH, Scored, build_network, score_bands, score_image
 from flawmap.models import VariationalAutoencoder, fixed_noise
 from flawmap.records import FloatMap, Inspection, Mask
 from flawmap.regions import find_regions, opened, threshold_mask
@@ -143,11 +153,7 @@ class Detector:
         threshold: float | None = None,
     ) -> Inspection:
         """The inspection that follows from a residual map: opening, threshold, regions. Nothing is rescaled."""
-        limit = self.artifact.threshold if threshold is None else threshold
-        if limit is None:
-            raise ConfigError(
-                "this model has no threshold; pass one, or train with good images held out (validation > 0)"
-            )
+        limit = self.limit(threshold)
         residual = self.opened(explained.residual)
         if explained.inside is not None:
             residual = np.where(explained.inside, residual, np.float32(0))
@@ -162,6 +168,15 @@ class Detector:
             path=None if path is None else str(path),
             notes=notes,
         )
+
+    def limit(self, threshold: float | None = None) -> float:
+        """The threshold given, or else the model's own. ConfigError if there is neither."""
+        limit = self.artifact.threshold if threshold is None else threshold
+        if limit is None:
+            raise ConfigError(
+                "this model has no threshold; pass one, or train with good images held out (validation > 0)"
+            )
+        return limit
 
     def _checked(self, image: Pixels) -> Pixels:
         image_array(image)
@@ -187,9 +202,43 @@ class Detector:
         window = (slice(top, top + height), slice(left, left + width))
         with torch.inference_mode():
             scored = score_image(padded, self._decode, self.config)
-            residual, border = scored.residual[window], self.artifact.border
-            residual = residual if border is None else levelled(residual, border)
+            residual = self._levelled(scored.residual[window], 0, height)
             return Scored(residual, scored.reconstruction[(slice(None), *window)])
+
+    @torch.inference_mode()
+    def score_bands(
+        self, blocks: Iterable[Pixels], size: tuple[int, int], whole: tuple[int, int]
+    ) -> Iterator[FloatMap]:
+        """The residual map of an image, or a part of one, that comes by rows: that of `explain`, to float32 rounding.
+
+        Args:
+            blocks: (h, W, C) in [0, 1], one below the other. size: (H, W) of all of them.
+            whole: (height, width) of the file; a scale given as a size refers to it.
+        Returns:
+            Bands (h, W) of the map, in the pixels of the image; memory does not grow with its height.
+        """
+        height, width = worked_size(*size, part_scale(self.config.images.scale, whole, size))
+        small = resized_bands((self._checked(block) for block in blocks), size, (height, width))
+        left, right, top, bottom = padding = self._padding(height, width)
+        if top or bottom:  # lower than a patch: few rows, which reflect each other
+            small = iter([np.concatenate(list(small))])
+        tensors = (torch.from_numpy(np.array(rows.transpose(2, 0, 1), order="C")).to(self.device) for rows in small)
+        padded = (functional.pad(rows[None], padding, mode="reflect")[0] if any(padding) else rows for rows in tensors)
+        room = (top + height + bottom, left + width + right)
+        scored = Rolling(score_bands(padded, room, self._decode, self.config, band_rows(room[1])))
+        maps = (
+            self._levelled(
+                scored.take(top + window.first, top + window.last)[:, left : left + width], window.first, height
+            )
+            for window in windows(height, band_rows(width), 0)
+        )
+        for residual in resized_bands((rows.float().cpu().numpy()[:, :, None] for rows in maps), (height, width), size):
+            yield np.ascontiguousarray(residual[:, :, 0])
+
+    def _levelled(self, residual: Tensor, top: int, height: int) -> Tensor:
+        """A band of the map, from row `top` of `height`, with its border levelled if the model does that."""
+        border = self.artifact.border
+        return residual if border is None else levelled(residual, border, top=top, height=height)
 
     def _score_part(self, image: Pixels, scale: float | tuple[int, int]) -> tuple[FloatMap, Pixels]:
         """The residual and the reconstruction in the image's own pixels."""
@@ -201,9 +250,16 @@ class Detector:
     def _padded(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The image reflected to at least one patch, if that was asked for, and where it begins in it."""
         height, width = image.shape[-2:]
-        missing = [max(0, self.config.model.patch - side) for side in (height, width)]
-        if not self.config.tiling.pad or not any(missing):
+        left, right, top, bottom = self._padding(height, width)
+        if not any((left, right, top, bottom)):
             return image, (0, 0)
+        return functional.pad(image[None], (left, right, top, bottom), mode="reflect")[0], (top, left)
+
+    def _padding(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Pixels that an image lacks of a patch at its left, right, top and bottom, if it is to be padded."""
+        missing = [max(0, self.config.model.patch - side) for side in (height, width)]
+        if not self.config.tiling.pad:
+            return 0, 0, 0, 0
         if any(lack > 2 * (side - 1) for lack, side in zip(missing, (height, width), strict=True)):
             least = -(-(self.config.model.patch + 2) // 3)  # each end mirrors at most one pixel less than the side
             raise InputError(
@@ -211,8 +267,7 @@ class Detector:
                 f"{self.config.model.patch}, got {width}x{height}; use a smaller patch or a larger scale"
             )
         top, left = missing[0] // 2, missing[1] // 2
-        padding = (left, missing[1] - left, top, missing[0] - top)
-        return functional.pad(image[None], padding, mode="reflect")[0], (top, left)
+        return left, missing[1] - left, top, missing[0] - top
 
     def _decode(self, patches: Tensor) -> Tensor | Decoded:
         """What the residual compares patches with: their reconstructions, or the mean and spread of samples of them."""

@@ -9,6 +9,10 @@ class InputError(FlawmapError, ValueError):
     """An image, mask, array or path is not what the call needs."""
 
 
+class OutputError(InputError):
+    """A file cannot be written: no such folder, no right, no room."""
+
+
 class ConfigError(FlawmapError, ValueError):
     """A setting makes no sense, alone or beside another one."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flawmap.errors import InputError
+from flawmap.errors import InputError, OutputError
 
 _DIGITS = re.compile("([0-9]+)")
 
@@ -23,7 +23,7 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
     changes (model files and checkpoints: a power cut must not leave an empty one).
 
     Raises:
-        InputError: the file cannot be written: no such folder, no right, no room.
+        OutputError: the file cannot be written: no such folder, no right, no room.
     """
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
@@ -33,28 +33,33 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
                 os.fsync(written.fileno())
         part.replace(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {_reason(error)}") from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(OSError):  # nothing was begun, or the folder itself is missing
             part.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """The error that says so."""
+    return OutputError(f"{path} cannot be written: {_reason(error)}")
 
 
 def writable_folder(path: Path) -> Path:
     """`path` as a folder that can be written to; made, with its parents, where it is missing.
 
     Raises:
-        InputError: it cannot be made or written to.
+        OutputError: it cannot be made or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"the folder {path} cannot be made: {_reason(error)}; name another one") from error
+        raise OutputError(f"the folder {path} cannot be made: {_reason(error)}; name another one") from error
     probe = path / f".probe.part-{os.getpid()}"
     try:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"the folder {path} cannot be written to: {_reason(error)}; name another one") from error
+        raise OutputError(f"the folder {path} cannot be written to: {_reason(error)}; name another one") from error
     return path
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +17,10 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from flawmap.bands import Rolling, band_rows, windows
 from flawmap.checks import finite, shape_text
 from flawmap.config import ImageSettings
-from flawmap.decoders import Header, decode, read_header
+from flawmap.decoders import Decoded, Header, StoredRows, decode, opened_rows, read_header
 from flawmap.errors import InputError
 from flawmap.files import atomic, natural_key
 from flawmap.records import FloatMap, Mask
@@ -26,16 +29,19 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "FoundImage",
     "Header",
+    "ImageRows",
     "LoadedImage",
     "Pixels",
     "files_below",
     "find_images",
     "is_image",
     "luma",
+    "opened_image",
     "part_scale",
     "read_header",
     "read_image",
     "read_mask",
+    "resized_bands",
     "to_size",
     "to_unit",
     "worked",
@@ -77,16 +83,65 @@ def read_image(path: Path, settings: ImageSettings) -> LoadedImage:
             values outside the range; the message names the file.
     """
     decoded = decode(path, settings.pixel_limit)
-    pixels, note = to_unit(decoded.values, settings.white, name=str(path), full=decoded.full)
+    pixels, scaling, conversion = _converted(decoded, settings, str(path))
+    return LoadedImage(pixels, _notes(decoded, scaling, conversion), decoded.header.stored)
+
+
+def _converted(decoded: Decoded, settings: ImageSettings, name: str) -> tuple[Pixels, str, str]:
+    """Stored values as an image in [0, 1] in the mode asked for, with what was done about scale and mode."""
+    pixels, scaling = to_unit(decoded.values, settings.white, name=name, full=decoded.full)
     if decoded.inverted:
         np.subtract(1, pixels, out=pixels)
-    notes = list(decoded.notes)
-    if note != _PLAIN:
-        notes.append(note)
-    return LoadedImage(_in_mode(pixels, settings.mode, notes), tuple(notes), decoded.header.stored)
+    notes: list[str] = []
+    return _in_mode(pixels, settings.mode, notes), scaling, "".join(notes)
+
+
+def _notes(decoded: Decoded, scaling: str, conversion: str) -> tuple[str, ...]:
+    return (*decoded.notes, *(note for note in (scaling, conversion) if note not in ("", _PLAIN)))
 
 
 _PLAIN = "8-bit divided by 255"
+
+
+class ImageRows:
+    """An image file as `read_image` gives it, by bands of rows.
+
+    shape: (H, W, C) as worked on. notes: those of the bands read so far.
+    """
+
+    def __init__(self, path: Path, rows: StoredRows, settings: ImageSettings) -> None:
+        header, channels = rows.header, {"grey": 1, "colour": 3, "auto": rows.header.channels}
+        self.shape = (header.height, header.width, channels[settings.mode])
+        self.notes: tuple[str, ...] = ()
+        self._path, self._rows, self._settings = path, rows, settings
+
+    def bands(self) -> Iterator[Pixels]:
+        """(h, W, C) float32 in [0, 1], one below the other.
+
+        Raises:
+            InputError: a band is damaged, or holds values outside the range; the message names file and rows.
+        """
+        scalings = set()
+        for window in windows(self.shape[0], band_rows(self.shape[1]), 0):
+            decoded = self._rows.read(window.first, window.last)
+            name = f"{self._path}, rows {window.first} to {window.last - 1},"
+            pixels, scaling, conversion = _converted(decoded, self._settings, name)
+            scalings.add(scaling)
+            # That no value is above 4095 is said of an image if it holds for every band.
+            self.notes = _notes(decoded, min(scalings, key=len), conversion)
+            yield pixels
+
+
+@contextmanager
+def opened_image(path: Path, settings: ImageSettings) -> Iterator[ImageRows]:
+    """An image file to be read by bands of rows: of any size, but for decompression bombs; see `opened_rows`.
+
+    Raises:
+        InputError: the file is missing, foreign, of several pages, a bomb, or larger than the pixel limit and of a
+            format that is decoded whole.
+    """
+    with opened_rows(path, settings.pixel_limit) as rows:
+        yield ImageRows(path, rows, settings)
 
 
 def to_unit(
@@ -197,6 +252,48 @@ def _resized(image: Pixels, shape: tuple[int, int]) -> Pixels:
     # Means of values in a range lie in it, but for rounding.
     clipped: Pixels = np.clip(sized, image.min(), image.max()).astype(np.float32, copy=False)
     return clipped
+
+
+def resized_bands(
+    blocks: Iterable[NDArray[np.float32]], size: tuple[int, int], target: tuple[int, int]
+) -> Iterator[NDArray[np.float32]]:
+    """An image (H, W, C) that comes as blocks of rows, brought to another size as `worked` and `to_size` do.
+
+    Args:
+        blocks: (h, W, C) float32. size: (H, W). target: (height, width) to come to.
+    """
+    if size == target:
+        yield from blocks
+        return
+    source = Rolling(blocks)
+    rows = max(1, min(band_rows(target[1]), band_rows(size[1]) * target[0] // size[0]))
+    for window in windows(target[0], rows, 0):
+        first, weights = _row_weights(size[0], target[0], window.first, window.last)
+        part = source.take(first, first + weights.shape[1])
+        wide = _resized(part, (len(part), target[1]))
+        sized = np.tensordot(weights, wide, axes=1)
+        yield np.clip(sized, wide.min(), wide.max())  # as in `_resized`
+
+
+_LEAST_SHARE = 1e-3  # of a pixel: OpenCV leaves out smaller ones when it averages by area
+
+
+def _row_weights(height: int, target: int, top: int, bottom: int) -> tuple[int, NDArray[np.float32]]:
+    """The first source row and the weights (bottom - top, n) of it and those below in rows `top` to `bottom`."""
+    scale = height / target
+    places = np.arange(top, bottom, dtype=np.float64)
+    if target <= height:
+        starts, ends = places * scale, np.minimum((places + 1) * scale, height)
+        first, last = int(starts[0] + 1e-9), min(height, math.ceil(ends[-1] - 1e-9))
+        rows = np.arange(first, last)
+        shares = np.minimum(ends[:, None], rows + 1) - np.maximum(starts[:, None], rows)
+        shares[shares <= _LEAST_SHARE] = 0
+        return first, (shares / (ends - starts)[:, None]).astype(np.float32)
+    centres = np.clip((places + 0.5) * scale - 0.5, 0, height - 1)
+    above = np.minimum(centres.astype(np.int64), max(0, height - 2))
+    first, last = int(above[0]), min(height, int(above[-1]) + 2)
+    weights = np.clip(1 - np.abs(centres[:, None] - np.arange(first, last)), 0, 1)
+    return first, weights.astype(np.float32)
 
 
 def read_mask(path: Path, shape: tuple[int, int] | None = None) -> Mask:

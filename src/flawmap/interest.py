@@ -40,18 +40,24 @@ def region_of_shape(path: Path, shape: tuple[int, int], region: RegionOfInterest
     if region.everywhere:
         return None
     if region.box is not None:
-        left, top, right, bottom = region.box
-        if right > shape[1] or bottom > shape[0]:
-            raise InputError(
-                f"the box {left},{top},{right},{bottom} (left, top, right, bottom) does not lie in {path}, "
-                f"which is {shape[1]} x {shape[0]}"
-            )
+        left, top, right, bottom = box_within(path, shape, region.box)
         inside = np.zeros(shape, dtype=np.bool_)
         inside[top:bottom, left:right] = True
         return inside
     assert region.masks is not None, "a brightness range needs the pixels"
     mask = _mask_for(path, region.masks)
     return _some(path, read_mask(mask, shape), f"the mask {mask}")
+
+
+def box_within(path: Path, shape: tuple[int, int], box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """The box (left, top, right, bottom), which must lie in an image of (H, W). InputError if it does not."""
+    left, top, right, bottom = box
+    if right > shape[1] or bottom > shape[0]:
+        raise InputError(
+            f"the box {left},{top},{right},{bottom} (left, top, right, bottom) does not lie in {path}, "
+            f"which is {shape[1]} x {shape[0]}"
+        )
+    return box
 
 
 def judged(label: Literal["good", "defective"], mask: Mask | None, inside: Mask | None) -> Judged:

@@ -33,17 +33,18 @@ from flawmap.datasets import (
     write_mvtec,
 )
 from flawmap.detector import Detector
-from flawmap.errors import ConfigError, InputError
+from flawmap.errors import ConfigError, InputError, OutputError
 from flawmap.evaluation import SCHEMA, Evaluation, evaluate, held_out_areas, unseen_samples
 from flawmap.files import enough_space, writable_folder
 from flawmap.flaws import bad_images
 from flawmap.hardware import choose_device, describe_machine
+from flawmap.huge import by_bands, inspect_bands
 from flawmap.images import FoundImage, find_images, read_image, write_image
 from flawmap.images import read_header as image_header
 from flawmap.lists import InspectionLog, write_json
 from flawmap.pages import evaluation_page
 from flawmap.plots import loss_figure, overlay, roc_figure
-from flawmap.records import Inspection
+from flawmap.records import Findings, Inspection
 from flawmap.reports import write_page
 from flawmap.synthetic import FITTING, good_images
 from flawmap.training import Progress, Row, Trained, fit, write_history
@@ -382,7 +383,8 @@ def inspect(
 
     For each image, under its path relative to what was given: `NAME_mask.png`, `NAME_overlay.png` and, if asked for,
     `NAME_residual.tif` (float32, opened). For all: `inspections.jsonl` and `regions.csv`. An unreadable image is
-    listed, and the run goes on.
+    listed, and the run goes on. An image of more than `huge.WHOLE_PIXELS` pixels is inspected by bands of rows: its
+    mask is a TIFF, too, `NAME_mask.tif`, and its overlay is scaled down.
 
     Args:
         threshold: instead of the model's own.
@@ -398,22 +400,37 @@ def inspect(
     with InspectionLog(out) as records:
         for number, image in enumerate(found):
             try:
-                loaded = detector.read(image.path)
-                inspection = detector.judge(
-                    detector.explain(loaded.pixels, path=image.path),
-                    path=image.path,
-                    notes=loaded.notes,
+                findings = _inspect_one(
+                    detector,
+                    image.path,
+                    out / names[image],
                     threshold=threshold,
+                    residuals=residuals,
+                    overlays=overlays,
                 )
+            except OutputError:
+                raise
             except InputError as error:
                 records.fail(str(image.path), str(error))
                 rows.append(InspectionRow(str(image.path), None, "unreadable", 0, 0, str(error)))
             else:
-                _write_pictures(out / names[image], inspection, loaded.pixels, residuals=residuals, overlays=overlays)
-                records.add(inspection)
-                rows.append(_summary_row(inspection))
+                records.add(findings)
+                rows.append(_summary_row(findings))
             done(number + 1, len(found), str(image.path))
     return tuple(rows)
+
+
+def _inspect_one(
+    detector: Detector, path: Path, target: Path, *, threshold: float | None, residuals: bool, overlays: bool
+) -> Findings:
+    """Inspect an image file, in one piece or by bands, and write its pictures."""
+    if by_bands(image_header(path), detector.config.images):
+        return inspect_bands(detector, path, target, threshold=threshold, residuals=residuals, overlays=overlays)
+    loaded = detector.read(path)
+    explained = detector.explain(loaded.pixels, path=path)
+    inspection = detector.judge(explained, path=path, notes=loaded.notes, threshold=threshold)
+    _write_pictures(target, inspection, loaded.pixels, residuals=residuals, overlays=overlays)
+    return inspection.findings
 
 
 def _check_threshold(model: Path, threshold: float | None) -> None:
@@ -474,13 +491,9 @@ def _write_pictures(
         write_image(folder / f"{target.name}_residual.tif", inspection.residual)
 
 
-def _summary_row(inspection: Inspection) -> InspectionRow:
+def _summary_row(findings: Findings) -> InspectionRow:
     return InspectionRow(
-        str(inspection.path),
-        inspection.score,
-        inspection.verdict,
-        len(inspection.regions),
-        int(inspection.mask.sum()),
+        str(findings.path), findings.score, findings.verdict, len(findings.regions), findings.flawed_pixels
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from flawmap.errors import InputError
 from flawmap.files import atomic, writable_folder
-from flawmap.records import Inspection
+from flawmap.records import Findings, Inspection
 
 INSPECTIONS, REGIONS = "inspections.jsonl", "regions.csv"
 REGION_COLUMNS = (
@@ -60,13 +60,13 @@ class InspectionLog:
             self._stack = stack.pop_all()
         return self
 
-    def add(self, inspection: Inspection) -> None:
+    def add(self, findings: Findings | Inspection) -> None:
         """One line for the image, and one for each of its regions, numbered from 1."""
-        record, rows = inspection.to_dict(), []
+        record, rows = findings.to_dict(), []
         for place, region in enumerate(record["regions"], start=1):
             where = (*region["box"], *region["centroid"])
             rows.append((record["path"], place, region["area"], *where, region["peak"], region["mean"]))
-        self._append(_json(record, inspection.path or "an image") + "\n", _csv_lines(rows))
+        self._append(_json(record, findings.path or "an image") + "\n", _csv_lines(rows))
 
     def fail(self, path: Path | str, message: str) -> None:
         """One line for an image that could not be read: its path and why."""

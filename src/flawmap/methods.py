@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import tee
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from flawmap.bands import Rolling, band_rows, windowed, windows
 from flawmap.blur import blur, gaussian_weights
-from flawmap.config import Config, LossSettings, ResidualSettings
+from flawmap.config import WINDOWED, Config, LossSettings, ResidualSettings
 from flawmap.losses import LOSSES, Loss
 from flawmap.models import NETWORKS, Autoencoder
 from flawmap.residuals import RESIDUALS, Decoded, Residual
-from flawmap.tiling import Grid, Weights, merge, split
+from flawmap.tiling import Grid, Merger, patch_batches
 
 BATCH = 32  # patches reconstructed and compared at once: more spills the caches of a CPU, and SSIM and samples
 # need several times their memory
@@ -75,23 +77,75 @@ def score_image(image: Tensor, reconstruct: Decode, config: Config) -> Scored:
         reconstruct: up to BATCH patches (N, C, P, P) to reconstructions of the same shape, with the spread of samples
             if the residual asks for it; any callable.
     """
-    grid = Grid(config.model.patch, config.tiling.stride)
     size = (image.shape[-2], image.shape[-1])
-    weights: Weights = config.tiling.weights
-    residual = residual_of(config.residual)
-    by_patch = (config.tiling.average or METHODS[config.loss.name].average) == "residuals"
-    outputs, residuals = [], []
-    for patches in torch.split(split(image, grid), BATCH):
-        decoded = _decoded(reconstruct(patches))
-        outputs.append(decoded.reconstruction)
-        if by_patch:
-            residuals.append(residual(patches, decoded))
-    reconstruction = merge(torch.cat(outputs), grid, size, weights)
-    if by_patch:
-        mapped = merge(torch.cat(residuals)[:, None], grid, size, weights)[0]
+    parts = list(_overlapping([image], size, reconstruct, config))
+    reconstruction, rows = torch.cat([rebuilt for rebuilt, _ in parts], dim=1), band_rows(size[1])
+    if averages_residuals(config):
+        mapped = iter([torch.cat([residual for _, residual in parts if residual is not None])])
     else:
-        mapped = residual(image[None], reconstruction[None])[0]
-    return Scored(smoothed(mapped, config.residual.smoothing), reconstruction)
+        mapped = _compared([image], [reconstruction], size[0], config.residual, rows)
+    return Scored(torch.cat(list(_smoothed(mapped, size[0], config.residual.smoothing, rows))), reconstruction)
+
+
+def score_bands(
+    blocks: Iterable[Tensor], size: tuple[int, int], reconstruct: Decode, config: Config, rows: int
+) -> Iterator[Tensor]:
+    """The residual map of `score_image` for an image that comes as blocks of rows, to float32 rounding.
+
+    Every patch is reconstructed once. Memory grows with the image's width and not with its height.
+
+    Args:
+        blocks: (C, h, W) float32 in [0, 1], one below the other.
+        size: (height, width) of the image. rows: of a band, where residuals are computed with context.
+    Returns:
+        Bands (h, W) of the map, one below the other.
+    """
+    if averages_residuals(config):
+        parts = _overlapping(blocks, size, reconstruct, config)
+        mapped: Iterator[Tensor] = (residual for _, residual in parts if residual is not None)
+    else:
+        seen, again = tee(blocks)
+        rebuilt = (reconstruction for reconstruction, _ in _overlapping(seen, size, reconstruct, config))
+        mapped = _compared(again, rebuilt, size[0], config.residual, rows)
+    return _smoothed(mapped, size[0], config.residual.smoothing, rows)
+
+
+def averages_residuals(config: Config) -> bool:
+    """Whether patches are compared by themselves and their residuals averaged, or the other way round."""
+    return (config.tiling.average or METHODS[config.loss.name].average) == "residuals"
+
+
+def _overlapping(
+    blocks: Iterable[Tensor], size: tuple[int, int], reconstruct: Decode, config: Config
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Rows of the averaged reconstruction (C, h, W) and, where residuals are averaged, of these (h, W); h may be 0."""
+    grid = Grid(config.model.patch, config.tiling.stride)
+    residual = residual_of(config.residual)
+    rebuilt = Merger(grid, size, config.tiling.weights)
+    mapped = Merger(grid, size, config.tiling.weights) if averages_residuals(config) else None
+    for patches in patch_batches(blocks, grid, size, BATCH):
+        decoded = _decoded(reconstruct(patches))
+        residuals = None if mapped is None else mapped.add(residual(patches, decoded)[:, None])[0]
+        yield rebuilt.add(decoded.reconstruction), residuals
+
+
+def _compared(
+    image: Iterable[Tensor], reconstruction: Iterable[Tensor], height: int, settings: ResidualSettings, rows: int
+) -> Iterator[Tensor]:
+    """The residual of an image and its reconstruction, both in blocks (C, h, W), by bands (h, W)."""
+    residual = residual_of(settings)
+    margin = settings.ssim.size if settings.name in WINDOWED else 0  # a whole window: a last band may be a row
+    ours, theirs = Rolling(image, axis=1), Rolling(reconstruction, axis=1)
+    for window in windows(height, rows, margin):
+        pair = (rolling.take(window.first, window.last)[None] for rolling in (ours, theirs))
+        yield residual(*pair)[0][window.inner]
+
+
+def _smoothed(mapped: Iterator[Tensor], height: int, sigma: float, rows: int) -> Iterator[Tensor]:
+    """`smoothed` for a map that comes by bands."""
+    if sigma == 0:
+        return mapped
+    return windowed(mapped, height, rows, math.ceil(3 * sigma), lambda part: smoothed(part, sigma))
 
 
 def smoothed(residual: Tensor, sigma: float) -> Tensor:

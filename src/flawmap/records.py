@@ -42,6 +42,39 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Findings:
+    """What a detector says of one image in numbers, without its maps.
+
+    width, height: pixels. score: the largest opened residual inside the region of interest. threshold: residuals above
+    it are flaws. flawed_pixels: how many there are.
+    """
+
+    width: int
+    height: int
+    score: float
+    threshold: float
+    verdict: Verdict
+    flawed_pixels: int
+    regions: tuple[Region, ...]
+    path: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON's types."""
+        return {
+            "path": self.path,
+            "width": self.width,
+            "height": self.height,
+            "score": self.score,
+            "threshold": self.threshold,
+            "verdict": self.verdict,
+            "flawed_pixels": self.flawed_pixels,
+            "regions": [region.to_dict() for region in self.regions],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What a detector says of one image.
 
@@ -58,20 +91,18 @@ class Inspection:
     path: str | None = None
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def findings(self) -> Findings:
+        """The same without its arrays."""
+        height, width = self.mask.shape
+        flawed = int(self.mask.sum())
+        return Findings(
+            width, height, self.score, self.threshold, self.verdict, flawed, self.regions, self.path, self.notes
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON's types, without its arrays."""
-        height, width = self.mask.shape
-        return {
-            "path": self.path,
-            "width": width,
-            "height": height,
-            "score": self.score,
-            "threshold": self.threshold,
-            "verdict": self.verdict,
-            "flawed_pixels": int(self.mask.sum()),
-            "regions": [region.to_dict() for region in self.regions],
-            "notes": list(self.notes),
-        }
+        return self.findings.to_dict()
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,29 +111,129 @@ def find_regions(mask: Mask, opened_residual: FloatMap) -> tuple[Region, ...]:
     Raises:
         InputError: a shape, a type, or a NaN.
     """
-    _check_map(opened_residual, "opened_residual")
-    check_mask(mask, opened_residual.shape, "mask")
+    gathering = RegionGathering()
+    gathering.add(mask, opened_residual)
+    return gathering.regions()
+
+
+class RegionGathering:
+    """`find_regions` for a mask that comes by bands of rows: components that a seam cuts are put together again.
+
+    Memory grows with the number of components, not with the number of rows.
+    """
+
+    def __init__(self) -> None:
+        self._closed: list[_Tally] = []  # components that no later band can touch
+        self._open = _no_components()
+        self._seam: NDArray[np.int64] | None = None  # numbers of the open components in the last row, -1 = none
+        self._top = 0
+
+    def add(self, mask: Mask, opened_residual: FloatMap) -> None:
+        """The band below the one before: (h, W) bool and (h, W) float32. InputError for a shape, a type, or a NaN."""
+        _check_map(opened_residual, "opened_residual")
+        check_mask(mask, opened_residual.shape, "mask")
+        if mask.size == 0:
+            return
+        labels, tally = _components(mask, opened_residual, self._top)
+        self._top += len(mask)
+        above, first, last = self._seam, labels[0].astype(np.int64) - 1, labels[-1].astype(np.int64) - 1
+        number = len(self._open)
+        group = _joined(number + len(tally), _touching(above, np.where(first >= 0, first + number, -1)))
+        tally = _added(np.concatenate((self._open, tally)), group)
+        ends = np.full(len(last), -1, np.int64)
+        ends[last >= 0] = group[last[last >= 0] + number]
+        going_on = np.unique(ends[ends >= 0])
+        self._closed.append(np.delete(tally, going_on))
+        self._open = tally[going_on]
+        self._seam = np.where(ends >= 0, np.searchsorted(going_on, ends), -1)
+
+    def regions(self) -> tuple[Region, ...]:
+        """The components of all bands, by falling peak; equal peaks from the top, then from the left."""
+        found = np.concatenate((*self._closed, self._open))
+        order = np.lexsort((found["left"], found["top"], -found["peak"]))
+        return tuple(_region(found[place]) for place in order)
+
+
+_Tally = NDArray[np.void]
+"""One entry for each component, of what adds up."""
+
+_SUMS, _LEAST, _MOST = ("area", "x", "y", "residual"), ("left", "top"), ("right", "bottom", "peak")
+_ENTRY = np.dtype([(name, np.float64) for name in (*_SUMS, *_LEAST, *_MOST)])  # exact for whole numbers up to 2^53
+
+
+def _no_components() -> _Tally:
+    return np.zeros(0, _ENTRY)
+
+
+def _components(mask: Mask, residual: FloatMap, top: int) -> tuple[NDArray[np.int32], _Tally]:
+    """Labels from 1 of a band whose first row is `top`, and what they add up to."""
     if not mask.any():
-        return ()
-    count, labels, stats, centroids = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    where = np.flatnonzero(labels)
-    owner = np.asarray(labels, dtype=np.int32).ravel()[where]
-    values = opened_residual.ravel()[where]
-    peaks = np.full(count, -np.inf, dtype=np.float32)
-    np.maximum.at(peaks, owner, values)
-    sums = np.bincount(owner, weights=values, minlength=count)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    order = np.lexsort((stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP], -peaks))
-    return tuple(
-        Region(
-            area=int(areas[index]),
-            box=(int(stats[index, 0]), int(stats[index, 1]), int(stats[index, 2]), int(stats[index, 3])),
-            centroid=(float(centroids[index, 0]), float(centroids[index, 1])),
-            peak=float(peaks[index]),
-            mean=float(sums[index] / areas[index]),
-        )
-        for index in order
-        if index != 0  # 0 is the background
+        return np.zeros(mask.shape, np.int32), _no_components()
+    count, marked, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    labels: NDArray[np.int32] = np.asarray(marked, dtype=np.int32)
+    y, x = np.nonzero(labels)
+    owner, values = labels[y, x] - 1, residual[y, x]
+    tally = np.zeros(count - 1, _ENTRY)
+    tally["area"] = stats[1:, cv2.CC_STAT_AREA]
+    for name, weights in (("x", x), ("y", y + top), ("residual", values)):
+        tally[name] = np.bincount(owner, weights=weights, minlength=count - 1)
+    tally["left"], tally["top"] = stats[1:, cv2.CC_STAT_LEFT], stats[1:, cv2.CC_STAT_TOP] + top
+    tally["right"] = tally["left"] + stats[1:, cv2.CC_STAT_WIDTH]
+    tally["bottom"] = tally["top"] + stats[1:, cv2.CC_STAT_HEIGHT]
+    tally["peak"] = -np.inf
+    np.maximum.at(tally["peak"], owner, values)
+    return labels, tally
+
+
+def _touching(above: NDArray[np.int64] | None, below: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Pairs of numbers that are 8-neighbours across a seam: rows (W,) of numbers, -1 = none."""
+    if above is None:
+        return []
+    width, pairs = len(below), []
+    for shift in (-1, 0, 1):
+        upper = above[max(0, shift) : width + min(0, shift)]
+        lower = below[max(0, -shift) : width + min(0, -shift)]
+        both = (upper >= 0) & (lower >= 0)
+        pairs.append(np.stack((upper[both], lower[both]), axis=1))
+    return [(int(one), int(other)) for one, other in np.unique(np.concatenate(pairs), axis=0)]
+
+
+def _joined(number: int, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
+    """(number,): from 0, alike for those that a chain of pairs connects."""
+    parents = list(range(number))
+
+    def root(place: int) -> int:
+        while parents[place] != place:
+            parents[place] = parents[parents[place]]
+            place = parents[place]
+        return place
+
+    for one, other in pairs:
+        parents[root(one)] = root(other)
+    roots = np.array([root(place) for place in range(number)], np.int64)
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+
+
+def _added(tally: _Tally, group: NDArray[np.int64]) -> _Tally:
+    """One entry for each group."""
+    together = np.zeros(int(group.max()) + 1 if len(group) else 0, _ENTRY)
+    for name in _SUMS:
+        np.add.at(together[name], group, tally[name])
+    for names, extreme, start in ((_LEAST, np.minimum, np.inf), (_MOST, np.maximum, -np.inf)):
+        for name in names:
+            together[name] = start
+            extreme.at(together[name], group, tally[name])
+    return together
+
+
+def _region(entry: np.void) -> Region:
+    area, left, top = int(entry["area"]), int(entry["left"]), int(entry["top"])
+    return Region(
+        area=area,
+        box=(left, top, int(entry["right"]) - left, int(entry["bottom"]) - top),
+        centroid=(float(entry["x"] / area), float(entry["y"] / area)),
+        peak=float(entry["peak"]),
+        mean=float(entry["residual"] / area),
     )
 
 
