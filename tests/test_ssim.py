@@ -118,6 +118,15 @@ def test_similarity_lies_between_minus_one_and_one(settings: SSIMSettings, expon
             assert ssim(first.float(), q.float(), settings).abs().max() <= 1 + 1e-3
 
 
+@pytest.mark.parametrize("border", ["valid", "reflect"])
+@pytest.mark.parametrize("window", ["uniform", "gaussian"])
+def test_equal_images_are_exactly_alike(window: Literal["uniform", "gaussian"], border: Border) -> None:
+    """1 at every pixel, to the last bit: what is reproduced perfectly leaves no residual at all."""
+    p = rand(2, 1, 40, 53, dtype=torch.float32)
+    found = ssim(p, p.clone(), SSIMSettings(window=window, constants="wang"), border)
+    assert torch.equal(found, torch.ones_like(found))
+
+
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_similarity_is_symmetric(settings: SSIMSettings, dtype: torch.dtype) -> None:

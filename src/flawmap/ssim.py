@@ -117,14 +117,14 @@ class _ClosedProduct(torch.autograd.Function):
         blurred = blur(torch.stack((p, q, (p * p).add_(q * q), p * q)), weights, border)
         mean_p, mean_q, squares, product = blurred.unbind(0)
         mu_p, mu_q = mean_p + offset_p, mean_q + offset_q
-        # Sums of two products rounded alike, not fused, so that p and q may be exchanged to the last bit.
+        # Every step is rounded alike above and below the line: p and q may be exchanged, and equal ones give 1 exactly.
         means = (mean_p * mean_p).add_(mean_q * mean_q)
         a1 = (mu_p * mu_q).mul_(2).add_(c1)
-        a2 = torch.addcmul(product, mean_p, mean_q, value=-1).mul_(2).add_(c2)
+        a2 = (product - mean_p * mean_q).mul_(2).add_(c2)
         b1 = (mu_p * mu_p).add_(mu_q * mu_q).add_(c1)
         b2 = (squares - means).clamp_min_(0).add_(c2)
-        whole = (b1 * b2).reciprocal_()
-        similarity: Tensor = (a1 * a2).mul_(whole)
+        whole = b1 * b2
+        similarity: Tensor = (a1 * a2).div_(whole)
         ctx.save_for_backward(p, q, mean_p, mean_q, mu_p, mu_q, a1, a2, b1, b2, whole, similarity)
         ctx.blurred = weights, border
         return similarity
@@ -133,7 +133,7 @@ class _ClosedProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         p, q, mean_p, mean_q, mu_p, mu_q, a1, a2, b1, b2, whole, similarity = ctx.saved_tensors
-        scaled, weighted = gradient * whole, gradient * similarity
+        scaled, weighted = gradient / whole, gradient * similarity
         by_a1, by_a2 = scaled * a2, scaled.mul_(a1)
         by_b1, by_b2 = (weighted / b1).neg_(), weighted.div_(b2).neg_()
 
