@@ -71,7 +71,7 @@ SETS: tuple[DataSet, ...] = (
         "nanotwice",
         "NanoTWICE (nanofibres)",
         {"model": {"latent": 500}},
-        {"ssim": {"window": "uniform", "size": 11}, "smoothing": 8},
+        {"ssim": {"window": "uniform", "size": 11}, "smoothing": 8, "level_border": True},
     ),
     DataSet(
         "grid",
