@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from flawmap.borders import Profile, border_profile
-from flawmap.datasets import Area, region_mask
+from flawmap.datasets import Area, TrainingImages, region_mask
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError
 from flawmap.histograms import ScoreHistogram, quantile_from_good
@@ -16,6 +17,23 @@ from flawmap.images import Pixels
 from flawmap.records import FloatMap, Mask
 
 BORDER_IMAGES = 20  # at most, to measure a border on
+
+
+def calibrated(detector: Detector, training: Callable[[], TrainingImages], held_out: Sequence[Area]) -> Detector:
+    """The detector with the border that its settings ask to level, if they do, and then with its threshold.
+
+    Args:
+        training: loads the good images that the border is measured on; called if it is needed.
+        held_out: other good images or areas, for the threshold; none: there is none.
+    """
+    if detector.config.residual.level_border:
+        images = training()
+        border = border_from_good(detector, images.images, images.masks)
+        detector = replace(detector, artifact=detector.artifact.with_border(border))
+    if held_out:
+        artifact = detector.artifact.with_threshold(*threshold_from_good(detector, held_out))
+        detector = replace(detector, artifact=artifact)
+    return detector
 
 
 def border_from_good(detector: Detector, images: Sequence[Pixels], masks: Sequence[Mask | None]) -> Profile:

@@ -110,11 +110,9 @@ def judge_bands(
     box = _box(detector, path, (height, width))
     score, flawed, top, regions = -np.inf, 0, 0, RegionGathering()
     for residual in _opened_bands(detector, image, box, see):
-        residual[: max(0, box[1] - top)] = 0
-        residual[max(0, box[3] - top) :] = 0
-        residual[:, : box[0]] = 0
-        residual[:, box[2] :] = 0
-        mask = threshold_mask(residual, limit) & _inside(box, top, residual.shape)
+        inside = _inside(box, top, residual.shape)
+        residual[~inside] = 0
+        mask = threshold_mask(residual, limit, inside)
         regions.add(mask, residual)
         found(mask, residual)
         score, flawed, top = max(score, float(residual.max())), flawed + int(mask.sum()), top + len(residual)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawmap.artifact import Artifact, load_artifact, read_header, save_artifact, version_hash
-from flawmap.calibration import border_from_good, threshold_from_good
+from flawmap.calibration import calibrated
 from flawmap.config import Config, ImageSettings, override
 from flawmap.datasets import (
     DatasetSummary,
@@ -266,16 +266,12 @@ def _validation_patches(split: Split, config: Config) -> NDArray[np.float32] | N
 def _calibrated(
     config: Config, trained: Trained, split: Split, provenance: dict[str, Any], images: TrainingImages
 ) -> Artifact:
-    """The model with its threshold; without one, and said so, where no good image was held out for it."""
-    artifact = Artifact(config, trained.network.state_dict(), None, {}, provenance)
-    if config.residual.level_border:
-        detector = Detector.of(artifact, device=config.training.device, precision=config.training.precision)
-        artifact = artifact.with_border(border_from_good(detector, images.images, images.masks))
+    """The model with border and threshold; without the latter, and said so, where no good image was held out for it."""
     if not split.validation:
         log.warning("no good images were held out (validation = 0): the model has no threshold")
-        return artifact
+    artifact = Artifact(config, trained.network.state_dict(), None, {}, provenance)
     detector = Detector.of(artifact, device=config.training.device, precision=config.training.precision)
-    return artifact.with_threshold(*threshold_from_good(detector, split.validation))
+    return calibrated(detector, lambda: images, split.validation).artifact
 
 
 def _provenance(

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from flawmap import jobs
 from flawmap.artifact import Artifact, load_artifact
 from flawmap.bootstrap import bootstrap
-from flawmap.calibration import border_from_good, threshold_from_good
+from flawmap.calibration import calibrated
 from flawmap.config import Config, FeatureSettings, Preset, override, parse
 from flawmap.datasets import Area, Sample, Split, find_dataset, load_training
 from flawmap.detector import Detector
@@ -231,14 +232,8 @@ def detectors_of(
             detectors[name] = plain
             continue
         bare = replace(artifact, config=override(artifact.config, changes), threshold=None, border=None)
-        other = replace(plain, artifact=bare)
-        if bare.config.residual.level_border:
-            images = load_training(training, bare.config.images, skip_unreadable=False)
-            other = replace(other, artifact=bare.with_border(border_from_good(other, images.images, images.masks)))
-        if held_out:
-            calibrated = other.artifact.with_threshold(*threshold_from_good(other, held_out))
-            other = replace(other, artifact=calibrated)
-        detectors[name] = other
+        load = partial(load_training, training, bare.config.images, skip_unreadable=False)
+        detectors[name] = calibrated(replace(plain, artifact=bare), load, held_out)
     return detectors
 
 
