@@ -15,7 +15,7 @@ SOURCE = Path(flawmap.__file__).parent
 
 # Modules of one floor do not import each other, but for the few that are written as a row: a < b < c on one floor.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "models.transposed"),
+    ("errors", "models.transposed", "workers"),
     ("files", "records", "config", "reproduction", "reproduction.claims"),
     ("checks", "blur", "models.autoencoder", "weights", "borders", "bands", "segments", "reproduction.plan"),
     (

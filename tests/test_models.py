@@ -226,7 +226,7 @@ GEOMETRIES = [(6, 1, 4, 2, 1), (6, 3, 4, 2, 1), (5, 8, 4, 2, 1), (5, 2, 3, 1, 1)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-@pytest.mark.parametrize("size", [(1, 1), (5, 8)])
+@pytest.mark.parametrize("size", [(1, 1), (5, 8), (6, 8)])
 def test_transposed_convolutions_equal_pytorch_s(
     geometry: tuple[int, int, int, int, int], size: tuple[int, int]
 ) -> None:

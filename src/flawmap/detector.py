@@ -30,7 +30,7 @@ from flawmap.images import (
     worked_size,
 )
 from flawmap.interest import bounding_box, region_mask
-from flawmap.methods import BATCH, Scored, build_network, score_bands, score_image
+from flawmap.methods import BATCH, BATCH_ELSEWHERE, Scored, build_network, score_bands, score_image
 from flawmap.models import VariationalAutoencoder, fixed_noise
 from flawmap.records import FloatMap, Inspection, Mask
 from flawmap.regions import find_regions, opened, threshold_mask
@@ -54,7 +54,7 @@ class Explained(NamedTuple):
 class Detector:
     """A trained network with everything around it: image -> residual map -> inspection.
 
-    Scores do not depend on which images are scored together: patches run in batches of one fixed size.
+    Scores do not depend on which images are scored together: the patches of an image run in batches of one size.
     """
 
     artifact: Artifact
@@ -77,7 +77,11 @@ class Detector:
         except RuntimeError as error:
             raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
         placed = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(artifact, placed.eval(), where, choose_precision(precision, where))
+        numbers = choose_precision(precision, where)
+        for layer in placed.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layer.to(numbers)  # once, instead of at every batch
+        return cls(artifact, placed.eval(), where, numbers)
 
     @property
     def config(self) -> Config:
@@ -201,7 +205,7 @@ class Detector:
         height, width = small.shape[:2]
         window = (slice(top, top + height), slice(left, left + width))
         with torch.inference_mode():
-            scored = score_image(padded, self._decode, self.config)
+            scored = score_image(padded, self._decode, self.config, self._most)
             residual = self._levelled(scored.residual[window], 0, height)
             return Scored(residual, scored.reconstruction[(slice(None), *window)])
 
@@ -225,7 +229,7 @@ class Detector:
         tensors = (torch.from_numpy(np.array(rows.transpose(2, 0, 1), order="C")).to(self.device) for rows in small)
         padded = (functional.pad(rows[None], padding, mode="reflect")[0] if any(padding) else rows for rows in tensors)
         room = (top + height + bottom, left + width + right)
-        scored = Rolling(score_bands(padded, room, self._decode, self.config, band_rows(room[1])))
+        scored = Rolling(score_bands(padded, room, self._decode, self.config, rows=band_rows(room[1]), most=self._most))
         maps = (
             self._levelled(
                 scored.take(top + window.first, top + window.last)[:, left : left + width], window.first, height
@@ -277,19 +281,18 @@ class Detector:
         network = self.network
         assert isinstance(network, VariationalAutoencoder)  # the settings refuse other networks
         noise = fixed_noise(settings.samples, self.config.model.latent).to(self.device)
-        samples = self._batched(patches, lambda batch: network.samples(batch, noise))
+        samples = self._forward(patches, lambda batch: network.samples(batch, noise))
         spread, mean = torch.var_mean(samples, dim=1, correction=0)
         return Decoded(mean, spread, network.noise)
 
     def _reconstruct(self, patches: Tensor) -> Tensor:
-        return self._batched(patches, self.network)
+        return self._forward(patches, self.network)
 
-    def _batched(self, patches: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Patches through the network in batches of one size, the last one filled up: bits never depend on mates."""
-        outputs = []
-        for part in torch.split(patches, BATCH):
-            filled = functional.pad(part, (0, 0, 0, 0, 0, 0, 0, BATCH - len(part)))
-            with autocast(self.device, self.precision):
-                result = function(filled.contiguous(memory_format=torch.channels_last))
-            outputs.append(result[: len(part)].float().contiguous())
-        return torch.cat(outputs)
+    def _forward(self, patches: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        with autocast(self.device, self.precision):
+            return function(patches.contiguous(memory_format=torch.channels_last)).float().contiguous()
+
+    @property
+    def _most(self) -> int:
+        """Patches at once."""
+        return BATCH if self.device.type == "cpu" else BATCH_ELSEWHERE

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from flawmap.bootstrap import bootstrap
 from flawmap.calibration import opened_residuals
@@ -18,9 +20,10 @@ from flawmap.datasets import Area, Dataset, Sample, Split, judged, refuse_traine
 from flawmap.detector import Detector, Explained
 from flawmap.errors import InputError
 from flawmap.files import natural_key, sha256_of
-from flawmap.images import read_mask
+from flawmap.images import read_header, read_mask
 from flawmap.metrics import PixelMetrics, aupimo_per_image, image_metrics, own_metrics
 from flawmap.records import Curve, FloatMap, Inspection, Mask
+from flawmap.workers import side_by_side, turn
 
 log = logging.getLogger(__name__)
 
@@ -230,13 +233,24 @@ def _cases(
     unreadable: list[tuple[str, str]],
     observe: Callable[[Sample], None],
 ) -> Iterator[tuple[Case, str | None]]:
-    for sample in samples:
+    cores = torch.get_num_threads()
+
+    def score(sample: Sample) -> tuple[Case, str | None] | InputError:
         try:
-            yield score_case(detector, sample)
+            header = read_header(sample.path)
+            with turn(header.width * header.height, cores):
+                return score_case(detector, sample)
         except InputError as error:
-            log.warning("%s", error)
-            unreadable.append((relative_name(sample.path, root), str(error)))
-        observe(sample)
+            return error
+
+    with closing(side_by_side(score, samples)) as results:
+        for sample, result in zip(samples, results, strict=True):
+            if isinstance(result, InputError):
+                log.warning("%s", result)
+                unreadable.append((relative_name(sample.path, root), str(result)))
+            else:
+                yield result
+            observe(sample)
 
 
 def _truth(sample: Sample, shape: tuple[int, int]) -> tuple[Mask | None, str | None]:

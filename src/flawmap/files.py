@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from flawmap.errors import InputError, OutputError
 
@@ -54,10 +55,9 @@ def writable_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"the folder {path} cannot be made: {_reason(error)}; name another one") from error
-    probe = path / f".probe.part-{os.getpid()}"
     try:
-        probe.touch()
-        probe.unlink()
+        with NamedTemporaryFile(prefix=".probe.part-", dir=path):
+            pass
     except OSError as error:
         raise OutputError(f"the folder {path} cannot be written to: {_reason(error)}; name another one") from error
     return path

@@ -8,13 +8,14 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from flawmap.artifact import Artifact, load_artifact, read_header, save_artifact, version_hash
@@ -49,6 +50,7 @@ from flawmap.reports import write_page
 from flawmap.synthetic import FITTING, good_images
 from flawmap.training import Progress, Row, Trained, fit, write_history
 from flawmap.weights import weights_card
+from flawmap.workers import side_by_side, turn
 
 log = logging.getLogger(__name__)
 
@@ -392,26 +394,31 @@ def inspect(
     found = _not_in(out, find_images(inputs))
     _usable(out, _bytes_needed(found, residuals=residuals, overlays=overlays))
     names = _output_names(found)
-    rows: list[InspectionRow] = []
-    with InspectionLog(out) as records:
-        for number, image in enumerate(found):
-            try:
-                findings = _inspect_one(
-                    detector,
-                    image.path,
-                    out / names[image],
-                    threshold=threshold,
-                    residuals=residuals,
-                    overlays=overlays,
+
+    cores = torch.get_num_threads()
+
+    def look(image: FoundImage) -> Findings | InputError:
+        target = out / names[image]
+        try:
+            header = image_header(image.path)
+            with turn(header.width * header.height, cores):
+                return _inspect_one(
+                    detector, image.path, target, threshold=threshold, residuals=residuals, overlays=overlays
                 )
-            except OutputError:
-                raise
-            except InputError as error:
-                records.fail(str(image.path), str(error))
-                rows.append(InspectionRow(str(image.path), None, "unreadable", 0, 0, str(error)))
+        except OutputError:
+            raise
+        except InputError as error:
+            return error
+
+    rows: list[InspectionRow] = []
+    with InspectionLog(out) as records, closing(side_by_side(look, found)) as results:
+        for number, (image, result) in enumerate(zip(found, results, strict=True)):
+            if isinstance(result, InputError):
+                records.fail(str(image.path), str(result))
+                rows.append(InspectionRow(str(image.path), None, "unreadable", 0, 0, str(result)))
             else:
-                records.add(findings)
-                rows.append(_summary_row(findings))
+                records.add(result)
+                rows.append(_summary_row(result))
             done(number + 1, len(found), str(image.path))
     return tuple(rows)
 

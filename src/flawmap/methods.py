@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from flawmap.bands import Rolling, band_rows, windowed, windows
 from flawmap.blur import blur, gaussian_weights
@@ -18,8 +19,8 @@ from flawmap.models import NETWORKS, Autoencoder
 from flawmap.residuals import RESIDUALS, Decoded, Residual
 from flawmap.tiling import Grid, Merger, patch_batches
 
-BATCH = 32  # patches reconstructed and compared at once: more spills the caches of a CPU, and SSIM and samples
-# need several times their memory
+BATCH = 32  # most patches at once on a CPU: more spill its caches, and SSIM and samples need several times their memory
+BATCH_ELSEWHERE = 256  # fewer leave a GPU waiting for the host
 
 Average = Literal["reconstructions", "residuals"]
 Reconstruct = Callable[[Tensor], Tensor]
@@ -66,7 +67,16 @@ class Scored(NamedTuple):
     reconstruction: Tensor
 
 
-def score_image(image: Tensor, reconstruct: Decode, config: Config) -> Scored:
+def batch_size(number: int, most: int = BATCH) -> int:
+    """Patches in a batch, of this many: batches of one size, as few as may be, so that the last lacks least.
+
+    >>> batch_size(620), batch_size(33), batch_size(1)
+    (31, 17, 1)
+    """
+    return math.ceil(number / math.ceil(number / most))
+
+
+def score_image(image: Tensor, reconstruct: Decode, config: Config, most: int = BATCH) -> Scored:
     """Stride over an image, reconstruct every patch, average where patches overlap, and map the residual.
 
     The one place that knows whether reconstructions are averaged and then compared (Bergmann et al. 2019, section
@@ -74,11 +84,13 @@ def score_image(image: Tensor, reconstruct: Decode, config: Config) -> Scored:
 
     Args:
         image: (C, H, W) float32 in [0, 1], at least one patch large.
-        reconstruct: up to BATCH patches (N, C, P, P) to reconstructions of the same shape, with the spread of samples
-            if the residual asks for it; any callable.
+        reconstruct: patches (N, C, P, P) to reconstructions of the same shape, with the spread of samples if the
+            residual asks for it; any callable. Its batches are of one size, the last one filled up:
+            scores depend on nothing but the image.
+        most: patches at once.
     """
     size = (image.shape[-2], image.shape[-1])
-    parts = list(_overlapping([image], size, reconstruct, config))
+    parts = list(_overlapping([image], size, reconstruct, config, most))
     reconstruction, rows = torch.cat([rebuilt for rebuilt, _ in parts], dim=1), band_rows(size[1])
     if averages_residuals(config):
         mapped = iter([torch.cat([residual for _, residual in parts if residual is not None])])
@@ -88,7 +100,13 @@ def score_image(image: Tensor, reconstruct: Decode, config: Config) -> Scored:
 
 
 def score_bands(
-    blocks: Iterable[Tensor], size: tuple[int, int], reconstruct: Decode, config: Config, rows: int
+    blocks: Iterable[Tensor],
+    size: tuple[int, int],
+    reconstruct: Decode,
+    config: Config,
+    *,
+    rows: int,
+    most: int = BATCH,
 ) -> Iterator[Tensor]:
     """The residual map of `score_image` for an image that comes as blocks of rows, to float32 rounding.
 
@@ -97,15 +115,16 @@ def score_bands(
     Args:
         blocks: (C, h, W) float32 in [0, 1], one below the other.
         size: (height, width) of the image. rows: of a band, where residuals are computed with context.
+        most: patches at once.
     Returns:
         Bands (h, W) of the map, one below the other.
     """
     if averages_residuals(config):
-        parts = _overlapping(blocks, size, reconstruct, config)
+        parts = _overlapping(blocks, size, reconstruct, config, most)
         mapped: Iterator[Tensor] = (residual for _, residual in parts if residual is not None)
     else:
         seen, again = tee(blocks)
-        rebuilt = (reconstruction for reconstruction, _ in _overlapping(seen, size, reconstruct, config))
+        rebuilt = (reconstruction for reconstruction, _ in _overlapping(seen, size, reconstruct, config, most))
         mapped = _compared(again, rebuilt, size[0], config.residual, rows)
     return _smoothed(mapped, size[0], config.residual.smoothing, rows)
 
@@ -116,17 +135,19 @@ def averages_residuals(config: Config) -> bool:
 
 
 def _overlapping(
-    blocks: Iterable[Tensor], size: tuple[int, int], reconstruct: Decode, config: Config
+    blocks: Iterable[Tensor], size: tuple[int, int], reconstruct: Decode, config: Config, most: int
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Rows of the averaged reconstruction (C, h, W) and, where residuals are averaged, of these (h, W); h may be 0."""
     grid = Grid(config.model.patch, config.tiling.stride)
     residual = residual_of(config.residual)
     rebuilt = Merger(grid, size, config.tiling.weights)
     mapped = Merger(grid, size, config.tiling.weights) if averages_residuals(config) else None
-    for patches in patch_batches(blocks, grid, size, BATCH):
-        decoded = _decoded(reconstruct(patches))
-        residuals = None if mapped is None else mapped.add(residual(patches, decoded)[:, None])[0]
-        yield rebuilt.add(decoded.reconstruction), residuals
+    count = batch_size(math.prod(map(len, grid.sides(size))), most)
+    for patches in patch_batches(blocks, grid, size, count):
+        filled = functional.pad(patches, (0, 0, 0, 0, 0, 0, 0, count - len(patches)))
+        decoded = _decoded(reconstruct(filled))
+        residuals = None if mapped is None else mapped.add(residual(filled, decoded)[: len(patches), None])[0]
+        yield rebuilt.add(decoded.reconstruction[: len(patches)]), residuals
 
 
 def _compared(

@@ -1,7 +1,7 @@
 """Transposed convolutions that are quick on a CPU: PyTorch's weights and values, by other routes.
 
 PyTorch's own take half of their backward time over the bias, and most of their forward time where few channels come
-out. On other devices this is `nn.ConvTranspose2d` itself.
+out or a single pixel goes in. On other devices this is `nn.ConvTranspose2d` itself.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class _Transposed(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:  # noqa: PLR0917
         ctx.save_for_backward(x, weight)
         ctx.geometry = stride, padding
+        if x.shape[-2:] == (1, 1) and padding == 0:
+            return _of_a_pixel(x, weight, bias)
         if weight.shape[1] <= FEW_CHANNELS and weight.shape[2:] == (4, 4) and (stride, padding) == (2, 1):
             return _few_channels(x, weight, bias)
         return functional.conv_transpose2d(x, weight, bias, stride, padding)
@@ -63,21 +65,35 @@ class _Transposed(torch.autograd.Function):
         return by_x, by_weight, gradient.sum(dim=(0, 2, 3)) if for_bias else None, None, None
 
 
+def _of_a_pixel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A latent vector (N, I, 1, 1) to (N, O, K, K): one product of matrices."""
+    product = x.flatten(1) @ weight.flatten(1)
+    output = product.view(len(x), *weight.shape[1:]) + bias[:, None, None]
+    return output.contiguous(memory_format=torch.channels_last)
+
+
 def _few_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Kernel 4, stride 2, padding 1: what each input pixel adds to the 4x4 outputs around it, summed in float32.
 
-    Output pixel 2i + k - 1 gets input pixel i's share k: an even and an odd row lie side by side, and k's upper bit
-    moves on by one pair.
+    Output pixel 2i + k - 1 gets input pixel i's share k. So an even one, 2m, gets share 1 of pixel m and share 3 of the
+    pixel before; an odd one, 2m + 1, share 2 of pixel m and share 0 of the pixel after.
     """
     count, inputs, height, width = x.shape
     channels = weight.shape[1]
-    shares = x.permute(0, 2, 3, 1).reshape(-1, inputs) @ weight.reshape(inputs, -1)
-    shares = shares.view(count, height, width, channels, 4, 4).permute(4, 5, 0, 3, 1, 2)
-    sums = torch.empty(count, channels, height + 2, 2, width + 2, 2, dtype=torch.promote_types(x.dtype, torch.float32))
-    sums[:] = bias[:, None, None, None, None]
-    for row in range(4):
-        for column in range(4):
-            down, across = row // 2, column // 2
-            sums[:, :, down : down + height, row % 2, across : across + width, column % 2] += shares[row, column]
-    whole = sums.view(count, channels, 2 * height + 4, 2 * width + 4)
-    return whole[:, :, 1 : 2 * height + 1, 1 : 2 * width + 1].contiguous()
+    pixels = x.permute(0, 2, 3, 1).reshape(count, height * width, inputs)
+    shares = (weight.reshape(inputs, -1).mT @ pixels.mT).view(count, channels, 4, 4, height, width)
+    sums = torch.empty(2, 2, count, channels, height, width, dtype=torch.promote_types(x.dtype, torch.float32))
+    for down in range(2):
+        for across in range(2):
+            total = sums[down, across].copy_(bias[:, None, None].expand(*sums.shape[2:]))
+            for row, (to_row, from_row) in _SHARES[down].items():
+                for column, (to_column, from_column) in _SHARES[across].items():
+                    total[..., to_row, to_column] += shares[:, :, row, column, from_row, from_column]
+    return sums.permute(2, 3, 4, 0, 5, 1).reshape(count, channels, 2 * height, 2 * width)
+
+
+_ALL, _BUT_FIRST, _BUT_LAST = slice(None), slice(1, None), slice(None, -1)
+_SHARES = (  # of an even and an odd output pixel: which share goes where, and whence
+    {1: (_ALL, _ALL), 3: (_BUT_FIRST, _BUT_LAST)},
+    {2: (_ALL, _ALL), 0: (_BUT_LAST, _BUT_FIRST)},
+)

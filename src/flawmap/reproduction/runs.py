@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from flawmap import jobs
@@ -264,20 +263,18 @@ class Remembering(nn.Module):
 
     def forget(self) -> None:
         """Before another image."""
-        self.kept: list[tuple[Tensor, Tensor]] = []
-        self.place = 0
+        self.kept: dict[bytes, Tensor] = {}
 
     def lent_to(self, detector: Detector) -> Detector:
         """The detector with this network instead of its own; one that samples keeps its own."""
-        self.place = 0
         return detector if isinstance(self.network, VariationalAutoencoder) else replace(detector, network=self)
 
     def forward(self, batch: Tensor) -> Tensor:
-        """The reconstruction, computed unless this very batch was asked for at this place before."""
-        if self.place >= len(self.kept) or not torch.equal(self.kept[self.place][0], batch):
-            self.kept[self.place :] = [(batch, self.network(batch))]
-        self.place += 1
-        return self.kept[self.place - 1][1]
+        """The reconstruction, computed unless this very batch was asked for before, by whichever thread."""
+        key = batch.cpu().numpy().tobytes()
+        if key not in self.kept:
+            self.kept[key] = self.network(batch)
+        return self.kept[key]
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
