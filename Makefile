@@ -40,7 +40,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) -e '.[dev,tensorboard]'
+	$(PIP) -e '.[dev,tensorboard,export]'
 	touch $@ $(VENV)/installed
 
 clean:

@@ -45,7 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("layouts", "splits", "interest", "metrics", "models.initialisation", "reproduction.paper"),
     ("datasets", "models", "bootstrap"),
     ("methods",),
-    ("artifact", "checkpoint", "novelty", "reports"),
+    ("artifact", "checkpoint", "novelty", "reports", "engines"),
     ("detector", "training", "reproduction.page"),
     ("calibration", "huge"),
     ("evaluation", "reproduction.patch_pairs", "reproduction.checkerboards", "reproduction.timing"),
@@ -119,7 +119,8 @@ def loaded_after(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-HEAVY = {"torch", "matplotlib", "tensorboard", "cv2", "numpy", "skimage", "sklearn", "scipy"}
+EXTRAS = {"tensorboard", "onnx", "onnxruntime", "openvino", "skimage", "sklearn"}
+HEAVY = {"torch", "matplotlib", "cv2", "numpy", "scipy"} | EXTRAS
 
 
 def test_import_is_cheap() -> None:
@@ -148,7 +149,7 @@ def test_help_and_argument_errors_do_not_load_torch(arguments: list[str]) -> Non
 
 def test_using_the_library_loads_no_extra() -> None:
     """A detector loads without matplotlib and without any extra."""
-    assert not {"matplotlib", "tensorboard", "skimage", "sklearn"} & loaded_after("import flawmap\nflawmap.Detector")
+    assert not ({"matplotlib"} | EXTRAS) & loaded_after("import flawmap\nflawmap.Detector")
 
 
 def test_silent_by_default() -> None:

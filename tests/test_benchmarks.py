@@ -1,4 +1,4 @@
-"""The benchmark for GPUs: its experiments compute what flawmap computes, and it runs from end to end."""
+"""The benchmarks: those for GPUs compute what flawmap computes, and those for GPUs and engines run from end to end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,17 +24,30 @@ from flawmap.tiling import Grid, merge, split
 SIZES = ((50, 71), (48, 48), (32, 40))  # flush last patches, a stride that fits, hardly more than one patch
 
 
-@pytest.fixture(scope="module")
-def gpu() -> Iterator[ModuleType]:
-    path = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
-    spec = importlib.util.spec_from_file_location("benchmark_gpu", path)
+@contextmanager
+def loaded(name: str) -> Iterator[ModuleType]:
+    """A script of the folder of benchmarks as a module."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "benchmark_gpu", module)  # dataclasses look their module up
+        patch.setitem(sys.modules, f"benchmark_{name}", module)  # dataclasses look their module up
         patch.syspath_prepend(path.parent)  # as for a script, whose neighbours it imports
         spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[ModuleType]:
+    with loaded("gpu") as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def engines() -> Iterator[ModuleType]:
+    with loaded("engines") as module:
         yield module
 
 
@@ -149,3 +163,20 @@ def test_it_runs(gpu: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert max(differences) < 0.1
     printed = capsys.readouterr().out
     assert all(f"\n{name} (" in printed for name in gpu.SECTIONS)
+
+
+def test_engines_are_measured(
+    engines: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every engine and precision has a row for each batch; one that is not installed says so."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    kept = tmp_path / "engines.json"
+    assert engines.main(["--repeats", "1", "--patch", "32", "--latent", "4", "--json", str(kept)]) == 0
+    rows = json.loads(kept.read_text(encoding="utf-8"))["rows"]
+    assert len(rows) == len(engines.BATCHES) * len(engines.VARIANTS)
+    assert [row["case"] for row in rows if row["variant"] == "torch float32"] == ["batch 1", "batch 8", "batch 32"]
+    for row in rows:
+        assert (row["milliseconds"] is None) == row["note"].startswith("left out: "), row
+        assert row["variant"] != "torch float32" or row["times"] == 1
+        assert row["variant"] != "openvino float32" or "pip install 'flawmap[export]'" in row["note"]
+    assert "milliseconds a patch of 32 pixels, 4 latent dimensions\n" in capsys.readouterr().out

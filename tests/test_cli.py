@@ -278,8 +278,8 @@ OPTIONS = {
     | {"--average", "--skip-unreadable", "--tensorboard", "--features", "--feature-network"},
     "inspect": COMMON
     | MACHINE
-    | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw"},
-    "evaluate": COMMON | MACHINE | {"MODEL", "DATASET", "--output", "--last"},
+    | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw", "--engine"},
+    "evaluate": COMMON | MACHINE | {"MODEL", "DATASET", "--output", "--last", "--engine"},
     "reproduce": COMMON
     | MACHINE
     | {"WHAT", "--data", "--output", "--preset", "--minutes", "--steps", "--epochs", "--sets", "--methods", "--seeds"}

@@ -32,6 +32,7 @@ MADE = {"docs/images/demo.png": "examples/demo_picture.py"}
 ELSEWHERE = {
     "flawmap weights fetch alexnet": "needs the network",
     "flawmap train cloth -o fm.flawmap --loss fm --minutes 10": "needs what was fetched; in tests/test_features.py",
+    "flawmap inspect cloth.flawmap cloth/test -o found --engine openvino": "needs an extra; in tests/test_engines.py",
     "uv pip install .": "by `make demo` in essence",
     "uv pip install --torch-backend cpu .": "in the workflow of continuous integration",
     "flawmap train fabric -o fabric-paper.flawmap --preset paper --scale 256x256 --precision float32": "hours",

@@ -130,9 +130,10 @@ def test_schema(metrics: dict[str, Any], model: Path) -> None:
     """metrics.json has schema 1, the model, the data set, figures of pixels and images, and a row for each image."""
     assert metrics["schema"] == 1
     assert list(metrics) == [
-        *("schema", "model", "dataset", "precision", "pixel", "pixel_defective_images", "image", "image_reason"),
-        *("held_out", "unreadable", "notes", "per_image"),
+        *("schema", "model", "dataset", "precision", "engine", "pixel", "pixel_defective_images", "image"),
+        *("image_reason", "held_out", "unreadable", "notes", "per_image"),
     ]
+    assert metrics["engine"] == "torch"
     assert {"auroc", "au_pro_30", "au_pro_05", "average_precision", "bounds", "undefined"} <= set(metrics["pixel"])
     assert metrics["model"]["version"] == jobs.info(model)["version"]
     assert metrics["model"]["threshold"] == load_artifact(model).threshold

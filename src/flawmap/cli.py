@@ -104,6 +104,12 @@ class PrecisionName(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class EngineName(StrEnum):
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
 class AverageName(StrEnum):
     reconstructions = "reconstructions"
     residuals = "residuals"
@@ -128,6 +134,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the library's log, and tracebacks of our faults.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[PrecisionName, typer.Option(help="Of the network; auto: bfloat16 where it is native.")]
+Engine = Annotated[
+    EngineName, typer.Option(help="What runs the network; all but torch: on the CPU, from flawmap[export].")
+]
 Scale = Annotated[
     str | None, typer.Option(help="Factor (0.5), or WxH in pixels (256x256), that images are worked at. [default: 1]")
 ]
@@ -410,6 +419,7 @@ def inspect(
     fail_on_flaw: Annotated[bool, typer.Option("--fail-on-flaw", help="Exit with 3 if any flaw is found.")] = False,
     device: Device = "auto",
     precision: Precision = PrecisionName.auto,
+    engine: Engine = EngineName.torch,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -430,6 +440,7 @@ def inspect(
             overlays=overlays,
             device=device,
             precision=precision.value,
+            engine=engine.value,
             done=progress.count,
         )
     out.result({"folder": str(output), "images": [asdict(row) for row in rows]}, show_inspections)
@@ -454,6 +465,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     precision: Precision = PrecisionName.auto,
+    engine: Engine = EngineName.torch,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -464,7 +476,14 @@ def evaluate(
 
     with out.progress() as progress:
         evaluation = jobs.evaluate_model(
-            model, dataset, output, last=last, device=device, precision=precision.value, done=progress.count
+            model,
+            dataset,
+            output,
+            last=last,
+            device=device,
+            precision=precision.value,
+            engine=engine.value,
+            done=progress.count,
         )
     out.result({"folder": str(output), **evaluation.to_dict()}, show_evaluation)
     if evaluation.unreadable:

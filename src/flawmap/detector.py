@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from flawmap.artifact import Artifact, load_artifact
@@ -17,8 +17,9 @@ from flawmap.bands import Rolling, band_rows, windows
 from flawmap.borders import levelled
 from flawmap.checks import image_array
 from flawmap.config import Config
+from flawmap.engines import ENGINES, choose_engine, start_engine
 from flawmap.errors import ArtifactError, ConfigError, InputError
-from flawmap.hardware import autocast, choose_device, choose_precision
+from flawmap.hardware import autocast
 from flawmap.images import (
     LoadedImage,
     Pixels,
@@ -30,7 +31,7 @@ from flawmap.images import (
     worked_size,
 )
 from flawmap.interest import bounding_box, region_mask
-from flawmap.methods import BATCH, BATCH_ELSEWHERE, Scored, build_network, score_bands, score_image
+from flawmap.methods import BATCH_ELSEWHERE, Reconstruct, Scored, build_network, score_bands, score_image
 from flawmap.models import VariationalAutoencoder, fixed_noise
 from flawmap.records import FloatMap, Inspection, Mask
 from flawmap.regions import find_regions, opened, threshold_mask
@@ -55,33 +56,42 @@ class Detector:
     """A trained network with everything around it: image -> residual map -> inspection.
 
     Scores do not depend on which images are scored together: the patches of an image run in batches of one size.
+
+    network: the module itself, or what an engine made of it; the engine is no part of the model.
     """
 
     artifact: Artifact
-    network: nn.Module
+    network: Reconstruct
     device: torch.device
     precision: torch.dtype
+    engine: str = "torch"
 
     @classmethod
-    def load(cls, path: Path | str, *, device: str = "auto", precision: str = "auto") -> Detector:
+    def load(
+        cls, path: Path | str, *, device: str = "auto", precision: str = "auto", engine: str = "torch"
+    ) -> Detector:
         """The detector of a `.flawmap` file. Raises ArtifactError for a damaged, foreign or newer file."""
-        return cls.of(load_artifact(Path(path)), device=device, precision=precision)
+        return cls.of(load_artifact(Path(path)), device=device, precision=precision, engine=engine)
 
     @classmethod
-    def of(cls, artifact: Artifact, *, device: str = "auto", precision: str = "auto") -> Detector:
-        """The detector of a model in memory."""
-        where = choose_device(device)
+    def of(
+        cls, artifact: Artifact, *, device: str = "auto", precision: str = "auto", engine: str = "torch"
+    ) -> Detector:
+        """The detector of a model in memory.
+
+        engine: torch, onnxruntime or openvino; what else than torch runs the network does so on the CPU.
+        Raises:
+            ConfigError: the engine cannot run this model, there, or in that precision.
+            InputError: its package, of the extra `export`, is not installed.
+        """
+        where, how = choose_engine(engine, device, precision, artifact.config)
         network = build_network(artifact.config)
         try:
             network.load_state_dict(artifact.weights)
         except RuntimeError as error:
             raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
-        placed = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        numbers = choose_precision(precision, where)
-        for layer in placed.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                layer.to(numbers)  # once, instead of at every batch
-        return cls(artifact, placed.eval(), where, numbers)
+        placed = network.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        return cls(artifact, start_engine(engine, placed, how), where, how, engine)
 
     @property
     def config(self) -> Config:
@@ -295,4 +305,4 @@ class Detector:
     @property
     def _most(self) -> int:
         """Patches at once."""
-        return BATCH if self.device.type == "cpu" else BATCH_ELSEWHERE
+        return ENGINES[self.engine].batch if self.device.type == "cpu" else BATCH_ELSEWHERE

@@ -375,6 +375,7 @@ def inspect(
     overlays: bool = True,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "torch",
     done: Done = _silent,
 ) -> tuple[InspectionRow, ...]:
     """Inspect files, folders and globs with a model, and write what was found.
@@ -385,11 +386,11 @@ def inspect(
     mask is a TIFF, too, `NAME_mask.tif`, and its overlay is scaled down.
 
     Args:
-        threshold: instead of the model's own.
+        threshold: instead of the model's own. engine: what runs the network: torch, onnxruntime or openvino.
     Raises:
         InputError, ConfigError, ArtifactError: before any image is looked at, or a disk that filled up meanwhile.
     """
-    detector = Detector.load(model, device=device, precision=precision)
+    detector = Detector.load(model, device=device, precision=precision, engine=engine)
     _check_threshold(model, detector.artifact.threshold if threshold is None else threshold)
     found = _not_in(out, find_images(inputs))
     _usable(out, _bytes_needed(found, residuals=residuals, overlays=overlays))
@@ -511,15 +512,17 @@ def evaluate_model(
     last: int | None = None,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "torch",
     done: Done = _silent,
 ) -> Evaluation:
     """Measure a model on a labelled set: `metrics.json`, `roc.png`, and `index.html` with its best and worst cases.
 
     Args:
         last: count the last N good training images by name as good test images; refused if the model saw one.
+        engine: what runs the network: torch, onnxruntime or openvino.
     """
     artifact = load_artifact(model)
-    detector = Detector.of(artifact, device=device, precision=precision)
+    detector = Detector.of(artifact, device=device, precision=precision, engine=engine)
     dataset = find_dataset(path)
     root = dataset.root.parent if dataset.root.is_file() else dataset.root  # paths in a manifest are relative to it
     _usable(out, PAGE_BYTES)
@@ -545,6 +548,7 @@ def evaluate_model(
             "measured_in": "the images' own pixels",
         },
         "precision": str(detector.precision).removeprefix("torch."),
+        "engine": detector.engine,
     }
     write_json(out / "metrics.json", about | evaluation.to_dict())
     if evaluation.curve is not None:

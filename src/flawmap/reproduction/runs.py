@@ -33,6 +33,7 @@ from flawmap.evaluation import Case, located, score_case, unseen_samples
 from flawmap.files import writable_folder
 from flawmap.histograms import ScoreHistogram, bin_edge
 from flawmap.lists import write_json
+from flawmap.methods import Reconstruct
 from flawmap.metrics import PixelMetrics, image_metrics, overlap_quantiles, roc, thin
 from flawmap.models import VariationalAutoencoder
 from flawmap.reproduction.plan import MATCHING, Budget, Training, config_of, scorings
@@ -256,7 +257,7 @@ def score_all(detectors: Mapping[str, Detector], samples: Sequence[Sample], done
 class Remembering(nn.Module):
     """A network that reconstructs the batches of an image once, however many ways of scoring ask for them in turn."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Reconstruct) -> None:
         super().__init__()
         self.network = network
         self.forget()

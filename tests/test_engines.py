@@ -1,0 +1,321 @@
+"""Engines: the same reconstructions and maps as PyTorch's, the same bits every time, exact error texts.
+
+Packages are looked for without importing them: a plain `import openvino` reports itself to its maker.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flawmap import jobs
+from flawmap.artifact import Artifact, load_artifact, save_artifact
+from flawmap.cli import main
+from flawmap.config import Config, override, parse, preset
+from flawmap.detector import Detector
+from flawmap.engines import COMPILED, ENGINES, onnx_model, start_engine
+from flawmap.errors import ConfigError, InputError
+from flawmap.hardware import has_bfloat16
+from flawmap.methods import build_network
+from flawmap.models import Autoencoder, initialise
+from flawmap.synthetic import texture
+
+PATCH = 32
+OTHERS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            any(find_spec(package) is None for package in ("onnx", name)), reason=f"needs onnx and {name}"
+        ),
+    )
+    for name in ("onnxruntime", "openvino")
+]
+OPENVINO = OTHERS[1].marks[0]
+Pixels = NDArray[np.float32]
+
+
+def settings(channels: int = 1, **changes: Any) -> Config:
+    return parse(
+        {
+            "model": {"patch": PATCH, "latent": 8, "channels": channels},
+            "residual": {"ssim": {"size": 7}},
+            "tiling": {"stride": 12},
+            **changes,
+        }
+    )
+
+
+VAE = settings(loss={"name": "vae"}, residual={"name": "l2"})
+
+
+def born(config: Config) -> Autoencoder:
+    """A network whose reconstructions vary from patch to patch."""
+    network = build_network(config)
+    initialise(network, random_patches(config, 32), seed=0)
+    return network.eval()
+
+
+def random_patches(config: Config, count: int, seed: int = 0) -> Tensor:
+    side, generator = config.model.patch, torch.Generator().manual_seed(seed)
+    return torch.rand(count, config.model.channels or 1, side, side, generator=generator)
+
+
+def artifact_of(config: Config) -> Artifact:
+    return Artifact(config, born(config).state_dict(), 0.1, {}, {})
+
+
+def detector_of(config: Config, engine: str, precision: str = "float32") -> Detector:
+    return Detector.of(artifact_of(config), device="cpu", precision=precision, engine=engine)
+
+
+def image_of(channels: int = 1, seed: int = 0, size: tuple[int, int] = (70, 50)) -> Pixels:
+    return texture("fibres", size, seed) * np.array([1.0, 0.7, 0.4], np.float32)[:channels]
+
+
+def message_of(call: Callable[[], object], kind: type[Exception]) -> str:
+    with pytest.raises(kind) as caught:
+        call()
+    return str(caught.value)
+
+
+# --------------------------------------------------------------------------------------------------------------- model
+
+
+@pytest.mark.parametrize("patch", [32, 64, 128, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_model_is_valid_and_says_its_shapes(patch: int, channels: int) -> None:
+    """ONNX's own checker accepts it and infers the shapes that it states: any number of patches of the side P."""
+    onnx = pytest.importorskip("onnx")
+    config = override(settings(channels), {"model": {"patch": patch, "latent": 4}})
+    model = onnx.load_from_string(onnx_model(build_network(config)))
+    onnx.checker.check_model(model, full_check=True)
+    for value in (*model.graph.input, *model.graph.output):
+        found = [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        assert found == ["N", channels, patch, patch]
+    assert [model.graph.input[0].name, model.graph.output[0].name] == ["patches", "reconstructions"]
+
+
+def test_the_model_holds_the_weights_as_they_are() -> None:
+    """Every weight and bias of encoder and decoder, bit for bit, and the layers in their order."""
+    onnx = pytest.importorskip("onnx")
+    network = born(settings(3))
+    graph = onnx.load_from_string(onnx_model(network)).graph
+    kept = [onnx.numpy_helper.to_array(constant) for constant in graph.initializer]
+    own = [*network.encoder.parameters(), *network.decoder.parameters()]
+    assert all(np.array_equal(a, b.detach().numpy()) for a, b in zip(kept, own, strict=True))
+    half = ["Conv", "LeakyRelu"] * 8 + ["Conv"]
+    assert [node.op_type for node in graph.node] == half + [name.replace("Conv", "ConvTranspose") for name in half]
+
+
+# ----------------------------------------------------------------------------------------------------------- agreement
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+@pytest.mark.parametrize("config", [settings(), settings(3), VAE], ids=["grey", "colour", "vae"])
+@torch.inference_mode()
+def test_an_engine_reconstructs_as_torch(engine: str, config: Config) -> None:
+    """To 1e-4 in any number of patches; a variational network decodes its mean."""
+    network = born(config)
+    reconstruct = start_engine(engine, network, torch.float32)
+    for count in (1, 5, 2):
+        patches = random_patches(config, count, seed=count)
+        found = reconstruct(patches)
+        assert (found.dtype, found.shape) == (torch.float32, patches.shape)
+        torch.testing.assert_close(found, network(patches), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+@pytest.mark.parametrize(
+    "config",
+    [settings(), settings(3), settings(loss={"name": "l2"}), VAE],
+    ids=["grey", "colour", "l2", "vae"],
+)
+def test_an_engine_s_maps_are_those_of_torch(engine: str, config: Config) -> None:
+    """Whole residual maps and reconstructions agree to 1e-4, in one piece and by bands."""
+    image = image_of(config.model.channels or 1)
+    detector = detector_of(config, engine)
+    found, expected = (one.explain(image) for one in (detector, detector_of(config, "torch")))
+    assert expected.residual.std() > 1e-3
+    np.testing.assert_allclose(found.residual, expected.residual, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found.reconstruction, expected.reconstruction, rtol=0, atol=1e-4)
+    bands = np.concatenate(list(detector.score_bands([image[:9], image[9:]], image.shape[:2], image.shape[:2])))
+    np.testing.assert_allclose(bands, expected.residual, rtol=0, atol=1e-4)
+
+
+@OPENVINO
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="needs bfloat16 in hardware")
+def test_openvino_in_bfloat16_is_close_to_float32() -> None:
+    """`auto` takes bfloat16 where it is native. A residual moves, so it is bfloat16 indeed, by less than 0.03."""
+    detector = detector_of(settings(), "openvino", precision="auto")
+    assert detector.precision == torch.bfloat16
+    difference = np.abs(detector.score(image_of()) - detector_of(settings(), "torch").score(image_of()))
+    assert 1e-6 < difference.max() < 0.03
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_bits_repeat(engine: str) -> None:
+    """Bit for bit: again, after others, by a detector made anew, and by several threads at once."""
+    images = [image_of(seed=seed) for seed in range(3)] + [image_of(size=(90, 64), seed=9)]
+    detector = detector_of(settings(), engine)
+    first = [detector.score(image) for image in images]
+    assert np.array_equal(detector_of(settings(), engine).score(images[0]), first[0])
+    with ThreadPoolExecutor(3) as threads:
+        again = list(threads.map(detector.score, images * 2))
+    assert all(np.array_equal(a, b) for a, b in zip(again, first * 2, strict=True))
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_a_detector_gives_an_engine_its_own_batch(engine: str) -> None:
+    """One patch at a time: nothing is filled up, and bits never depend on other patches."""
+    detector, shapes = detector_of(settings(), engine), []
+
+    def recording(patches: Tensor) -> Tensor:
+        shapes.append(tuple(patches.shape))
+        return patches
+
+    replace(detector, network=recording).score(image_of(size=(44, 32)))
+    assert shapes == [(ENGINES[engine].batch, 1, PATCH, PATCH)] * 2
+    assert ENGINES[engine].batch == 1
+
+
+@OPENVINO
+@torch.inference_mode()
+def test_many_sizes_of_batches() -> None:
+    """OpenVINO compiles for every size that it meets, keeps a few, and compiles again when one comes back."""
+    network = born(settings())
+    reconstruct, patches = start_engine("openvino", network, torch.float32), random_patches(settings(), COMPILED + 2)
+    for count in (*range(1, COMPILED + 3), 1):
+        torch.testing.assert_close(reconstruct(patches[:count]), network(patches[:count]), rtol=0, atol=1e-4)
+
+
+@OPENVINO
+def test_openvino_reports_nothing() -> None:
+    """The package that reports an import of openvino is never loaded, and can be afterwards by who wants it."""
+    start_engine("openvino", born(settings()), torch.float32)
+    assert "openvino" in sys.modules
+    assert "openvino_telemetry" not in sys.modules
+
+
+# ---------------------------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of cloth with flaws, and a model of it."""
+    folder = tmp_path_factory.mktemp("engines")
+    jobs.synth(folder / "cloth", "cloth", good=3, bad=2, size=(64, 64), seed=0)
+    tiny = {"model": {"patch": PATCH, "latent": 4}, "training": {"steps": 2, "batch": 4, "precision": "float32"}}
+    with pytest.MonkeyPatch.context() as patch:  # what costs more than the training
+        patch.setattr(jobs, "VALIDATION_PATCHES", 8)
+        patch.setattr(jobs, "loss_figure", lambda *_: None)
+        jobs.train(folder / "cloth", folder / "m.flawmap", override(preset("fast"), tiny))
+    return folder
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_inspect_and_evaluate(engine: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command line: the scores of torch to 1e-4, and the engine's name in metrics.json."""
+    monkeypatch.setattr(jobs, "roc_figure", lambda *_: None)
+    monkeypatch.setattr(jobs, "evaluation_page", lambda *_, **__: None)
+    monkeypatch.setattr(jobs, "write_page", lambda *_: None)
+    model, cloth = str(trained / "m.flawmap"), trained / "cloth"
+    for name in (engine, "torch"):
+        options = ["-o", str(tmp_path / name), "--device", "cpu", "--precision", "float32", "--engine", name, "-q"]
+        assert main(["inspect", model, str(cloth / "test"), *options]) == 0
+    ours, theirs = (
+        [json.loads(line)["score"] for line in (tmp_path / name / "inspections.jsonl").read_text().splitlines()]
+        for name in (engine, "torch")
+    )
+    assert len(ours) == 3
+    assert ours == pytest.approx(theirs, abs=1e-4)
+    options = ["-o", str(tmp_path / "ev"), "--precision", "float32", "--engine", engine, "-q"]
+    assert main(["evaluate", model, str(cloth), *options]) == 0
+    metrics = json.loads((tmp_path / "ev" / "metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["precision"], metrics["engine"]) == ("float32", engine)
+
+
+def test_the_model_file_knows_no_engine(trained: Path) -> None:
+    """The engine belongs to a run: one file serves all of them."""
+    assert "engine" not in json.dumps(load_artifact(trained / "m.flawmap").header())
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (settings(), {"engine": "tensorrt"}, "engine must be torch, onnxruntime or openvino, got 'tensorrt'"),
+        (
+            settings(),
+            {"engine": "openvino", "device": "cuda"},
+            "the engine openvino runs on the CPU, got the device cuda; use --device cpu, or --engine torch",
+        ),
+        (
+            settings(loss={"name": "vae"}, residual={"name": "probability"}),
+            {"engine": "onnxruntime"},
+            "the residual probability decodes samples, which the engine onnxruntime does not; use --engine torch",
+        ),
+        (
+            settings(),
+            {"engine": "onnxruntime", "precision": "bfloat16"},
+            "the engine onnxruntime computes in float32, got the precision bfloat16; "
+            "use --precision float32, or --engine openvino",
+        ),
+        (
+            settings(),
+            {"engine": "openvino", "precision": "float16"},
+            "precision must be auto, float32 or bfloat16, got 'float16'",
+        ),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(config: Config, options: dict[str, str], message: str) -> None:
+    """Before any package is looked for, with what to do instead."""
+    artifact = Artifact(config, build_network(config).state_dict(), 0.1, {}, {})
+    assert message_of(lambda: Detector.of(artifact, **options), ConfigError) == message
+
+
+@pytest.mark.parametrize(
+    ("engine", "package"),
+    [("onnxruntime", "onnx"), ("onnxruntime", "onnxruntime"), ("openvino", "onnx"), ("openvino", "openvino")],
+)
+def test_a_missing_package(engine: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the extra, before any image is looked for."""
+    monkeypatch.setitem(sys.modules, package, None)
+    save_artifact(artifact_of(settings()), tmp_path / "m.flawmap")
+    found = message_of(
+        lambda: jobs.inspect(tmp_path / "m.flawmap", ["none"], tmp_path / "out", engine=engine), InputError
+    )
+    assert found == f"--engine {engine} needs a package that is not installed; pip install 'flawmap[export]'"
+    assert not (tmp_path / "out").exists()
+
+
+@OPENVINO
+def test_bfloat16_where_openvino_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would run in float32 without a word, and the figures would be said to be of bfloat16."""
+    start_engine("openvino", born(settings()), torch.float32)
+    monkeypatch.setattr(sys.modules["openvino"].Core, "get_property", lambda *_: ["FP32"])
+    assert message_of(lambda: detector_of(settings(), "openvino", "bfloat16"), ConfigError) == (
+        "the engine openvino has no bfloat16 on this processor; use --precision float32, or --engine torch"
+    )
+
+
+def test_onnxruntime_takes_float32_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` is what the engine can do, whatever the processor has."""
+    monkeypatch.setattr("flawmap.hardware.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("flawmap.detector.start_engine", lambda engine, network, precision: network)
+    detector = Detector.of(artifact_of(settings()), engine="onnxruntime")
+    assert (detector.device, detector.precision) == (torch.device("cpu"), torch.float32)
+    assert (detector.engine, Detector.of(artifact_of(settings())).engine) == ("onnxruntime", "torch")
