@@ -17,7 +17,7 @@ SOURCE = Path(flawmap.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "models.transposed", "workers"),
     ("files", "records", "config", "reproduction", "reproduction.claims"),
-    ("checks", "blur", "models.autoencoder", "weights", "borders", "bands", "segments", "reproduction.plan"),
+    ("checks", "blur", "models.autoencoder", "weights", "borders", "bands", "segments", "stores", "reproduction.plan"),
     (
         "decoders",
         "bigtiff",
@@ -44,7 +44,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("layouts", "splits", "interest", "metrics", "models.initialisation", "reproduction.paper"),
     ("datasets", "models", "bootstrap"),
-    ("methods",),
+    ("methods", "sources"),
     ("artifact", "checkpoint", "novelty", "reports", "engines"),
     ("detector", "training", "reproduction.page"),
     ("calibration", "huge"),

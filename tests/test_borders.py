@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from flawmap import jobs
 from flawmap.artifact import Artifact, load_artifact, save_artifact
 from flawmap.borders import border_profile, distances, levelled
-from flawmap.calibration import border_from_good
+from flawmap.calibration import BORDER_IMAGES, border_from_good, evenly
 from flawmap.config import override, parse
+from flawmap.datasets import Area
 from flawmap.detector import Detector
 from flawmap.errors import ArtifactError
 from flawmap.images import write_image
 from flawmap.methods import build_network
+from flawmap.sampling import Piece
 from flawmap.synthetic import texture
 
 
@@ -125,7 +127,7 @@ def test_a_border_measured_on_good_images() -> None:
     """What a patch's edge costs the image's border is found, and taken away from another image of another size."""
     detector = worse_at_the_edge()
     image = texture("fibres", (90, 80), 0)
-    profile = border_from_good(detector, [image] * 30, [None] * 30)
+    profile = border_from_good(detector, [Piece(image, None, "good")] * 3)
     assert len(profile) == 16
     assert profile[0] > 2
     other = texture("fibres", (131, 75), 1)
@@ -136,10 +138,20 @@ def test_a_border_measured_on_good_images() -> None:
     np.testing.assert_array_equal(after[16:-16, 16:-16], before[16:-16, 16:-16])
 
 
+@pytest.mark.parametrize(("count", "most", "wanted"), [(3, 20, [0, 1, 2]), (5, 3, [0, 2, 4]), (1, 2, [0]), (7, 1, [0])])
+def test_some_images_will_do(count: int, most: int, wanted: list[int]) -> None:
+    """From the first to the last at even distances."""
+    areas = [Area(Path(str(number)), "") for number in range(count)]
+    assert [int(area.path.name) for area in evenly(areas, most)] == wanted
+    thousand = evenly(areas * 1000, BORDER_IMAGES)
+    assert len(thousand) == BORDER_IMAGES
+    assert (thousand[0], thousand[-1]) == (areas[0], areas[-1])
+
+
 def test_a_border_at_another_scale_and_in_a_region() -> None:
     """Distances count in pixels of the worked image, from the border of the region of interest."""
     detector = worse_at_the_edge()
-    profile = border_from_good(detector, [texture("fibres", (90, 80), 0)], [None])
+    profile = border_from_good(detector, [Piece(texture("fibres", (90, 80), 0), None, "good")])
     changes = {"images": {"scale": 0.5, "region": {"box": (10, 20, 190, 200)}}}
     config = override(detector.config, changes)
     levelling = replace(detector, artifact=replace(detector.artifact, config=config, border=profile))

@@ -275,7 +275,7 @@ OPTIONS = {
         "--last",
     }
     | {"--split-seed", "--false-positive-rate", "--threshold-rule", "--config", "--show-config", "--resume"}
-    | {"--average", "--skip-unreadable", "--tensorboard", "--features", "--feature-network"},
+    | {"--average", "--skip-unreadable", "--tensorboard", "--features", "--feature-network", "--memory"},
     "inspect": COMMON
     | MACHINE
     | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw", "--engine"},
@@ -297,6 +297,7 @@ UNITS = {
     "--stride": "pixels",
     "--window": "pixels",
     "--batch": "patches",
+    "--memory": "gb",
     "--learning-rate": "rate",
     "--white": "stored value",
     "--pixel-limit": "pixels",

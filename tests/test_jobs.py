@@ -162,6 +162,67 @@ def test_resume_equals_never_stopped(folder: Path, tmp_path: Path) -> None:
     assert resumed.artifact.threshold == whole.artifact.threshold
 
 
+@pytest.mark.parametrize("changes", [{}, {"augment": "turns", "pool": 20, "epochs": 2}, {"spoil": 0.5}], ids=str)
+def test_from_disk_as_from_memory(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Without memory for images weights, losses and threshold are the same, and nothing of the file stays."""
+    said: list[str] = []
+    memory, disk = (
+        jobs.train(
+            folder,
+            tmp_path / f"{gigabytes}.flawmap",
+            config(training={"memory_gb": gigabytes, **changes}, images={"scale": 1.1}),
+            say=said.append,
+        )
+        for gigabytes in (1.0, 0.0)
+    )
+    first, second = memory.artifact, disk.artifact
+    assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
+    assert [(row.loss, row.validation) for row in memory.history] == [
+        (row.loss, row.validation) for row in disk.history
+    ]
+    assert first.threshold == second.threshold
+    assert first.provenance["data"] == second.provenance["data"]
+    assert sum(str(tmp_path / "0.0.patches") in sentence for sentence in said) == 2, "to validate, and to train on"
+    assert not list(tmp_path.glob("*.patches"))
+
+
+def test_resume_from_disk_what_began_in_memory(folder: Path, tmp_path: Path) -> None:
+    """A checkpoint does not ask for memory: a training goes on from disk, and back in memory, to the same weights."""
+    settings = config(training={"steps": 15, "checkpoint_minutes": 1e-9})
+    whole = jobs.train(folder, tmp_path / "whole.flawmap", settings)
+    stopped, patches = tmp_path / "stopped.flawmap", tmp_path / "stopped.patches"
+    seen: list[tuple[int, bool]] = []
+
+    def watch(progress: Progress) -> None:
+        seen.append((progress.row.step, patches.exists()))
+        if progress.row.step == 10 and len(seen) < 4:
+            raise KeyboardInterrupt
+
+    for gigabytes in (1.0, 0.0):
+        with pytest.raises(KeyboardInterrupt):
+            jobs.train(
+                folder,
+                stopped,
+                override(settings, {"training": {"memory_gb": gigabytes}}),
+                resume=(tmp_path / "stopped.checkpoint").exists(),
+                observe=watch,
+            )
+        assert not patches.exists(), "it is of no use without the run"
+    resumed = jobs.train(folder, stopped, settings, resume=True, observe=watch)
+    assert seen == [(5, False), (10, False), (10, True), (10, False), (15, False)]
+    assert [row.loss for row in resumed.history] == [row.loss for row in whole.history]
+    assert all(torch.equal(whole.artifact.weights[n], resumed.artifact.weights[n]) for n in whole.artifact.weights)
+
+
+def test_half_of_what_is_free(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless told otherwise images may take half of the memory that the machine has free."""
+    said: list[str] = []
+    for free in (2 * 4 * 6 * 96 * 80, 2 * 4 * 6 * 96 * 80 - 2):
+        monkeypatch.setattr(jobs, "free_memory", lambda free=free: free)
+        jobs.train(folder, tmp_path / "m.flawmap", config(), say=said.append)
+    assert [str(tmp_path / "m.patches") in sentence for sentence in said] == [False, False, True]
+
+
 def test_stopped_before_the_first_checkpoint(folder: Path, tmp_path: Path) -> None:
     """A training that is interrupted before its first checkpoint says that there is nothing to resume."""
 

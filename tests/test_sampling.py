@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from flawmap.errors import InputError
-from flawmap.sampling import PatchSource, augment
+from flawmap.sampling import PatchSource, Piece, augment
+from flawmap.stores import MemoryStore
 
 
 def numbered(height: int, width: int, start: int = 0) -> np.ndarray:
@@ -49,6 +50,36 @@ def test_masked_places_equal_a_naive_search(seed: int) -> None:
     corners = source.cut(np.arange(source.places))[:, 0, 0, 0]
     assert corners[:36].min() == 500
     assert corners[36:].tolist() == expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.002, 0.02])
+def test_places_are_kept_as_runs(share: float) -> None:
+    """However many holes a mask has, what is kept of it is at most 8 / P bytes a pixel, and no place is lost."""
+    mask = np.random.default_rng(0).random((120, 150)) >= share
+    mask[:9, :9] = True
+    source = PatchSource([numbered(120, 150)], [mask], 8)
+    (field,) = source._fields
+    assert field.runs is not None
+    assert field.runs.starts.nbytes + field.runs.ends.nbytes <= (8 / 8) * mask.size
+    windows = np.lib.stride_tricks.sliding_window_view(mask, (8, 8)).all(axis=(2, 3))
+    tops, lefts = np.nonzero(windows)
+    corners = source.cut(np.arange(source.places))[:, 0, 0, 0]
+    np.testing.assert_array_equal(corners, tops * 150 + lefts)
+
+
+def test_images_that_come_one_by_one() -> None:
+    """A source that is added to equals one that has all its images from the beginning."""
+    images = [numbered(20, 30), numbered(15, 12, 1000), numbered(12, 50, 2000)]
+    mask = np.ones((15, 12), np.bool_)
+    mask[0] = False
+    whole = PatchSource(images, [None, mask, None], 10)
+    growing = PatchSource((), (), 10, store=MemoryStore())
+    assert growing.places == 0
+    for image, inside in zip(images, (None, mask, None), strict=True):
+        growing.add(Piece(image, inside, "a.png"))
+    assert (growing.places, growing.channels) == (whole.places, whole.channels)
+    every = np.arange(whole.places)
+    np.testing.assert_array_equal(growing.cut(every), whole.cut(every))
 
 
 def test_sampling_is_seeded_and_finite() -> None:

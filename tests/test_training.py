@@ -543,7 +543,7 @@ def test_a_checkpoint_of_other_settings_is_refused(saved: tuple[Config, bytes], 
     with pytest.raises(ConfigError) as caught:
         load_checkpoint(path, many, "these")
     assert str(caught.value).count(" was ") == 4, "was written, and three settings"
-    freed = override(config, {"training": {"device": "cpu", "checkpoint_minutes": 5.0}})
+    freed = override(config, {"training": {"device": "cpu", "memory_gb": 1.0, "checkpoint_minutes": 5.0}})
     assert load_checkpoint(path, freed, "these") is not None, "where it runs may change"
 
 

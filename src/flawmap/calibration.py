@@ -9,26 +9,25 @@ from typing import Any
 import numpy as np
 
 from flawmap.borders import Profile, border_profile
-from flawmap.datasets import Area, TrainingImages, region_mask
+from flawmap.datasets import Area, Tally, pieces, region_mask
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError
 from flawmap.histograms import ScoreHistogram, quantile_from_good
-from flawmap.images import Pixels
 from flawmap.records import FloatMap, Mask
+from flawmap.sampling import Piece
 
 BORDER_IMAGES = 20  # at most, to measure a border on
 
 
-def calibrated(detector: Detector, training: Callable[[], TrainingImages], held_out: Sequence[Area]) -> Detector:
+def calibrated(detector: Detector, training: Sequence[Area], held_out: Sequence[Area]) -> Detector:
     """The detector with the border that its settings ask to level, if they do, and then with its threshold.
 
     Args:
-        training: loads the good images that the border is measured on; called if it is needed.
+        training: the good images or areas that the border is measured on; read if it is.
         held_out: other good images or areas, for the threshold; none: there is none.
     """
     if detector.config.residual.level_border:
-        images = training()
-        border = border_from_good(detector, images.images, images.masks)
+        border = border_from_good(detector, pieces(evenly(training, BORDER_IMAGES), detector.config.images, Tally()))
         detector = replace(detector, artifact=detector.artifact.with_border(border))
     if held_out:
         artifact = detector.artifact.with_threshold(*threshold_from_good(detector, held_out))
@@ -36,18 +35,22 @@ def calibrated(detector: Detector, training: Callable[[], TrainingImages], held_
     return detector
 
 
-def border_from_good(detector: Detector, images: Sequence[Pixels], masks: Sequence[Mask | None]) -> Profile:
+def border_from_good(detector: Detector, images: Iterable[Piece]) -> Profile:
     """How much more good images leave at their border than in their middle, by a detector that does not level it yet.
 
     Those trained on will do: a ratio is measured, not a level, and the threshold is found on others.
 
     Args:
-        images: (H, W, C) as worked; some twenty of them, evenly chosen, are looked at.
-        masks: the region of interest of each, (H, W) bool; None = all of it. Nothing outside counts.
+        images: as they are worked; nothing outside their regions of interest counts.
     """
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(BORDER_IMAGES, len(images))).round().astype(int))
-    maps = ((detector.score_worked(images[place]).residual, masks[place]) for place in chosen)
+    maps = ((detector.score_worked(piece.pixels).residual, piece.inside) for piece in images)
     return border_profile(maps, detector.config.model.patch // 2)
+
+
+def evenly(areas: Sequence[Area], most: int) -> list[Area]:
+    """At most so many of these areas, from the first to the last at even distances."""
+    places = np.unique(np.linspace(0, len(areas) - 1, min(most, len(areas))).round().astype(int))
+    return [areas[place] for place in places]
 
 
 def threshold_from_good(

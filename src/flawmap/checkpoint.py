@@ -17,7 +17,7 @@ from flawmap.errors import ArtifactError, ConfigError
 from flawmap.files import atomic
 
 KEY = "flawmap-checkpoint"
-FREE = ("device", "checkpoint_minutes")  # training settings that may change between stop and resume
+FREE = ("device", "memory_gb", "checkpoint_minutes")  # training settings that may change between stop and resume
 
 
 @dataclass(frozen=True)

@@ -330,6 +330,14 @@ def train(
         PrecisionName | None,
         typer.Option(help="Of the network; auto: bfloat16 where it is native. [default: auto]"),
     ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="For training images, GB; of more, patches are read from a file beside the model. [default: half of "
+            "what is free]",
+        ),
+    ] = None,
     config_file: Annotated[
         Path | None, typer.Option("--config", help="TOML file with any setting; options win. [default: none]")
     ] = None,
@@ -378,6 +386,7 @@ def train(
             "seed": seed,
             "device": device,
             "precision": precision and precision.value,
+            "memory_gb": memory,
         },
         "threshold": {"false_positive_rate": false_positive_rate, "rule": threshold_rule and threshold_rule.value},
     }

@@ -194,6 +194,7 @@ class TrainingSettings(Settings):
     augment: Literal["none", "flips", "turns"] = "none"  # flips: mirror both ways; turns: also by quarter turns
     spoil: float = Field(0.0, ge=0, le=1)  # share of the patches that get a stain, which the network is to take away
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    memory_gb: float | None = Field(None, ge=0)  # for images, 10^9 bytes; None: half of what the machine has free
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(0, ge=0)
     checkpoint_minutes: float = Field(1.0, gt=0)  # between checkpoints

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from flawmap.images import (
 from flawmap.interest import bounding_box, judged, region_mask, region_of_shape
 from flawmap.layouts import MARKER, Dataset, Sample, find_dataset
 from flawmap.records import Mask
-from flawmap.sampling import PatchSource, augment
+from flawmap.sampling import PatchSource, Piece, augment
 from flawmap.splits import Area, Box, Split, refuse_trained, split_good
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "PatchSource",
     "Sample",
     "Split",
+    "Tally",
     "TrainingImages",
     "augment",
     "describe",
@@ -55,6 +56,8 @@ __all__ = [
     "judged",
     "load_area",
     "load_training",
+    "pieces",
+    "refuse_mixed",
     "refuse_trained",
     "region_mask",
     "split_dataset",
@@ -234,43 +237,73 @@ def load_area(area: Area, settings: ImageSettings) -> tuple[Pixels, Mask | None]
     return _prepared(area, read_image(area.path, settings), settings)
 
 
-def load_training(areas: Sequence[Area], settings: ImageSettings, *, skip_unreadable: bool) -> TrainingImages:
-    """All areas, in memory.
+@dataclass(frozen=True)
+class Tally:
+    """What is said of images that come one by one; complete once the last has come.
 
-    Raises:
-        InputError: an unreadable file (listed instead with `skip_unreadable`), none left, or grey and colour mixed.
+    notes, stored, skipped: as of `TrainingImages`. sizes: how many are worked at each size, "WxH".
     """
-    loaded: list[tuple[Area, Pixels, Mask | None]] = []
-    skipped: list[tuple[Path, str]] = []
-    notes: Counter[str] = Counter()
-    stored: Counter[str] = Counter()
+
+    notes: Counter[str] = field(default_factory=Counter)
+    stored: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def pieces(
+    areas: Iterable[Area], settings: ImageSettings, tally: Tally, *, skip_unreadable: bool = False
+) -> Iterator[Piece]:
+    """The areas as they are worked, read one by one.
+
+    Args:
+        tally: is added to as they come.
+    Raises:
+        InputError: an unreadable file (passed over with `skip_unreadable`), or what `load_area` raises.
+    """
     for area in areas:
         try:
             image = read_image(area.path, settings)
         except InputError as error:
             if not skip_unreadable:
                 raise InputError(f"{error}; remove it, or leave such files out with --skip-unreadable") from error
-            skipped.append((area.path, str(error)))
+            tally.skipped.append((area.path, str(error)))
             continue
-        notes.update(image.notes)
-        stored[image.stored] += 1
-        loaded.append((area, *_prepared(area, image, settings)))
+        pixels, inside = _prepared(area, image, settings)
+        tally.notes.update(image.notes)
+        tally.stored[image.stored] += 1
+        tally.sizes[f"{pixels.shape[1]}x{pixels.shape[0]}"] += 1
+        yield Piece(pixels, inside, str(area.path))
+
+
+def load_training(areas: Sequence[Area], settings: ImageSettings, *, skip_unreadable: bool) -> TrainingImages:
+    """All areas, in memory.
+
+    Raises:
+        InputError: an unreadable file (listed instead with `skip_unreadable`), none left, or grey and colour mixed.
+    """
+    tally = Tally()
+    loaded = tuple(pieces(areas, settings, tally, skip_unreadable=skip_unreadable))
     if not loaded:
         raise InputError(f"none of {len(areas)} images could be read" if areas else "no image to load")
-    colour = sum(pixels.shape[2] == 3 for _, pixels, _ in loaded)
-    if 0 < colour < len(loaded):
+    refuse_mixed(piece.pixels.shape[2] for piece in loaded)
+    return TrainingImages(
+        images=tuple(piece.pixels for piece in loaded),
+        masks=tuple(piece.inside for piece in loaded),
+        names=tuple(piece.name for piece in loaded),
+        skipped=tuple(tally.skipped),
+        notes=dict(tally.notes),
+        stored=dict(tally.stored),
+    )
+
+
+def refuse_mixed(channels: Iterable[int]) -> None:
+    """Raise InputError unless all images have one number of channels."""
+    counts = Counter(channels)
+    if len(counts) > 1:
         raise InputError(
-            f"the images are mixed: {len(loaded) - colour} grey and {colour} in colour; make them alike with "
+            f"the images are mixed: {counts[1]} grey and {counts[3]} in colour; make them alike with "
             "--mode grey or --mode colour"
         )
-    return TrainingImages(
-        images=tuple(pixels for _, pixels, _ in loaded),
-        masks=tuple(mask for _, _, mask in loaded),
-        names=tuple(str(area.path) for area, _, _ in loaded),
-        skipped=tuple(skipped),
-        notes=dict(notes),
-        stored=dict(stored),
-    )
 
 
 def _prepared(area: Area, image: LoadedImage, settings: ImageSettings) -> tuple[Pixels, Mask | None]:

@@ -69,7 +69,8 @@ def enough_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(present).free
     if free < needed:
         raise InputError(
-            f"{folder} has {_size(free)} free, {_size(needed)} are needed; make room or name a folder on another disk"
+            f"{folder} has {size_text(free)} free, {size_text(needed)} are needed; make room or name a folder on "
+            "another disk"
         )
 
 
@@ -100,5 +101,10 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """A number of bytes as people read it.
+
+    >>> size_text(2_500_000), size_text(7_168_000_000)
+    ('2.5 MB', '7.2 GB')
+    """
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

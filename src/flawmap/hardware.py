@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from flawmap.errors import ConfigError
+
+UNKNOWN_MEMORY = 8_000_000_000  # bytes, of a machine that does not tell its own
 
 
 def choose_device(name: str) -> torch.device:
@@ -75,6 +78,20 @@ def describe_machine() -> dict[str, object]:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "bfloat16": has_bfloat16(torch.device("cpu")),
     }
+
+
+def free_memory() -> int:
+    """Bytes that programs may still take; where a system does not say, half of its memory, or of 8 GB."""
+    try:
+        with open("/proc/meminfo", encoding="utf-8") as lines:  # noqa: PTH123 - a device file, Linux alone has it
+            found = dict(line.split(":") for line in lines)
+        return 1024 * int(found["MemAvailable"].removesuffix("kB\n"))
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return UNKNOWN_MEMORY // 2
 
 
 def _processor() -> str:

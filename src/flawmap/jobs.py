@@ -8,8 +8,9 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -22,14 +23,14 @@ from flawmap.artifact import Artifact, load_artifact, read_header, save_artifact
 from flawmap.calibration import calibrated
 from flawmap.config import Config, ImageSettings, override
 from flawmap.datasets import (
+    Area,
     DatasetSummary,
     PatchSource,
     Sample,
     Split,
-    TrainingImages,
+    Tally,
     describe,
     find_dataset,
-    load_training,
     split_dataset,
     write_mvtec,
 )
@@ -38,7 +39,7 @@ from flawmap.errors import ConfigError, InputError, OutputError
 from flawmap.evaluation import SCHEMA, Evaluation, evaluate, held_out_areas, unseen_samples
 from flawmap.files import enough_space, writable_folder
 from flawmap.flaws import bad_images
-from flawmap.hardware import choose_device, describe_machine
+from flawmap.hardware import choose_device, describe_machine, free_memory
 from flawmap.huge import by_bands, inspect_bands
 from flawmap.images import FoundImage, find_images, read_image, write_image
 from flawmap.images import read_header as image_header
@@ -47,6 +48,7 @@ from flawmap.pages import evaluation_page
 from flawmap.plots import loss_figure, overlay, roc_figure
 from flawmap.records import Findings, Inspection
 from flawmap.reports import write_page
+from flawmap.sources import needs_of, open_source
 from flawmap.synthetic import FITTING, good_images
 from flawmap.training import Progress, Row, Trained, fit, write_history
 from flawmap.weights import weights_card
@@ -63,6 +65,9 @@ OUTPUTS = ("_mask", "_overlay", "_residual")  # what the names of an inspection'
 
 Done = Callable[[int, int, str], None]
 """Told (done, of how many, what) as work goes on."""
+
+Supply = Callable[[Sequence[Area]], AbstractContextManager[tuple[PatchSource, Tally]]]
+"""Patches of areas, wherever their images fit, and what is to be said of these."""
 
 
 def _silent(done: int, total: int, what: str) -> None:
@@ -130,7 +135,8 @@ def train(
 ) -> TrainingReport:
     """Train on the good images of a data set and write a `.flawmap` file with a threshold from held-out good images.
 
-    Beside the model lie `NAME.history.csv`, `NAME.history.png` and, until the training is done, `NAME.checkpoint`.
+    Beside the model lie `NAME.history.csv`, `NAME.history.png` and, until the training is done, `NAME.checkpoint`; also
+    `NAME.patches` while it runs, if the images do not fit in memory.
 
     Args:
         observe: called after every row of the history. say: told in a sentence what was understood and done.
@@ -156,25 +162,34 @@ def train(
             writer.add(progress)
             observe(progress)
 
-        images = load_training(split.train, config.images, skip_unreadable=False)
-        config = _with_channels(config, images)
-        try:
-            trained = fit(
-                config,
-                PatchSource(images.images, images.masks, config.model.patch, images.names),
-                _validation_patches(split, config),
-                checkpoint=checkpoint,
-                resume=resume,
-                data_digest=split.digest,
-                observe=note,
-            )
-        except KeyboardInterrupt:
-            say(_what_is_left(checkpoint, config))
-            raise
-    provenance = _provenance(config, trained, split, layout=dataset.layout, images=images, skipped=skipped)
+        config = _with_channels(config, needs_of(split.train, config.images).channels)
+        supply = partial(
+            open_source,
+            settings=config.images,
+            patch=config.model.patch,
+            budget=_memory(config),
+            path=_beside(model, ".patches"),
+            say=say,
+        )
+        held_out = _validation_patches(split, config, supply)
+        with supply(split.train) as (source, tally):
+            try:
+                trained = fit(
+                    config,
+                    source,
+                    held_out,
+                    checkpoint=checkpoint,
+                    resume=resume,
+                    data_digest=split.digest,
+                    observe=note,
+                )
+            except KeyboardInterrupt:
+                say(_what_is_left(checkpoint, config))
+                raise
+    provenance = _provenance(config, trained, split, layout=dataset.layout, tally=tally, skipped=skipped)
     if features is not None:  # every figure has to say by which network's features it came about
         provenance["features"] = features
-    artifact = _calibrated(config, trained, split, provenance, images)
+    artifact = _calibrated(config, trained, split, provenance)
     save_artifact(artifact, model)  # first: a disk that fills up over a picture must not cost the training
     write_history(trained.history, _beside(model, ".history.csv"))
     loss_figure([asdict(row) for row in trained.history], _beside(model, ".history.png"))
@@ -239,9 +254,8 @@ def _readable(
     return tuple(kept), tuple(skipped)
 
 
-def _with_channels(config: Config, images: TrainingImages) -> Config:
+def _with_channels(config: Config, found: int) -> Config:
     """The settings with what the images decide: one channel for grey, three for colour."""
-    found = images.images[0].shape[2]
     wanted = config.model.channels
     if wanted is not None and wanted != found:
         names = {1: "grey", 3: "colour"}
@@ -252,28 +266,31 @@ def _with_channels(config: Config, images: TrainingImages) -> Config:
     return override(config, {"model": {"channels": found}})
 
 
-def _validation_patches(split: Split, config: Config) -> NDArray[np.float32] | None:
+def _memory(config: Config) -> int:
+    """Bytes that images may take."""
+    given = config.training.memory_gb
+    return free_memory() // 2 if given is None else round(1e9 * given)
+
+
+def _validation_patches(split: Split, config: Config, supply: Supply) -> NDArray[np.float32] | None:
     if not split.validation:
         return None
-    images = load_training(split.validation, config.images, skip_unreadable=False)
-    if images.images[0].shape[2] != config.model.channels:
-        raise InputError(
-            "the images are mixed: grey and colour among those to train on and to validate; make them alike with "
-            "--mode grey or --mode colour"
-        )
-    source = PatchSource(images.images, images.masks, config.model.patch, images.names)
-    return source.sample(VALIDATION_PATCHES, np.random.default_rng(config.training.seed))
+    with supply(split.validation) as (source, _):
+        if source.channels != config.model.channels:
+            raise InputError(
+                "the images are mixed: grey and colour among those to train on and to validate; make them alike with "
+                "--mode grey or --mode colour"
+            )
+        return source.sample(VALIDATION_PATCHES, np.random.default_rng(config.training.seed))
 
 
-def _calibrated(
-    config: Config, trained: Trained, split: Split, provenance: dict[str, Any], images: TrainingImages
-) -> Artifact:
+def _calibrated(config: Config, trained: Trained, split: Split, provenance: dict[str, Any]) -> Artifact:
     """The model with border and threshold; without the latter, and said so, where no good image was held out for it."""
     if not split.validation:
         log.warning("no good images were held out (validation = 0): the model has no threshold")
     artifact = Artifact(config, trained.network.state_dict(), None, {}, provenance)
     detector = Detector.of(artifact, device=config.training.device, precision=config.training.precision)
-    return calibrated(detector, lambda: images, split.validation).artifact
+    return calibrated(detector, split.train, split.validation).artifact
 
 
 def _provenance(
@@ -282,7 +299,7 @@ def _provenance(
     split: Split,
     *,
     layout: str,
-    images: TrainingImages,
+    tally: Tally,
     skipped: Sequence[tuple[Path, str]],
 ) -> dict[str, Any]:
     """Where a model comes from, as JSON's types."""
@@ -292,9 +309,9 @@ def _provenance(
         "data": {
             "layout": layout,
             "images": len(split.train),
-            "sizes": _size_counts(images),
-            "stored": dict(images.stored),
-            "notes": dict(images.notes),
+            "sizes": dict(tally.sizes),
+            "stored": dict(tally.stored),
+            "notes": dict(tally.notes),
             "skipped": len(skipped),
             "split": split.to_dict(),
             "split_sha256": split.digest,
@@ -312,11 +329,6 @@ def _provenance(
         | {"python": platform.python_version()},
         "machine": describe_machine(),
     }
-
-
-def _size_counts(images: TrainingImages) -> dict[str, int]:
-    """Sizes as worked, after cutting and scaling."""
-    return dict(Counter(f"{image.shape[1]}x{image.shape[0]}" for image in images.images))
 
 
 class _TensorBoard:

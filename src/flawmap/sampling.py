@@ -1,9 +1,9 @@
-"""Random patches of training images. NumPy only; tensors are made by whoever trains."""
+"""Random patches of training images, wherever these lie. NumPy only; tensors are made by whoever trains."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,29 @@ from numpy.typing import NDArray
 from flawmap.checks import finite
 from flawmap.errors import InputError
 from flawmap.records import Mask
+from flawmap.stores import Corner, MemoryStore, Store
 
 Patches = NDArray[np.float32]
 """(N, C, P, P) float32 in [0, 1]."""
 
 
+class Piece(NamedTuple):
+    """An image, or an area of one, to take patches from.
+
+    pixels: (H, W, C) float32 in [0, 1] at the size it is worked at. inside: None (all of it) or (H, W) bool, True =
+    inside. name: what messages call it.
+    """
+
+    pixels: NDArray[np.float32]
+    inside: Mask | None
+    name: str
+
+
 class PatchSource:
     """Patches drawn evenly over all places of all images where a whole patch lies inside.
 
-    An image with twice the places is drawn from twice as often.
+    An image with twice the places is drawn from twice as often. Images lie in a store; masks are not kept, but the runs
+    of places that they leave.
     """
 
     def __init__(
@@ -28,47 +42,54 @@ class PatchSource:
         valid: Sequence[Mask | None],
         patch: int,
         names: Sequence[str] | None = None,
+        *,
+        store: Store | None = None,
     ) -> None:
         """
         Args:
             images: (H, W, C) float32 in [0, 1] at the size they are worked at, one C for all. valid: for each, None
                 or (H, W) bool, True = inside. patch: P, pixels. names: for each, what messages call it.
+            store: where they are put, empty so far; None: memory. With a store there may be no images yet: those that
+                come one by one are taken in by `add`, and nothing but the store holds them.
         Raises:
             InputError: no images, NaN in one, or one without a place for a patch.
         """
-        if not images:
+        if not images and store is None:
             raise InputError("no images to take patches from")
         if len(valid) != len(images):
             raise InputError(f"{len(images)} images need as many masks (or None), got {len(valid)}")
-        for image, mask in zip(images, valid, strict=True):
-            if mask is not None and mask.shape != image.shape[:2]:
-                raise InputError(f"a mask has its image's shape, {image.shape[:2]}, got {mask.shape}")
-        if len({image.shape[2] for image in images}) > 1:
-            raise InputError("images must have one number of channels, got grey and colour; convert them to one mode")
-        labels = names or [f"image {number}" for number in range(len(images))]
         self.patch = patch
-        self._images = [
-            np.ascontiguousarray(np.moveaxis(image, 2, 0), dtype=np.float32) for image in images
-        ]  # (C, H, W): a patch's rows are whole runs of memory
-        for image, label in zip(self._images, labels, strict=True):
-            finite(image, label)
-        self._places = [
-            None if mask is None else _places(mask, patch, label) for mask, label in zip(valid, labels, strict=True)
-        ]
-        counts = [
-            _count(image, places, patch, label)
-            for image, places, label in zip(self._images, self._places, labels, strict=True)
-        ]
-        self._ends = np.cumsum(counts)
+        self.channels = 0  # until there is an image
+        self._store: Store = MemoryStore() if store is None else store
+        self._fields: list[_Field] = []
+        self._ends = np.zeros(0, np.int64)
+        labels = names or [f"image {number}" for number in range(len(images))]
+        for image, inside, label in zip(images, valid, labels, strict=True):
+            self.add(Piece(image, inside, label))
 
-    @property
-    def channels(self) -> int:
-        return int(self._images[0].shape[0])
+    def add(self, piece: Piece) -> None:
+        """Take in another image. Raises InputError as the constructor does."""
+        pixels, inside, name = piece
+        if inside is not None and inside.shape != pixels.shape[:2]:
+            raise InputError(f"a mask has its image's shape, {pixels.shape[:2]}, got {inside.shape}")
+        if pixels.shape[2] != (self.channels or pixels.shape[2]):
+            raise InputError("images must have one number of channels, got grey and colour; convert them to one mode")
+        finite(pixels, name)
+        height, width = pixels.shape[:2]
+        if height < self.patch or width < self.patch:
+            _refuse(name, height, width, self.patch)
+        columns = width - self.patch + 1
+        runs = None if inside is None else _Runs.of(_places(inside, self.patch, name))
+        count = (height - self.patch + 1) * columns if runs is None else runs.places
+        self._store.add(np.moveaxis(pixels, 2, 0))
+        self.channels = int(pixels.shape[2])
+        self._fields.append(_Field(columns, runs))
+        self._ends = np.append(self._ends, self.places + count)
 
     @property
     def places(self) -> int:
         """How many different patches there are."""
-        return int(self._ends[-1])
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def sample(self, count: int, rng: np.random.Generator) -> Patches:
         """(count, C, P, P) float32, drawn with replacement."""
@@ -80,16 +101,50 @@ class PatchSource:
 
     def cut(self, numbers: NDArray[np.int64]) -> Patches:
         """(count, C, P, P) float32: the patches with these numbers."""
-        side = self.patch
-        patches = np.empty((len(numbers), self.channels, side, side), dtype=np.float32)
+        patches = np.empty((len(numbers), self.channels, self.patch, self.patch), dtype=np.float32)
         chosen = np.searchsorted(self._ends, numbers, side="right")
-        starts = numbers - np.concatenate([[0], self._ends])[chosen]
-        for patch, image_number, place in zip(patches, chosen, starts, strict=True):
-            image, places = self._images[image_number], self._places[image_number]
-            corner = int(place if places is None else places[place])
-            top, left = divmod(corner, image.shape[2] - side + 1)
-            patch[...] = image[:, top : top + side, left : left + side]
+        places = numbers - np.concatenate([[0], self._ends])[chosen]
+        corners = [self._corner(image, place) for image, place in zip(chosen.tolist(), places.tolist(), strict=True)]
+        self._store.read(corners, patches)
         return patches
+
+    def _corner(self, image: int, place: int) -> Corner:
+        columns, runs = self._fields[image]
+        return Corner(image, *divmod(place if runs is None else runs.number(place), columns))
+
+
+class _Runs(NamedTuple):
+    """Ascending numbers as runs of neighbours. starts: the first of each run. ends: how many there are up to its end.
+
+    Between two runs of a row at least P places are missing, since a hole in the mask costs all patches that reach it.
+    So a row has at most (W + 1) / (P + 1) runs, and those of an image take 8 / P bytes a pixel at the very most.
+    """
+
+    starts: NDArray[np.integer]
+    ends: NDArray[np.integer]
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.int64]) -> _Runs:
+        ends = np.append(np.flatnonzero(np.diff(numbers) != 1) + 1, len(numbers))
+        starts = numbers[np.append(0, ends[:-1])]
+        narrow = np.int32 if numbers[-1] <= np.iinfo(np.int32).max else np.int64
+        return cls(starts.astype(narrow), ends.astype(narrow))
+
+    @property
+    def places(self) -> int:
+        return int(self.ends[-1])
+
+    def number(self, place: int) -> int:
+        """The number that `place` others come before."""
+        run = int(np.searchsorted(self.ends, place, side="right"))
+        return int(self.starts[run]) + place - (int(self.ends[run - 1]) if run else 0)
+
+
+class _Field(NamedTuple):
+    """The places of an image. columns: how many there are in a row. runs: of those that count, None = all."""
+
+    columns: int
+    runs: _Runs | None
 
 
 def augment(patches: Patches, how: Literal["none", "flips", "turns"], rng: np.random.Generator) -> Patches:
@@ -111,11 +166,9 @@ def augment(patches: Patches, how: Literal["none", "flips", "turns"], rng: np.ra
     return turned
 
 
-def _places(mask: Mask, patch: int, label: str) -> NDArray[np.integer]:
+def _places(mask: Mask, patch: int, label: str) -> NDArray[np.int64]:
     """Numbers (row * columns + column) of the top left pixels whose whole patch is inside, by a summed-area table."""
     height, width = mask.shape
-    if height < patch or width < patch:
-        _refuse(label, height, width, patch)
     table = np.zeros((height + 1, width + 1), dtype=np.int64)
     table[1:, 1:] = mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
     inside = table[patch:, patch:] - table[:-patch, patch:] - table[patch:, :-patch] + table[:-patch, :-patch]
@@ -125,14 +178,7 @@ def _places(mask: Mask, patch: int, label: str) -> NDArray[np.integer]:
             f"no patch of {patch} x {patch} pixels fits into the region of interest of {label} "
             f"({width} x {height}, {int(mask.sum()):,} pixels inside); take a smaller patch or a wider region"
         )
-    return places.astype(np.int32) if inside.size <= np.iinfo(np.int32).max else places
-
-
-def _count(image: NDArray[np.float32], places: NDArray[np.integer] | None, patch: int, label: str) -> int:
-    _, height, width = image.shape
-    if height < patch or width < patch:
-        _refuse(label, height, width, patch)
-    return (height - patch + 1) * (width - patch + 1) if places is None else len(places)
+    return places
 
 
 def _refuse(label: str, height: int, width: int, patch: int) -> None:

@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from flawmap.artifact import Artifact, load_artifact
 from flawmap.bootstrap import bootstrap
 from flawmap.calibration import calibrated
 from flawmap.config import Config, FeatureSettings, Preset, override, parse
-from flawmap.datasets import Area, Sample, Split, find_dataset, load_training
+from flawmap.datasets import Area, Sample, Split, find_dataset
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError, InputError
 from flawmap.evaluation import Case, located, score_case, unseen_samples
@@ -232,8 +231,7 @@ def detectors_of(
             detectors[name] = plain
             continue
         bare = replace(artifact, config=override(artifact.config, changes), threshold=None, border=None)
-        load = partial(load_training, training, bare.config.images, skip_unreadable=False)
-        detectors[name] = calibrated(replace(plain, artifact=bare), load, held_out)
+        detectors[name] = calibrated(replace(plain, artifact=bare), training, held_out)
     return detectors
 
 
@@ -357,7 +355,7 @@ def features_of(artifact: Artifact) -> dict[str, str] | None:
 
 def _refuse_others(found: Config, wanted: Config, place: Path) -> None:
     """The settings that decide a figure must be those asked for; where it is computed is another matter."""
-    where = {"training": {"device": "auto", "precision": "auto"}, **WITHOUT_PATHS}
+    where = {"training": {"device": "auto", "precision": "auto", "memory_gb": None}, **WITHOUT_PATHS}
     same = {"model": {"channels": found.model.channels}, **where}  # the images decide the channels
     if override(found, where) != override(wanted, same):
         raise ConfigError(
