@@ -1,4 +1,4 @@
-"""Durations by CUDA events or the host's clock, and the rows of a table that they make; for `gpu.py`."""
+"""Durations by CUDA events or the host's clock, and the rows of a table that they make; for the benchmarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks: those for GPUs compute what flawmap computes, and those for GPUs and engines run from end to end."""
+"""The benchmarks run from end to end, and what the one for GPUs tries computes what flawmap computes."""
 
 from __future__ import annotations
 
@@ -180,3 +180,24 @@ def test_engines_are_measured(
         assert row["variant"] != "torch float32" or row["times"] == 1
         assert row["variant"] != "openvino float32" or "pip install 'flawmap[export]'" in row["note"]
     assert "milliseconds a patch of 32 pixels, 4 latent dimensions\n" in capsys.readouterr().out
+
+
+def test_patches_from_disk_beside_those_from_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every row has its duration, or its memory; nothing is left of images and file."""
+    arguments = ["--images", "4", "--size", "100x90", "--patch", "32", "--repeats", "1"]
+    (tmp_path / "here").mkdir()
+    with loaded("disk") as disk:
+        assert disk.main([*arguments, "--folder", str(tmp_path / "here"), "--json", str(tmp_path / "disk.json")]) == 0
+    rows = json.loads((tmp_path / "disk.json").read_text(encoding="utf-8"))["rows"]
+    found = {(row["case"], row["variant"]): row for row in rows if row["variant"] != "disk, cold"}
+    assert list(found) == [
+        *((case, variant) for case in ("32 patches", "a step") for variant in ("memory", "disk, warm")),
+        *(("resident memory", variant) for variant in ("neither", "memory", "disk")),
+    ]
+    for (case, _), row in found.items():
+        if case == "resident memory":
+            assert row["note"] or row["figures"]["MiB"] > 50
+        else:
+            assert row["times"] > 0
+    assert list((tmp_path / "here").iterdir()) == []
+    assert "% of a step" in capsys.readouterr().out
