@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types check reproduce bench clean
+.PHONY: demo test lint types check reproduce bench bench-long clean
 
 demo: $(VENV)/installed
 	$(BIN)/flawmap demo
@@ -28,8 +28,16 @@ reproduce: $(VENV)/installed-dev
 	$(BIN)/flawmap reproduce all --data $(FLAWMAP_DATA) -o docs/reproduction \
 		--features $(SQUEEZENET) --feature-network squeezenet
 
+# Every table of docs/performance.md but the long ones, in a quarter of an hour. Wants a quiet machine.
 bench: $(VENV)/installed-dev
+	@for name in startup losses step engines inspection metrics disk; do \
+		echo; echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+# Hours: when training leaves its plateau, huge images, and minutes to a quality (FLAWMAP_DATA names the data sets' folder).
+bench-long: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/plateau.py
+	$(BIN)/python benchmarks/huge.py
+	$(BIN)/python benchmarks/quality.py $(FLAWMAP_DATA)
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flawmap needs Python 3.11 or newer, this is " + sys.version)'

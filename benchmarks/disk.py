@@ -13,7 +13,6 @@ process that opens the source and draws from it, beside that of one that only im
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -22,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +28,12 @@ import torch
 
 from flawmap.config import ImageSettings, override, preset
 from flawmap.datasets import Area, PatchSource
-from flawmap.hardware import describe_machine
 from flawmap.images import write_image
 from flawmap.methods import build_network
 from flawmap.sources import open_source
 from flawmap.synthetic import texture
 from flawmap.training import _Stepper
-from measuring import Row, compare, table
+from measuring import Row, parser, report
 
 BATCH, SEED, TEXTURES, DRAWN = 32, 0, 3, 20
 BUDGETS = {"memory": 10**15, "disk": 0}  # bytes
@@ -107,7 +104,7 @@ def thrown_out(path: Path) -> Callable[[], None] | None:
     return work
 
 
-def medians(case: str, works: dict[str, Work], repeats: int) -> list[Row]:
+def timed(case: str, works: dict[str, Work], repeats: int) -> list[Row]:
     """A row for each work; repeats take turns, after two of each that do not count."""
     taken = [{name: 1e3 * work() for name, work in works.items()} for _ in range(repeats + 2)][2:]
     return [Row("disk", case, name, statistics.median(round_[name] for round_ in taken)) for name in works]
@@ -116,11 +113,11 @@ def medians(case: str, works: dict[str, Work], repeats: int) -> list[Row]:
 def durations(folder: Path, patch: int, repeats: int) -> list[Row]:
     with opened(folder, "memory", patch) as (memory, _), opened(folder, "disk", patch) as (disk, path):
         works = {"memory": batch_of(memory), "disk, warm": batch_of(disk)}
-        batches = medians(f"{BATCH} patches", works, repeats)
-        steps = medians("a step", {"memory": step_of(memory, patch), "disk, warm": step_of(disk, patch)}, repeats)
+        batches = timed(f"{BATCH} patches", works, repeats)
+        steps = timed("a step", {"memory": step_of(memory, patch), "disk, warm": step_of(disk, patch)}, repeats)
         cold = thrown_out(path)
         if cold is not None:  # apart from the others: the disk may still be busy when it is their turn
-            batches += medians(f"{BATCH} patches", {"disk, cold": batch_of(disk, cold)}, repeats)
+            batches += timed(f"{BATCH} patches", {"disk, cold": batch_of(disk, cold)}, repeats)
     for row in (*batches, *steps):
         assert row.milliseconds is not None
         assert steps[0].milliseconds is not None
@@ -165,36 +162,26 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def main(given: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--size", default="1024x700", help="of an image, WIDTHxHEIGHT, pixels")
-    parser.add_argument("--patch", type=int, default=128, help="side, pixels")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, help="of torch; all cores unless told otherwise")
-    parser.add_argument("--folder", type=Path, help="on the disk to be measured [the system's for temporary files]")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--peak", choices=("neither", *BUDGETS), help=argparse.SUPPRESS)
-    arguments = parser.parse_args(given)
-    if arguments.peak is not None:
-        print_peak(arguments.folder, arguments.peak, arguments.patch)
+def main(arguments: list[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=100)
+    options.add_argument("--size", default="1024x700", help="of an image, WIDTHxHEIGHT, pixels")
+    options.add_argument("--patch", type=int, default=128, help="side, pixels")
+    options.add_argument("--folder", type=Path, help="on the disk to be measured [the system's for temporary files]")
+    options.add_argument("--peak", choices=("neither", *BUDGETS), help=argparse.SUPPRESS)
+    given = options.parse_args(arguments)
+    if given.peak is not None:
+        print_peak(given.folder, given.peak, given.patch)
         return 0
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    width, height = map(int, arguments.size.split("x"))
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    width, height = map(int, given.size.split("x"))
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
-        write_images(folder, arguments.images, (width, height))
-        rows = [*durations(folder, arguments.patch, arguments.repeats), *peaks(folder, arguments.patch)]
-    compare(rows)
-    machine = describe_machine()
-    pixels = 4e-6 * arguments.images * width * height
-    print(f"{machine}; {arguments.images} images of {width} x {height}, {pixels:.0f} MB as float32")
-    print(table(rows))
-    if arguments.json is not None:
-        about = {"machine": machine, "images": arguments.images, "size": [width, height]}
-        kept = {**about, "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        write_images(folder, given.images, (width, height))
+        rows = [*durations(folder, given.patch, given.repeats), *peaks(folder, given.patch)]
+    megabytes = round(4e-6 * given.images * width * height)
+    report(rows, given, images=given.images, size=given.size, megabytes_as_float32=megabytes)
     return 0
 
 

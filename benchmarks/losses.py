@@ -9,24 +9,17 @@ that a noisy machine is noisy for all; "times" is how many times as fast as the 
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flawmap.config import LossSettings, SSIMSettings
-from flawmap.hardware import describe_machine
 from flawmap.losses import ssim_loss
-from measuring import Row, compare, table
+from measuring import Row, medians, parser, report
 
 SHAPES = ((32, 1, 128, 128), (1, 1, 1024, 1024), (8, 3, 256, 256))
 SETTINGS = LossSettings(ssim=SSIMSettings(window="gaussian", size=11, constants="wang"))
@@ -58,38 +51,24 @@ def _of_torchmetrics(package: Any) -> Loss:
 
 
 def measure(shape: tuple[int, ...], losses: dict[str, Loss], repeats: int) -> list[Row]:
-    """Milliseconds of a forward and a backward pass of each, taking turns."""
+    """Milliseconds of a forward and a backward pass of each."""
     generator = torch.Generator().manual_seed(0)
     p = torch.rand(shape, generator=generator)
     q = (p + 0.1 * torch.rand(shape, generator=generator)).clamp(0, 1).requires_grad_()
-    taken: dict[str, list[float]] = {name: [] for name in losses}
-    for repeat in range(repeats + 1):
-        for name, loss in losses.items():
-            started = time.perf_counter()
-            torch.autograd.grad(loss(p, q), q)
-            if repeat:  # the first one warms up
-                taken[name].append(1e3 * (time.perf_counter() - started))
-    case = "x".join(map(str, shape))
-    return [Row("losses", case, name, statistics.median(found)) for name, found in taken.items()]
+
+    def pass_of(loss: Loss) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(loss(p, q), q)
+
+    works = {name: pass_of(loss) for name, loss in losses.items()}
+    return medians("losses", "x".join(map(str, shape)), works, repeats)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, help="of torch; all cores unless told otherwise")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parser(__doc__).parse_args(arguments)
+    if given.threads:
+        torch.set_num_threads(given.threads)
     losses = variants()
-    rows = [row for shape in SHAPES for row in measure(shape, losses, arguments.repeats)]
-    compare(rows)
-    machine = describe_machine()
-    print(f"{machine}; torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(table(rows))
-    if arguments.json is not None:
-        kept = {"machine": machine, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    report([row for shape in SHAPES for row in measure(shape, losses, given.repeats)], given)
     return 0
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
+import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+
+from flawmap.hardware import describe_machine
 
 MOST = 200  # repeats of one row
 
@@ -125,6 +131,44 @@ def _by_events(work: Work, repeats: int) -> list[float]:
 
 def event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def medians(section: str, case: str, works: Mapping[str, Work], repeats: int, *, warm: int = 2) -> list[Row]:
+    """A row for each work: the median of its milliseconds on a CPU. Repeats take turns: noise comes over all alike.
+
+    warm: repeats of each that do not count.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for repeat in range(warm + repeats):
+        for name, work in works.items():
+            started = time.perf_counter()
+            work()
+            if repeat >= warm:
+                taken[name].append(1e3 * (time.perf_counter() - started))
+    return [Row(section, case, name, statistics.median(found)) for name, found in taken.items()]
+
+
+def parser(doc: str | None, repeats: int = 15) -> argparse.ArgumentParser:
+    """Options that every benchmark of a CPU has."""
+    options = argparse.ArgumentParser(description=(doc or "").split("\n", maxsplit=1)[0])
+    options.add_argument("--repeats", type=int, default=repeats)
+    options.add_argument("--threads", type=int, help="of torch; all cores unless told otherwise")
+    options.add_argument("--json", type=Path)
+    return options
+
+
+def report(rows: Sequence[Row], given: argparse.Namespace, more: Mapping[str, Any] | None = None, **about: Any) -> None:
+    """Print the table, below what machine this is, and keep both as JSON if asked to.
+
+    more: for the JSON alone. about: what else to say.
+    """
+    compare(rows)
+    kept = {"machine": describe_machine(), **about}
+    print("; ".join(f"{name}: {value}" for name, value in kept.items()))
+    print(table(rows))
+    if given.json is not None:
+        text = json.dumps({**kept, "rows": [asdict(row) for row in rows], **(more or {})}, indent=1)
+        given.json.write_text(text + "\n", encoding="utf-8")
 
 
 def nothing_told(milliseconds: float, result: object) -> dict[str, float]:

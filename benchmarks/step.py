@@ -11,29 +11,25 @@ the same weights on the same patches and prints both losses, which have to fall 
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from itertools import cycle
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, cycle
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from flawmap.config import Config, override, preset
-from flawmap.hardware import autocast, choose_precision, describe_machine
-from flawmap.methods import METHODS, build_network
+from flawmap.methods import build_network
 from flawmap.models import initialise
 from flawmap.sampling import PatchSource
 from flawmap.synthetic import good_images
-from measuring import Row, compare, table
+from flawmap.training import Patches, _Stepper
+from measuring import medians, parser, report
 
 IMAGES, SIZE, BATCH, RATE, SEED = 5, (1024, 696), 32, 1e-3, 0
 CPU = torch.device("cpu")
@@ -96,83 +92,59 @@ def plain_step(network: nn.Module, batches: Iterator[Tensor]) -> Step:
     return step
 
 
-def flawmap_step(network: nn.Module, batches: Iterator[Tensor], config: Config) -> Step:
+def flawmap_step(network: nn.Module, source: Patches, config: Config) -> Step:
     placed = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(placed.parameters(), lr=RATE, fused=True)
-    compared, precision = METHODS["ssim"].loss(config.loss), choose_precision("auto", CPU)
-
-    def step() -> float:
-        patches = next(batches).to(memory_format=torch.channels_last)
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(CPU, precision):
-            loss = compared(patches, placed(patches))
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        return float(loss.detach())
-
-    return step
+    stepper, steps = _Stepper(config, source, CPU), count()
+    return lambda: float(stepper(placed, optimizer, next(steps), RATE))
 
 
-def fresh(source: PatchSource) -> Iterator[Tensor]:
-    """Batches as flawmap's training draws them."""
+@dataclass
+class Kept:
+    """The same batches for both, one after the other, in place of random patches."""
+
+    batches: list[Tensor]
+
+    def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        return np.arange(count)
+
+    def cut(self, drawn: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.batches.pop(0).numpy()
+
+
+def losses_of(network: nn.Module, other: nn.Module, source: PatchSource, config: Config, steps: int) -> dict[str, Any]:
+    """Of both, step by step, from the same weights on the same patches."""
     rng = np.random.default_rng(SEED)
-    while True:
-        yield torch.from_numpy(np.ascontiguousarray(source.cut(source.draw(BATCH, rng))))
+    kept = [torch.from_numpy(source.sample(BATCH, rng)) for _ in range(steps)]
+    both = {
+        "plain script": plain_step(plain_copy(network), iter(kept)),
+        "flawmap": flawmap_step(other, Kept(list(kept)), config),
+    }
+    return {name: [step() for _ in kept] for name, step in both.items()}
 
 
-def durations(steps: dict[str, Step], repeats: int) -> list[Row]:
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(repeats + 2):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            if repeat > 1:  # the first two warm up
-                taken[name].append(1e3 * (time.perf_counter() - started))
-    rows = [Row("step", "32 patches", name, statistics.median(found)) for name, found in taken.items()]
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("--losses", type=int, default=0, help="steps to compare both losses over")
+    given = options.parse_args(arguments)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    config = override(preset("fast"), {"model": {"latent": 500, "channels": 1}, "training": {"batch": BATCH}})
+    images = list(good_images("fibres", IMAGES, SIZE, SEED))
+    source = PatchSource(images, [None] * IMAGES, config.model.patch)
+    loader = cycle(DataLoader(Crops(images, config.model.patch), BATCH, shuffle=True))
+    works = {
+        "plain script": plain_step(plain_copy(born(config, source)), loader),
+        "flawmap": flawmap_step(born(config, source), source, config),
+    }
+    rows = medians("step", f"{BATCH} patches", works, given.repeats)
     for row in rows:
         assert row.milliseconds is not None
         row.figures["patches/s"] = 1e3 * BATCH / row.milliseconds
-    compare(rows)
-    return rows
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, help="of torch; all cores unless told otherwise")
-    parser.add_argument("--losses", type=int, default=0, help="steps to compare both losses over")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    config = override(preset("fast"), {"model": {"latent": 500, "channels": 1}})
-    images = list(good_images("fibres", IMAGES, SIZE, SEED))
-    source = PatchSource(images, [None] * IMAGES, config.model.patch)
-    network = born(config, source)
-    loader = cycle(DataLoader(Crops(images, config.model.patch), BATCH, shuffle=True))
-    rows = durations(
-        {
-            "plain script": plain_step(plain_copy(network), loader),
-            "flawmap": flawmap_step(born(config, source), fresh(source), config),
-        },
-        arguments.repeats,
-    )
-    machine = describe_machine()
-    print(f"{machine}; torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(table(rows))
-    curves: dict[str, list[float]] = {}
-    if arguments.losses:
-        kept = [batch for batch, _ in zip(fresh(source), range(arguments.losses), strict=False)]
-        both = {
-            "plain script": plain_step(plain_copy(network), iter(kept)),
-            "flawmap": flawmap_step(born(config, source), iter(kept), config),
-        }
-        curves = {name: [step() for _ in kept] for name, step in both.items()}
-        for place in range(0, arguments.losses, max(1, arguments.losses // 10)):
-            print(f"step {place:4}  " + "  ".join(f"{name} {curve[place]:.4f}" for name, curve in curves.items()))
-    if arguments.json is not None:
-        kept_json = {"machine": machine, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(kept_json | {"losses": curves}, indent=1) + "\n", encoding="utf-8")
+    curves = losses_of(born(config, source), born(config, source), source, config, given.losses)
+    report(rows, given, {"losses": curves})
+    for place in range(0, given.losses, max(1, given.losses // 10)):
+        print(f"step {place:4}  " + "  ".join(f"{name} {curve[place]:.4f}" for name, curve in curves.items()))
     return 0
 
 

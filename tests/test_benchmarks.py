@@ -165,6 +165,54 @@ def test_it_runs(gpu: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert all(f"\n{name} (" in printed for name in gpu.SECTIONS)
 
 
+SMALL = {
+    "losses": [],
+    "step": ["--losses", "2"],
+    "inspection": ["--images", "2", "--size", "200x140"],
+    "metrics": ["--maps", "8", "--size", "120x90"],
+}
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_a_benchmark_of_a_cpu_runs(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row has its duration and is compared with the first of its case."""
+    kept = tmp_path / "kept.json"
+    with loaded(name) as module:
+        if name == "losses":
+            monkeypatch.setattr(module, "SHAPES", ((1, 1, 24, 24), (1, 3, 24, 24)))
+        if name == "step":
+            monkeypatch.setattr(module, "SIZE", (150, 140))
+        assert module.main(["--repeats", "1", *SMALL[name], "--json", str(kept)]) == 0
+    found = json.loads(kept.read_text(encoding="utf-8"))
+    assert all(row["milliseconds"] > 0 and row["times"] > 0 for row in found["rows"])
+    assert found["machine"]["torch"] == torch.__version__
+    assert "variant" in capsys.readouterr().out
+
+
+def test_the_plain_script_finds_what_flawmap_finds(tmp_path: Path) -> None:
+    """The benchmark compares two ways to one result: maps of the plain script and of flawmap agree inside."""
+    with loaded("inspection") as inspection:
+        images = list(good_images("fibres", 2, (200, 140), 0))
+        detector = inspection.Detector.of(inspection.born(images), device="cpu", precision="float32")
+        explained = detector.explain(images[0])
+        window = inspection.window_of(detector)
+        image, rebuilt = (
+            torch.from_numpy(np.moveaxis(part, 2, 0).copy())[None] for part in (images[0], explained.reconstruction)
+        )
+        margin = detector.config.residual.ssim.size // 2
+        plain = (1 - inspection.plain_ssim(image, rebuilt, window)[0, 0].numpy()) / 2
+        np.testing.assert_allclose(plain, explained.residual[margin:-margin, margin:-margin], rtol=0, atol=1e-4)
+
+
+def test_quality_is_looked_at_twice_as_late_each_time() -> None:
+    """The last look is at the end, none before the first step."""
+    with loaded("quality") as quality:
+        assert quality.looks_of(3000, 4) == [375, 750, 1500, 3000]
+        assert quality.looks_of(4, 6) == [1, 2, 4]
+
+
 def test_engines_are_measured(
     engines: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +227,7 @@ def test_engines_are_measured(
         assert (row["milliseconds"] is None) == row["note"].startswith("left out: "), row
         assert row["variant"] != "torch float32" or row["times"] == 1
         assert row["variant"] != "openvino float32" or "pip install 'flawmap[export]'" in row["note"]
-    assert "milliseconds a patch of 32 pixels, 4 latent dimensions\n" in capsys.readouterr().out
+    assert "; patch: 32; latent: 4\n" in capsys.readouterr().out
 
 
 def test_patches_from_disk_beside_those_from_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

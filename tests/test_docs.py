@@ -207,7 +207,8 @@ def test_options_exist(page: Path, options: dict[str, set[str]]) -> None:
             if words[0] == "flawmap":
                 unknown = set(OPTION.findall(command)) - options[words[1]]
             elif words[0] == "python":
-                source = (ROOT / words[1]).read_text(encoding="utf-8")
+                shared = ROOT / "benchmarks" / "measuring.py"  # --repeats, --threads, --json
+                source = (ROOT / words[1]).read_text(encoding="utf-8") + shared.read_text(encoding="utf-8")
                 unknown = {name for name in OPTION.findall(command) if f'"{name}"' not in source}
             else:
                 unknown = set(OPTION.findall(command)) - FOREIGN

@@ -1,0 +1,135 @@
+"""Minutes of training to a pixel AUROC on a real data set: flawmap beside a plain PyTorch script. Hours on a CPU.
+
+    python benchmarks/quality.py DATA [--row nanotwice-ssim-seed0] [--steps 3000] [--plain-steps 1000] [--looks 6]
+                                 [--threads N] [--json FILE]
+
+A row of the plan of `flawmap reproduce` names data set, method and settings; DATA is the folder of the data sets. The
+plain script is that of `step.py`: the same network from the same birth, at a constant rate. At some steps, twice as far
+apart each time, the network is scored on all unseen images, as the paper scores and as the data set's own settings do.
+Minutes are of training alone. The figures say what training longer would buy; they choose nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, cycle
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from flawmap.artifact import Artifact
+from flawmap.config import Config, override
+from flawmap.datasets import PatchSource, TrainingImages, find_dataset, load_training, split_dataset
+from flawmap.evaluation import unseen_samples
+from flawmap.methods import build_network
+from flawmap.reproduction import plan, runs
+from flawmap.training import _Stepper, learning_rate
+from measuring import Row, parser, report
+from step import CPU, Crops, born, plain_copy, plain_step
+
+GOALS = (0.90, 0.95, 0.966)
+
+Advance = Callable[[], object]
+Score = Callable[[nn.Module], dict[str, float]]
+
+
+def looks_of(steps: int, looks: int) -> list[int]:
+    """Steps after which the network is scored, the last one among them, each twice as far as the one before."""
+    return sorted({max(1, steps >> place) for place in range(looks)})
+
+
+def trained(advance: Advance, steps: int, looks: int, score: Callable[[], dict[str, float]]) -> Iterator[Row]:
+    """A row for each look; the clock stands while the network is scored."""
+    seconds, done = 0.0, 0
+    for look in looks_of(steps, looks):
+        started = time.perf_counter()
+        for _ in range(look - done):
+            advance()
+        seconds, done = seconds + time.perf_counter() - started, look
+        figures = {"step": float(look), "minutes": seconds / 60} | score()
+        yield Row("quality", f"step {look}", "", figures=figures)
+
+
+def scoring(data: Path, row: plan.Training, config: Config) -> tuple[TrainingImages, Score]:
+    """What the row trains on, and what tells a network's AUROC on the set's unseen images for each way of scoring."""
+    dataset = find_dataset(data / row.dataset.folder)
+    split = split_dataset(dataset.samples, config.images, config.split, config.model.patch)
+    images = load_training(split.train, config.images, skip_unreadable=False)
+    samples = unseen_samples(dataset, split)
+
+    def score(network: nn.Module) -> dict[str, float]:
+        copied = build_network(config)
+        for ours, theirs in zip(copied.parameters(), network.parameters(), strict=True):
+            ours.data.copy_(theirs.data)
+        artifact = Artifact(config, copied.state_dict(), None, {}, {})
+        areas = {"training": split.train, "held_out": split.validation}
+        detectors = runs.detectors_of(artifact, plan.scorings(row), **areas, device="cpu", precision="auto")
+        pools = runs.score_all(detectors, samples, lambda done, total, what: None)
+        return {name: float(pool.defective.result()["auroc"]) for name, pool in pools.items()}
+
+    return images, score
+
+
+def reached(rows: Sequence[Row]) -> Iterator[str]:
+    """When each goal was first seen to be met, for each variant and way of scoring."""
+    for variant in dict.fromkeys(row.variant for row in rows):
+        mine = [row.figures for row in rows if row.variant == variant]
+        for way in [name for name in mine[0] if name not in {"step", "minutes"}]:
+            for goal in GOALS:
+                met = [figures["minutes"] for figures in mine if figures[way] >= goal]
+                yield f"{variant}, {way}, {goal}: " + (f"{met[0]:.1f} minutes" if met else "not reached")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("data", type=Path, help="the folder of the data sets")
+    options.add_argument("--row", default="nanotwice-ssim-seed0", help="of the plan")
+    options.add_argument("--steps", type=int, default=3000)
+    options.add_argument("--plain-steps", type=int, default=1000, help="of the plain script; 0: none")
+    options.add_argument("--looks", type=int, default=6)
+    given = options.parse_args(arguments)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    row = next(row for row in plan.trainings("all") if row.name == given.row)
+    config = override(
+        runs.Recipe(data=given.data, out=Path()).config(row),
+        {"model": {"channels": 1}, "training": {"device": "cpu", "steps": given.steps, "epochs": None}},
+    )
+    images, score = scoring(given.data, row, config)
+    source = PatchSource(images.images, images.masks, config.model.patch, images.names)
+    network = born(config, source).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    stepper, steps = _Stepper(config, source, CPU), count()
+
+    def advance() -> None:
+        step = next(steps)
+        stepper(network, optimizer, step, learning_rate(step, given.steps, config.training))
+
+    rows: list[Row] = []
+    for found in trained(advance, given.steps, given.looks, lambda: score(network)):
+        rows.append(_told(found, "flawmap"))
+    if given.plain_steps:
+        plain = plain_copy(born(config, source))
+        crops = Crops(list(images.images), config.model.patch)
+        once = plain_step(plain, cycle(DataLoader(crops, config.training.batch, shuffle=True)))
+        for found in trained(once, given.plain_steps, given.looks, lambda: score(plain)):
+            rows.append(_told(found, "plain script"))
+    goals = list(reached(rows))
+    report(rows, given, {"goals": goals}, row=row.name)
+    print("\n".join(goals))
+    return 0
+
+
+def _told(row: Row, variant: str) -> Row:
+    """The row with its name, told at once: the next one may be an hour away."""
+    row.variant = variant
+    print(variant, {name: round(value, 4) for name, value in row.figures.items()}, file=sys.stderr, flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main())
