@@ -33,10 +33,11 @@ bench: $(VENV)/installed-dev
 	@for name in startup losses step engines inspection metrics disk; do \
 		echo; echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
-# Hours: when training leaves its plateau, huge images, and minutes to a quality (FLAWMAP_DATA names the data sets' folder).
+# Hours: when training leaves its plateau, huge images, memory, and minutes to a quality (FLAWMAP_DATA names the data sets' folder).
 bench-long: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/plateau.py
 	$(BIN)/python benchmarks/huge.py
+	$(BIN)/python benchmarks/memory.py $(FLAWMAP_DATA)
 	$(BIN)/python benchmarks/quality.py $(FLAWMAP_DATA)
 
 $(VENV)/bin/python:

@@ -14,10 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +28,7 @@ from flawmap.config import override, preset
 from flawmap.images import write_image
 from flawmap.jobs import train
 from flawmap.synthetic import texture
+from measuring import watched
 
 TILE = 512  # side of the piece of cloth that is repeated, pixels
 GOOD = 6  # images to train on
@@ -82,23 +81,13 @@ def quick_model(folder: Path, steps: int, stride: int) -> Path:
 
 
 def inspect(model: Path, image: Path, out: Path, *, residuals: bool) -> Run:
-    """`flawmap inspect` in a child, whose peak is asked of a process that has no other child."""
     arguments = ["inspect", str(model), str(image), "-o", str(out), "--quiet", *(["--residuals"] if residuals else [])]
-    watched = (
-        "import resource, subprocess, sys; "
-        "code = subprocess.call([sys.executable, '-m', 'flawmap', *sys.argv[1:]]); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
-    )
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", watched, *arguments], stdout=subprocess.PIPE, text=True, check=True)
-    seconds = time.perf_counter() - started
-    unit = 1 if sys.platform == "darwin" else 1024
+    seconds, peak = watched(*arguments)
     record = json.loads((out / "inspections.jsonl").read_text(encoding="utf-8").splitlines()[0])
     if "error" in record:
         sys.exit(record["error"])
     pixels = record["width"] * record["height"]
     name = f"{record['width']:,} x {record['height']:,}"
-    peak = int(done.stdout.split()[-1]) * unit
     return Run(name, pixels / 1e6, seconds, peak, record["verdict"], len(record["regions"]))
 
 

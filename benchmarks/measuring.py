@@ -6,6 +6,8 @@ import argparse
 import itertools
 import json
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -169,6 +171,28 @@ def report(rows: Sequence[Row], given: argparse.Namespace, more: Mapping[str, An
     if given.json is not None:
         text = json.dumps({**kept, "rows": [asdict(row) for row in rows], **(more or {})}, indent=1)
         given.json.write_text(text + "\n", encoding="utf-8")
+
+
+class Watched(NamedTuple):
+    seconds: float
+    peak: int  # bytes, resident
+
+
+def watched(*arguments: str) -> Watched:
+    """A command of flawmap in a child of its own: how long it took, and the most memory it had.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    watcher = (  # small itself, and with no other child: the system tells of all of them together
+        "import resource, subprocess, sys; "
+        "code = subprocess.call([sys.executable, '-m', 'flawmap', *sys.argv[1:]]); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", watcher, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Watched(time.perf_counter() - started, int(done.stdout.split()[-1]) * unit)
 
 
 def nothing_told(milliseconds: float, result: object) -> dict[str, float]:

@@ -5,8 +5,8 @@
 The plain script is what one would write: patches cut by a DataLoader, the layers of table 1 in contiguous float32,
 SSIM by grouped convolutions (pytorch-msssim, of the dev extra, with a Gaussian window of 11 pixels), Adam. flawmap's is
 that of `flawmap.training` with the preset `fast`. A step is all of it: batch, forward, loss, backward, update. Medians
-of steps that take turns; "times" is how many times as fast as the plain script. `--losses N` goes on for N steps from
-the same weights on the same patches and prints both losses, which have to fall alike.
+of steps that take turns; "times" is how many times as fast as the plain script. `--losses N` trains both for N steps
+from the same weights on the same patches and prints the losses of other patches, by one SSIM, which have to fall alike.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from flawmap.synthetic import good_images
 from flawmap.training import Patches, _Stepper
 from measuring import medians, parser, report
 
-IMAGES, SIZE, BATCH, RATE, SEED = 5, (1024, 696), 32, 1e-3, 0
+IMAGES, SIZE, BATCH, RATE, SEED, LOOKS = 5, (1024, 696), 32, 1e-3, 0, 10
 CPU = torch.device("cpu")
 
 Step = Callable[[], float]
@@ -113,14 +113,31 @@ class Kept:
 
 
 def losses_of(network: nn.Module, other: nn.Module, source: PatchSource, config: Config, steps: int) -> dict[str, Any]:
-    """Of both, step by step, from the same weights on the same patches."""
+    """Of both on the same held-out patches, by the plain script's SSIM, as they are trained on the same batches."""
     rng = np.random.default_rng(SEED)
     kept = [torch.from_numpy(source.sample(BATCH, rng)) for _ in range(steps)]
+    patches = torch.from_numpy(source.sample(2 * BATCH, rng))
+    plain = plain_copy(network)
     both = {
-        "plain script": plain_step(plain_copy(network), iter(kept)),
-        "flawmap": flawmap_step(other, Kept(list(kept)), config),
+        "plain script": (plain, plain_step(plain, iter(kept))),
+        "flawmap": (other, flawmap_step(other, Kept(list(kept)), config)),
     }
-    return {name: [step() for _ in kept] for name, step in both.items()}
+    curves: dict[str, Any] = {"step": [], **{name: [] for name in both}}
+    for place in range(1, steps + 1):
+        for _, step in both.values():
+            step()
+        if place % max(1, steps // LOOKS) == 0:
+            curves["step"].append(place)
+            for name, (trained, _) in both.items():
+                curves[name].append(plain_loss(trained, patches))
+    return curves
+
+
+@torch.no_grad()
+def plain_loss(network: nn.Module, patches: Tensor) -> float:
+    from pytorch_msssim import ssim  # noqa: PLC0415 - of the dev extra
+
+    return float(1 - ssim(patches, network(patches), data_range=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,8 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         row.figures["patches/s"] = 1e3 * BATCH / row.milliseconds
     curves = losses_of(born(config, source), born(config, source), source, config, given.losses)
     report(rows, given, {"losses": curves})
-    for place in range(0, given.losses, max(1, given.losses // 10)):
-        print(f"step {place:4}  " + "  ".join(f"{name} {curve[place]:.4f}" for name, curve in curves.items()))
+    names = list(curves)[1:]
+    for place, *losses in zip(*curves.values(), strict=True):
+        print(f"step {place:4}  " + "  ".join(f"{name} {loss:.4f}" for name, loss in zip(names, losses, strict=True)))
     return 0
 
 

@@ -18,6 +18,7 @@ from flawmap.config import override, parse
 from flawmap.detector import Detector
 from flawmap.errors import ArtifactError, ConfigError, InputError
 from flawmap.methods import build_network
+from flawmap.metrics import PixelMetrics
 from flawmap.records import Inspection
 from flawmap.sampling import PatchSource
 from flawmap.synthetic import texture
@@ -173,6 +174,21 @@ def test_bfloat16_scores_are_close_to_float32(trained: Artifact) -> None:
         difference = np.abs(detector.score(image) - replace(detector, precision=torch.bfloat16).score(image))
         assert difference.max() < 0.03
         assert difference.mean() < 0.002
+
+
+def test_bfloat16_moves_the_area_under_the_curve_by_less_than_a_thousandth(trained: Artifact) -> None:
+    """The bound that the documentation states, on images with patches of noise."""
+    exact = with_settings(trained)
+    metrics = [(detector, PixelMetrics()) for detector in (exact, replace(exact, precision=torch.bfloat16))]
+    for seed in range(4):
+        image, mask = image_of(128, 96, seed), np.zeros((96, 128), np.bool_)
+        mask[30:50, 20 + 10 * seed : 45 + 10 * seed] = True
+        image[mask] = 0.8 * image[mask] + 0.2 * np.random.default_rng(seed).random((int(mask.sum()), 1), np.float32)
+        for detector, found in metrics:
+            found.add(detector.opened(detector.score(image)), mask)
+    areas = [found.result()["auroc"] for _, found in metrics]
+    assert 0.6 < areas[0] < 0.999, "there is something to lose"
+    assert abs(areas[0] - areas[1]) < 0.001
 
 
 def test_padding_reflects_small_images(trained: Artifact) -> None:
