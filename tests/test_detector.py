@@ -176,18 +176,19 @@ def test_bfloat16_scores_are_close_to_float32(trained: Artifact) -> None:
         assert difference.mean() < 0.002
 
 
-def test_bfloat16_moves_the_area_under_the_curve_by_less_than_a_thousandth(trained: Artifact) -> None:
-    """The bound that the documentation states, on images with patches of noise."""
-    exact = with_settings(trained)
+@pytest.mark.parametrize("residual", ["ssim", "l2"])
+def test_bfloat16_moves_the_area_under_the_curve_by_less_than_a_thousandth(trained: Artifact, residual: str) -> None:
+    """The bound that the documentation states, on images with dark patches, which a short training hardly notices."""
+    exact = with_settings(trained, residual={"name": residual})
     metrics = [(detector, PixelMetrics()) for detector in (exact, replace(exact, precision=torch.bfloat16))]
     for seed in range(4):
         image, mask = image_of(128, 96, seed), np.zeros((96, 128), np.bool_)
         mask[30:50, 20 + 10 * seed : 45 + 10 * seed] = True
-        image[mask] = 0.8 * image[mask] + 0.2 * np.random.default_rng(seed).random((int(mask.sum()), 1), np.float32)
+        image[mask] *= 0.4
         for detector, found in metrics:
             found.add(detector.opened(detector.score(image)), mask)
     areas = [found.result()["auroc"] for _, found in metrics]
-    assert 0.6 < areas[0] < 0.999, "there is something to lose"
+    assert 0.5 < areas[0] < 0.99, "there is something to lose"
     assert abs(areas[0] - areas[1]) < 0.001
 
 
