@@ -3,7 +3,8 @@
     python benchmarks/engines.py [--repeats 15] [--threads N] [--json FILE]
 
 The network of table 1 with 500 latent dimensions, born on random patches of 128 pixels: how long a pass takes does not
-depend on its weights. Medians of passes that take turns. A detector gives PyTorch batches of up to 32 and the other
+depend on its weights. Medians of passes, one engine after the other: the threads of one would get in the other's way if
+they took turns. A detector gives PyTorch batches of up to 32 and the other
 engines single patches. "times" is how many times as fast as PyTorch in float32. Engines that are
 not installed are left out, and it says so.
 """
@@ -72,8 +73,8 @@ def measure(config: Config, batches: Sequence[int], repeats: int) -> list[Row]:
             missing[name] = f"left out: {error}"
     rows: list[Row] = []
     for batch in batches:
-        works = {name: partial(run, patches[:batch]) for name, run in runs.items()}
-        for row in medians("engines", f"batch {batch}", works, repeats):
+        for name, run in runs.items():
+            (row,) = medians("engines", f"batch {batch}", {name: partial(run, patches[:batch])}, repeats, warm=4)
             assert row.milliseconds is not None
             row.figures["ms a patch"] = row.milliseconds / batch
             rows.append(row)

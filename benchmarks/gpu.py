@@ -44,7 +44,6 @@ try:
     import torch
     from numpy.typing import NDArray
     from torch import Tensor, nn
-    from torch.nn import functional
     from torch.utils.flop_counter import FlopCounterMode
 
     from flawmap.blur import Border, gaussian_weights
@@ -52,7 +51,7 @@ try:
     from flawmap.errors import ConfigError
     from flawmap.hardware import autocast, choose_device, choose_precision, describe_machine
     from flawmap.losses import LOSSES
-    from flawmap.methods import BATCH, build_network, residual_of, score_image, smoothed
+    from flawmap.methods import BATCH_ELSEWHERE, build_network, residual_of, score_image, smoothed
     from flawmap.models import Autoencoder, initialise
     from flawmap.sampling import PatchSource
     from flawmap.ssim import ssim, window_weights
@@ -658,17 +657,16 @@ class Inspector:
 
 
 def own_reconstruction(
-    bench: Bench, network: nn.Module, precision: torch.dtype, batch: int = BATCH
+    bench: Bench, network: nn.Module, precision: torch.dtype, batch: int = BATCH_ELSEWHERE
 ) -> Callable[[Tensor], Tensor]:
-    """Patches to reconstructions as `Detector` makes them: in batches of one size, the last one filled up."""
+    """Patches to reconstructions as `Detector` makes them, so many at once."""
 
     def reconstruct(patches: Tensor) -> Tensor:
         outputs = []
         for part in torch.split(patches, batch):
-            filled = functional.pad(part, (0, 0, 0, 0, 0, 0, 0, batch - len(part)))
             with autocast(bench.where, precision):
-                result = network(filled.contiguous(memory_format=torch.channels_last))
-            outputs.append(result[: len(part)].float().contiguous())
+                result = network(part.contiguous(memory_format=torch.channels_last))
+            outputs.append(result.float().contiguous())
         return torch.cat(outputs)
 
     return reconstruct
@@ -676,7 +674,8 @@ def own_reconstruction(
 
 def own_score(bench: Bench, precision: torch.dtype, batch: int, image: Tensor) -> Tensor:
     """methods.score_image of an image (C, H, W) as `Detector` calls it."""
-    return score_image(image, own_reconstruction(bench, bench.trained, precision, batch), bench.config).residual
+    reconstruct = own_reconstruction(bench, bench.trained, precision, batch)
+    return score_image(image, reconstruct, bench.config, most=batch).residual
 
 
 def on_device(bench: Bench, image: Tensor, *, compiled: bool, graph: bool) -> Callable[[], Tensor]:
@@ -719,8 +718,8 @@ def inspection(bench: Bench) -> None:
     run("patch by patch, float32, strict", STRICT, lambda: partial(own, torch.float32, 1, image))
     if not baseline:
         raise Absent("without the first row there is nothing to compare with")
-    run("flawmap, float32, strict", STRICT, lambda: partial(own, torch.float32, BATCH, image))
-    run("flawmap", DEFAULT, lambda: partial(own, auto, BATCH, image))
+    run("flawmap, float32, strict", STRICT, lambda: partial(own, torch.float32, BATCH_ELSEWHERE, image))
+    run("flawmap", DEFAULT, lambda: partial(own, auto, BATCH_ELSEWHERE, image))
     for batch in bench.sizes.gathered:
         run(f"flawmap, batches of {batch}", DEFAULT, lambda batch=batch: partial(own, auto, batch, image))  # type: ignore[misc]
     for compiled, graph in itertools.product((False, True), repeat=2):
@@ -746,7 +745,7 @@ def parts(bench: Bench, image: Tensor) -> None:
     def tell(milliseconds: float, result: Tensor) -> dict[str, float]:
         return {"TFLOP/s": each * len(patches) / milliseconds / 1e9}
 
-    reconstruct = {batch: own_reconstruction(bench, bench.trained, auto, batch) for batch in (BATCH, 128)}
+    reconstruct = {batch: own_reconstruction(bench, bench.trained, auto, batch) for batch in (BATCH_ELSEWHERE, 128)}
     strict = own_reconstruction(bench, bench.trained, torch.float32)
     works: dict[str, dict[str, Callable[[], Callable[[], Tensor]]]] = {
         "cut": {
@@ -756,7 +755,7 @@ def parts(bench: Bench, image: Tensor) -> None:
         },
         "network": {
             "flawmap, float32": lambda: lambda: strict(patches),
-            "flawmap": lambda: lambda: reconstruct[BATCH](patches),
+            "flawmap": lambda: lambda: reconstruct[BATCH_ELSEWHERE](patches),
             "batches of 128": lambda: lambda: reconstruct[128](patches),
             "one batch": lambda: lambda: inspector.reconstruct(patches),
             "one batch, CUDA graph": lambda: captured(lambda: inspector.reconstruct(patches), bench),
@@ -810,8 +809,8 @@ def latency(bench: Bench) -> None:
             return once
 
         ways: list[tuple[str, Backends, Callable[[], Callable[[], Tensor]]]] = [
-            ("flawmap, float32, strict", STRICT, partial(own_way, torch.float32, BATCH, held, own)),
-            ("flawmap", DEFAULT, partial(own_way, auto, BATCH, held, own)),
+            ("flawmap, float32, strict", STRICT, partial(own_way, torch.float32, BATCH_ELSEWHERE, held, own)),
+            ("flawmap", DEFAULT, partial(own_way, auto, BATCH_ELSEWHERE, held, own)),
             ("flawmap, batches of 1", DEFAULT, partial(own_way, auto, 1, held, own)),
             ("on the device", TUNED, partial(device_way, False, False, held)),
             ("on the device, CUDA graph", TUNED, partial(device_way, False, True, held)),
