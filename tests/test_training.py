@@ -492,6 +492,20 @@ def test_no_infinite_loss_passes(loss: float) -> None:
         training._check_loss(run, TrainingSettings(steps=100))
 
 
+def test_a_loss_that_explodes_ends_the_training() -> None:
+    """A finite one too: a network that far off would be written, and used."""
+    run = training._Run(nn.Identity(), torch.optim.Adam([torch.zeros(1)]), 100, flat_loss=70.0, step=20)
+    run.history = [Row(20, 69_000.0, None, 0.1, 1.0)]
+    training._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3))
+    run.history = [Row(20, 3.3e8, None, 0.1, 1.0)]
+    with pytest.raises(TrainingError) as caught:
+        training._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3))
+    assert str(caught.value) == (
+        "the loss rose to 3.3e+08 before step 20, that of a flat reconstruction is 70: the training diverges; "
+        "lower the learning rate (--learning-rate 7e-04)"
+    )
+
+
 def test_patches_that_do_not_fit_the_network_are_refused() -> None:
     """Colour patches for a grey network, or another side, name both shapes."""
     source = PatchSource([np.repeat(texture("cloth", (64, 64), 0), 3, axis=2)], [None], PATCH)
