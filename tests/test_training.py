@@ -495,13 +495,15 @@ def test_no_infinite_loss_passes(loss: float) -> None:
 def test_a_loss_that_explodes_ends_the_training() -> None:
     """A finite one too: a network that far off would be written, and used."""
     run = training._Run(nn.Identity(), torch.optim.Adam([torch.zeros(1)]), 100, flat_loss=70.0, step=20)
-    run.history = [Row(20, 69_000.0, None, 0.1, 1.0)]
-    training._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3))
-    run.history = [Row(20, 3.3e8, None, 0.1, 1.0)]
+    first = Row(20, 240.0, None, 0.1, 1.0)
+    for losses in ([first, Row(40, 239_000.0, None, 0.1, 2.0)], [Row(20, 1e6, None, 0.1, 1.0)]):
+        run.history = losses
+        training._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3))
+    run.history = [first, Row(40, 3.3e8, None, 0.1, 2.0)]
     with pytest.raises(TrainingError) as caught:
         training._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3))
     assert str(caught.value) == (
-        "the loss rose to 3.3e+08 before step 20, that of a flat reconstruction is 70: the training diverges; "
+        "the loss rose to 3.3e+08 before step 40, that of a flat reconstruction is 70: the training diverges; "
         "lower the learning rate (--learning-rate 7e-04)"
     )
 

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 ROW_STEPS = 20  # steps between two rows of the history
 VALIDATION_ROWS = 10  # rows between two looks at the validation patches
 BIRTH_PATCHES = 64  # for the initialisation and for the loss of a flat reconstruction
-DIVERGED = 1000  # times the flat reconstruction's loss: nothing comes back from there
+DIVERGED = 1000  # times the first row's loss, or the flat reconstruction's: nothing comes back from there
 PLATEAU = 0.98  # of the flat reconstruction's loss: above it nothing has been learnt
 FUSED = ("cpu", "cuda")  # devices whose Adam updates all parameters in one pass
 TIMED_STEPS = (4, 10)  # run in, then measured, to turn minutes into steps
@@ -317,7 +317,7 @@ def _check_loss(run: _Run, settings: TrainingSettings, advice: str = "") -> None
             f"the loss turned {row.loss} before step {row.step}; lower the learning rate "
             f"(--learning-rate {settings.learning_rate / 3:.0e}) or train in float32 (--precision float32)"
         )
-    if row.loss > DIVERGED * run.flat_loss:
+    if row.loss > DIVERGED * max(run.flat_loss, run.history[0].loss):
         raise TrainingError(
             f"the loss rose to {row.loss:.3g} before step {row.step}, that of a flat reconstruction is "
             f"{run.flat_loss:.4g}: the training diverges; lower the learning rate "
