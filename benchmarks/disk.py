@@ -24,7 +24,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from flawmap.config import ImageSettings, override, preset
 from flawmap.datasets import Area, PatchSource
@@ -32,8 +31,8 @@ from flawmap.images import write_image
 from flawmap.methods import build_network
 from flawmap.sources import open_source
 from flawmap.synthetic import texture
-from flawmap.training import _Stepper
-from measuring import Row, parser, report
+from measuring import Row, parsed, parser, report
+from step import flawmap_step
 
 BATCH, SEED, TEXTURES, DRAWN = 32, 0, 3, 20
 BUDGETS = {"memory": 10**15, "disk": 0}  # bytes
@@ -79,13 +78,11 @@ def batch_of(source: PatchSource, before: Callable[[], None] = lambda: None) -> 
 def step_of(source: PatchSource, patch: int) -> Work:
     """Steps of a training, as `fit` makes them."""
     config = override(preset("fast"), {"model": {"patch": patch, "channels": 1}, "training": {"batch": BATCH}})
-    network = build_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    stepper, steps = _Stepper(config, source, torch.device("cpu")), iter(range(10**9))
+    step = flawmap_step(build_network(config), source, config)
 
     def work() -> float:
         started = time.perf_counter()
-        float(stepper(network, optimizer, next(steps), 1e-3))
+        step()
         return time.perf_counter() - started
 
     return work
@@ -169,12 +166,10 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--patch", type=int, default=128, help="side, pixels")
     options.add_argument("--folder", type=Path, help="on the disk to be measured [the system's for temporary files]")
     options.add_argument("--peak", choices=("neither", *BUDGETS), help=argparse.SUPPRESS)
-    given = options.parse_args(arguments)
+    given = parsed(options, arguments)
     if given.peak is not None:
         print_peak(given.folder, given.peak, given.patch)
         return 0
-    if given.threads:
-        torch.set_num_threads(given.threads)
     width, height = map(int, given.size.split("x"))
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)

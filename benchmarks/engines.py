@@ -4,9 +4,8 @@
 
 The network of table 1 with 500 latent dimensions, born on random patches of 128 pixels: how long a pass takes does not
 depend on its weights. Medians of passes, one engine after the other: the threads of one would get in the other's way if
-they took turns. A detector gives PyTorch batches of up to 32 and the other
-engines single patches. "times" is how many times as fast as PyTorch in float32. Engines that are
-not installed are left out, and it says so.
+they took turns. A detector gives PyTorch batches of up to 32 and the other engines single patches. "times" is how many
+times as fast as PyTorch in float32. Engines that are not installed are left out, and it says so.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from flawmap.errors import InputError
 from flawmap.hardware import autocast, has_bfloat16
 from flawmap.methods import Reconstruct, build_network
 from flawmap.models import Autoencoder, initialise
-from measuring import Row, medians, parser, report
+from measuring import Row, medians, parsed, parser, report
 
 VARIANTS = (
     ("torch", torch.float32),
@@ -86,9 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--patch", type=int, default=128, help="side, pixels")
     options.add_argument("--latent", type=int, default=500, help="dimensions")
-    given = options.parse_args(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    given = parsed(options, arguments)
     changes = {"model": {"latent": given.latent, "patch": given.patch, "channels": 1}}
     rows = measure(override(preset("fast"), changes), BATCHES, given.repeats)
     report(rows, given, patch=given.patch, latent=given.latent)

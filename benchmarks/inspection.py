@@ -23,20 +23,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import step
 from flawmap import jobs
 from flawmap.artifact import Artifact, save_artifact
 from flawmap.config import override, preset
 from flawmap.detector import Detector
 from flawmap.images import find_images, write_image
-from flawmap.methods import build_network
-from flawmap.models import initialise
 from flawmap.regions import opened
 from flawmap.sampling import PatchSource
 from flawmap.ssim import CONSTANTS, window_weights
 from flawmap.synthetic import good_images
 from flawmap.tiling import Grid
-from measuring import Row, medians, parser, report
-from step import plain_copy
+from measuring import Row, medians, parsed, parser, report
 
 SIZE, LATENT, STRIDE, SEED = (1024, 696), 500, 30, 0
 CHANGES = {
@@ -51,11 +49,7 @@ PRODUCT = 2048  # side of the matrices whose product gives the rate
 def born(images: Sequence[NDArray[np.float32]]) -> Artifact:
     """A model that was not trained, with a threshold."""
     config = override(preset("fast"), CHANGES)
-    network = build_network(config)
-    patches = PatchSource(list(images), [None] * len(images), config.model.patch).sample(
-        64, np.random.default_rng(SEED)
-    )
-    initialise(network, torch.from_numpy(patches), SEED)
+    network = step.born(config, PatchSource(list(images), [None] * len(images), config.model.patch))
     return Artifact(config, network.state_dict(), 0.9, {}, {"data": {"split": {}}})
 
 
@@ -126,7 +120,7 @@ def rate(precision: torch.dtype) -> float:
 
 
 def whole_image(detector: Detector, path: Path, repeats: int) -> list[Row]:
-    network = plain_copy(Detector.of(detector.artifact, device="cpu", precision="float32").network)  # type: ignore[arg-type]
+    network = step.plain_copy(Detector.of(detector.artifact, device="cpu", precision="float32").network)  # type: ignore[arg-type]
     exact = Detector.of(detector.artifact, device="cpu", precision="float32")
     works: dict[str, Callable[[], object]] = {
         "patch by patch, float32": lambda: by_patches(network, detector, path),
@@ -173,9 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--size", default=f"{SIZE[0]}x{SIZE[1]}", help="of an image, WIDTHxHEIGHT, pixels")
     options.add_argument("--model", type=Path, help="a trained one instead")
     options.add_argument("--data", type=Path, help="and a folder of its images")
-    given = options.parse_args(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    given = parsed(options, arguments)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         if given.data:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flawmap.config import LossSettings, SSIMSettings
 from flawmap.losses import ssim_loss
-from measuring import Row, medians, parser, report
+from measuring import Row, medians, parsed, parser, report
 
 SHAPES = ((32, 1, 128, 128), (1, 1, 1024, 1024), (8, 3, 256, 256))
 SETTINGS = LossSettings(ssim=SSIMSettings(window="gaussian", size=11, constants="wang"))
@@ -64,9 +64,7 @@ def measure(shape: tuple[int, ...], losses: dict[str, Loss], repeats: int) -> li
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = parser(__doc__).parse_args(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    given = parsed(parser(__doc__), arguments)
     losses = variants()
     report([row for shape in SHAPES for row in measure(shape, losses, given.repeats)], given)
     return 0

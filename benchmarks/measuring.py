@@ -159,6 +159,14 @@ def parser(doc: str | None, repeats: int = 15) -> argparse.ArgumentParser:
     return options
 
 
+def parsed(options: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What was given; torch computes on the threads that were asked for."""
+    given = options.parse_args(arguments)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    return given
+
+
 def report(rows: Sequence[Row], given: argparse.Namespace, more: Mapping[str, Any] | None = None, **about: Any) -> None:
     """Print the table, below what machine this is, and keep both as JSON if asked to.
 

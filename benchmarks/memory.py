@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flawmap.config import override, to_toml
 from flawmap.reproduction import plan, runs
-from measuring import Row, parser, report, watched
+from measuring import Row, parsed, parser, report, watched
 
 MIB = 2**20
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("data", type=Path, help="the folder of the data sets")
     options.add_argument("--steps", type=int, default=40, help="of each training")
     options.add_argument("--sets", default=",".join(dataset.key for dataset in plan.SETS))
-    given = options.parse_args(arguments)
+    given = parsed(options, arguments)
     rows: list[Row] = []
     for dataset in plan.chosen_sets(given.sets.split(",")):
         with tempfile.TemporaryDirectory() as name:

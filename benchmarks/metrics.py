@@ -22,7 +22,7 @@ import numpy as np
 from flawmap.bootstrap import bootstrap
 from flawmap.metrics import PixelMetrics, aupimo_per_image, image_metrics, own_metrics
 from flawmap.records import FloatMap, Mask
-from measuring import medians, parser, report
+from measuring import medians, parsed, parser, report
 
 BLOBS, GOOD, SEED = 14, 5, 0  # in a defective image; good images
 MIB = 2**20
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__, repeats=3)
     options.add_argument("--maps", type=int, default=40)
     options.add_argument("--size", default="1024x696", help="of a map, WIDTHxHEIGHT, pixels")
-    given = options.parse_args(arguments)
+    given = parsed(options, arguments)
     width, height = map(int, given.size.split("x"))
     maps = maps_of(given.maps, width, height)
     ours = {"flawmap, every metric": lambda: every_metric(maps)}

@@ -14,10 +14,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count, cycle
+from itertools import cycle
 from pathlib import Path
 
-import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -27,9 +26,9 @@ from flawmap.datasets import PatchSource, TrainingImages, find_dataset, load_tra
 from flawmap.evaluation import unseen_samples
 from flawmap.methods import build_network
 from flawmap.reproduction import plan, runs
-from flawmap.training import _Stepper, learning_rate
-from measuring import Row, parser, report
-from step import CPU, Crops, born, plain_copy, plain_step
+from flawmap.training import learning_rate
+from measuring import Row, parsed, parser, report
+from step import Crops, born, flawmap_step, plain_copy, plain_step
 
 GOALS = (0.90, 0.95, 0.966)
 
@@ -91,9 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--steps", type=int, default=3000)
     options.add_argument("--plain-steps", type=int, default=1000, help="of the plain script; 0: none")
     options.add_argument("--looks", type=int, default=6)
-    given = options.parse_args(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    given = parsed(options, arguments)
     row = next(row for row in plan.trainings("all") if row.name == given.row)
     config = override(
         runs.Recipe(data=given.data, out=Path()).config(row),
@@ -101,14 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     images, score = scoring(given.data, row, config)
     source = PatchSource(images.images, images.masks, config.model.patch, images.names)
-    network = born(config, source).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    stepper, steps = _Stepper(config, source, CPU), count()
-
-    def advance() -> None:
-        step = next(steps)
-        stepper(network, optimizer, step, learning_rate(step, given.steps, config.training))
-
+    network = born(config, source)
+    advance = flawmap_step(network, source, config, lambda step: learning_rate(step, given.steps, config.training))
     rows: list[Row] = []
     for found in trained(advance, given.steps, given.looks, lambda: score(network)):
         rows.append(_told(found, "flawmap"))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from measuring import medians, parser, report
+from measuring import medians, parsed, parser, report
 
 COMMANDS = {
     "import torch": ["-c", "import torch"],
@@ -26,7 +26,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = parser(__doc__, repeats=7).parse_args(arguments)
+    given = parsed(parser(__doc__, repeats=7), arguments)
     works = {
         name: partial(subprocess.run, [sys.executable, *command], capture_output=True, check=False)
         for name, command in COMMANDS.items()

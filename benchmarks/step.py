@@ -29,7 +29,7 @@ from flawmap.models import initialise
 from flawmap.sampling import PatchSource
 from flawmap.synthetic import good_images
 from flawmap.training import Patches, _Stepper
-from measuring import medians, parser, report
+from measuring import medians, parsed, parser, report
 
 IMAGES, SIZE, BATCH, RATE, SEED, LOOKS = 5, (1024, 696), 32, 1e-3, 0, 10
 CPU = torch.device("cpu")
@@ -92,11 +92,19 @@ def plain_step(network: nn.Module, batches: Iterator[Tensor]) -> Step:
     return step
 
 
-def flawmap_step(network: nn.Module, source: Patches, config: Config) -> Step:
+def flawmap_step(
+    network: nn.Module, source: Patches, config: Config, rate: Callable[[int], float] = lambda step: RATE
+) -> Step:
+    """rate: Adam's, at a step from 0."""
     placed = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(placed.parameters(), lr=RATE, fused=True)
     stepper, steps = _Stepper(config, source, CPU), count()
-    return lambda: float(stepper(placed, optimizer, next(steps), RATE))
+
+    def once() -> float:
+        step = next(steps)
+        return float(stepper(placed, optimizer, step, rate(step)))
+
+    return once
 
 
 @dataclass
@@ -143,9 +151,7 @@ def plain_loss(network: nn.Module, patches: Tensor) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--losses", type=int, default=0, help="steps to compare both losses over")
-    given = options.parse_args(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    given = parsed(options, arguments)
     config = override(preset("fast"), {"model": {"latent": 500, "channels": 1}, "training": {"batch": BATCH}})
     images = list(good_images("fibres", IMAGES, SIZE, SEED))
     source = PatchSource(images, [None] * IMAGES, config.model.patch)

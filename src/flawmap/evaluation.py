@@ -237,8 +237,7 @@ def _cases(
 
     def score(sample: Sample) -> tuple[Case, str | None] | InputError:
         try:
-            header = read_header(sample.path)
-            with turn(header.width * header.height, cores):
+            with turn(read_header(sample.path).pixels, cores):
                 return score_case(detector, sample)
         except InputError as error:
             return error

@@ -414,8 +414,9 @@ def inspect(
         target = out / names[image]
         try:
             header = image_header(image.path)
-            with turn(header.width * header.height, cores):
-                return _inspect_one(
+            with turn(header.pixels, cores):
+                inspected = inspect_bands if by_bands(header, detector.config.images) else _inspect_whole
+                return inspected(
                     detector, image.path, target, threshold=threshold, residuals=residuals, overlays=overlays
                 )
         except OutputError:
@@ -436,12 +437,10 @@ def inspect(
     return tuple(rows)
 
 
-def _inspect_one(
+def _inspect_whole(
     detector: Detector, path: Path, target: Path, *, threshold: float | None, residuals: bool, overlays: bool
 ) -> Findings:
-    """Inspect an image file, in one piece or by bands, and write its pictures."""
-    if by_bands(image_header(path), detector.config.images):
-        return inspect_bands(detector, path, target, threshold=threshold, residuals=residuals, overlays=overlays)
+    """Inspect an image file in one piece, and write its pictures."""
     loaded = detector.read(path)
     explained = detector.explain(loaded.pixels, path=path)
     inspection = detector.judge(explained, path=path, notes=loaded.notes, threshold=threshold)
