@@ -36,7 +36,7 @@ from torch import Tensor
 from flawmap.artifact import Artifact, load_artifact, save_artifact
 from flawmap.borders import border_profile, levelled
 from flawmap.config import Config, ResidualSettings, override, preset
-from flawmap.datasets import PatchSource, find_dataset, load_training
+from flawmap.datasets import Area, PatchSource, Tally, find_dataset, pieces
 from flawmap.detector import Detector
 from flawmap.flaws import add_flaws
 from flawmap.images import Pixels, read_mask, to_size, worked
@@ -45,7 +45,7 @@ from flawmap.methods import residual_of, smoothed
 from flawmap.metrics import PixelMetrics
 from flawmap.records import FloatMap, Mask
 from flawmap.regions import opened
-from flawmap.splits import Area
+from flawmap.sampling import Piece
 from flawmap.training import fit
 
 DATA = Path(os.environ.get("FLAWMAP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -134,7 +134,7 @@ def model(name: str, config: Config, good: list[Pixels], file: Path | None) -> A
     """Trained on these good images; kept in a file, and taken from it the next time."""
     if file is not None and file.exists():
         return plain(load_artifact(file))
-    trained = fit(config, PatchSource(good, [None] * len(good), config.model.patch))
+    trained = fit(config, PatchSource(map(Piece, good), config.model.patch))
     print(f"{name}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.history[-1].loss:.4f}", flush=True)
     artifact = Artifact(config, trained.network.state_dict(), None, {}, {})
     if file is not None:
@@ -180,16 +180,17 @@ def main() -> int:
     config: Config = override(override(preset("fast"), own), {"training": {"steps": arguments.steps}})
     config = override(config, tomllib.loads(arguments.change.replace(";", "\n")))
     good = find_dataset(arguments.data / folder).select("train", "good")
-    loaded = load_training([Area(sample.path, "") for sample in good], config.images, skip_unreadable=False)
+    areas = [Area(sample.path, "") for sample in good]
+    images = [piece.pixels for piece in pieces(areas, config.images, Tally())]
     held = max(1, len(good) // 10)
-    config = override(config, {"model": {"channels": loaded.images[0].shape[2]}})
-    detector = Detector.of(model(arguments.set, config, list(loaded.images[:-held]), arguments.model))
+    config = override(config, {"model": {"channels": images[0].shape[2]}})
+    detector = Detector.of(model(arguments.set, config, images[:-held], arguments.model))
     kept: dict[str, Any] = {"set": arguments.set, "steps": arguments.steps, "change": arguments.change}
-    clean = [rebuilt(detector, image, np.zeros(image.shape[:2], np.bool_)) for image in loaded.images[:BORDER_IMAGES]]
+    clean = [rebuilt(detector, image, np.zeros(image.shape[:2], np.bool_)) for image in images[:BORDER_IMAGES]]
     reach = config.model.patch // 2
     cases = {}
     for proxy, (kinds, count) in PROXIES.items():
-        flawed = [add_flaws(loaded.images[-held:][i % held], i, kinds=kinds, count=count)[:2] for i in range(FLAWED)]
+        flawed = [add_flaws(images[-held:][i % held], i, kinds=kinds, count=count)[:2] for i in range(FLAWED)]
         cases[proxy] = [rebuilt(detector, image, mask) for image, mask in flawed]
     if arguments.against_truth:
         cases["truth"] = truth(detector, arguments.data / folder, config)

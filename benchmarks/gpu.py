@@ -53,7 +53,7 @@ try:
     from flawmap.losses import LOSSES
     from flawmap.methods import BATCH_ELSEWHERE, build_network, residual_of, score_image, smoothed
     from flawmap.models import Autoencoder, initialise
-    from flawmap.sampling import PatchSource
+    from flawmap.sampling import PatchSource, Piece
     from flawmap.ssim import ssim, window_weights
     from flawmap.synthetic import good_images
     from flawmap.tiling import Grid, merge, split
@@ -174,8 +174,7 @@ class Bench:
 
     @cached_property
     def source(self) -> PatchSource:
-        images = [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in self.images]
-        return PatchSource(images, [None] * len(images), self.sizes.patch)
+        return PatchSource((Piece(image.transpose(1, 2, 0)) for image in self.images), self.sizes.patch)
 
     @cached_property
     def newborn(self) -> Autoencoder:

@@ -11,14 +11,12 @@ is the largest resident one that the system saw.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -28,22 +26,11 @@ from flawmap.config import override, preset
 from flawmap.images import write_image
 from flawmap.jobs import train
 from flawmap.synthetic import texture
-from measuring import watched
+from measuring import Row, parsed, parser, report, watched
 
 TILE = 512  # side of the piece of cloth that is repeated, pixels
 GOOD = 6  # images to train on
 GIB = 2**30
-
-
-class Run(NamedTuple):
-    """One inspection. peak: resident bytes. megapixels: of the image."""
-
-    name: str
-    megapixels: float
-    seconds: float
-    peak: int
-    verdict: str
-    regions: int
 
 
 def rows_of(width: int, height: int) -> Iterator[NDArray[np.uint8]]:
@@ -80,52 +67,47 @@ def quick_model(folder: Path, steps: int, stride: int) -> Path:
     return train(good, folder / "huge.flawmap", settings).model
 
 
-def inspect(model: Path, image: Path, out: Path, *, residuals: bool) -> Run:
+def inspect(model: Path, image: Path, out: Path, *, residuals: bool) -> Row:
     arguments = ["inspect", str(model), str(image), "-o", str(out), "--quiet", *(["--residuals"] if residuals else [])]
     seconds, peak = watched(*arguments)
     record = json.loads((out / "inspections.jsonl").read_text(encoding="utf-8").splitlines()[0])
     if "error" in record:
         sys.exit(record["error"])
-    pixels = record["width"] * record["height"]
-    name = f"{record['width']:,} x {record['height']:,}"
-    return Run(name, pixels / 1e6, seconds, peak, record["verdict"], len(record["regions"]))
+    figures = {
+        "seconds": seconds,
+        "megapixels/s": record["width"] * record["height"] / 1e6 / seconds,
+        "peak GiB": peak / GIB,
+        "regions": float(len(record["regions"])),
+    }
+    return Row("huge", f"{record['width']:,} x {record['height']:,}", record["verdict"], figures=figures)
 
 
-def table(runs: list[Run]) -> str:
-    lines = ["| image | seconds | megapixels/s | peak memory, GiB | verdict | regions |", "|---|--:|--:|--:|---|--:|"]
-    for run in runs:
-        speed = run.megapixels / run.seconds
-        lines.append(
-            f"| {run.name} | {run.seconds:.0f} | {speed:.2f} | {run.peak / GIB:.2f} | {run.verdict} | {run.regions} |"
-        )
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--square", type=int, default=20_000, help="side of the square image, pixels; 0: none")
-    parser.add_argument("--strip", default="4096x200000", help="WIDTHxHEIGHT of the strip; 0: none")
-    parser.add_argument("--steps", type=int, default=100, help="of the training")
-    parser.add_argument("--stride", type=int, default=30, help="of the patches, pixels; time goes by its square")
-    parser.add_argument("--residuals", action="store_true", help="write residual maps too")
-    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
-    options = parser.parse_args()
-    sizes = [(options.square, options.square)] if options.square else []
-    if options.strip != "0":
-        width, height = options.strip.lower().split("x")
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("--square", type=int, default=20_000, help="side of the square image, pixels; 0: none")
+    options.add_argument("--strip", default="4096x200000", help="WIDTHxHEIGHT of the strip; 0: none")
+    options.add_argument("--steps", type=int, default=100, help="of the training")
+    options.add_argument("--stride", type=int, default=30, help="of the patches, pixels; time goes by its square")
+    options.add_argument("--residuals", action="store_true", help="write residual maps too")
+    options.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    given = parsed(options, arguments)
+    sizes = [(given.square, given.square)] if given.square else []
+    if given.strip != "0":
+        width, height = given.strip.lower().split("x")
         sizes.append((int(width), int(height)))
-    runs = []
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+    rows = []
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
-        model = quick_model(folder, options.steps, options.stride)
+        model = quick_model(folder, given.steps, given.stride)
         for width, height in sizes:
             image = folder / f"{width}x{height}.tif"
             write_huge(image, width, height)
-            runs.append(inspect(model, image, folder / "found", residuals=options.residuals))
-            print(table(runs[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+            rows.append(inspect(model, image, folder / "found", residuals=given.residuals))
+            print(rows[-1].case, rows[-1].figures, file=sys.stderr, flush=True)  # the next one may be an hour away
             image.unlink()
-    print(f"{os.cpu_count()} processors, {os.environ.get('OMP_NUM_THREADS', 'all')} threads\n\n{table(runs)}")
+    report(rows, given, threads=os.environ.get("OMP_NUM_THREADS", "all"), stride=given.stride)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -30,7 +30,7 @@ from flawmap.config import override, preset
 from flawmap.detector import Detector
 from flawmap.images import find_images, write_image
 from flawmap.regions import opened
-from flawmap.sampling import PatchSource
+from flawmap.sampling import PatchSource, Piece
 from flawmap.ssim import CONSTANTS, window_weights
 from flawmap.synthetic import good_images
 from flawmap.tiling import Grid
@@ -49,7 +49,7 @@ PRODUCT = 2048  # side of the matrices whose product gives the rate
 def born(images: Sequence[NDArray[np.float32]]) -> Artifact:
     """A model that was not trained, with a threshold."""
     config = override(preset("fast"), CHANGES)
-    network = step.born(config, PatchSource(list(images), [None] * len(images), config.model.patch))
+    network = step.born(config, PatchSource(map(Piece, images), config.model.patch))
     return Artifact(config, network.state_dict(), 0.9, {}, {"data": {"split": {}}})
 
 

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from flawmap.config import Config, override, preset
-from flawmap.datasets import PatchSource, find_dataset, load_training
+from flawmap.datasets import Area, PatchSource, Tally, find_dataset, pieces
 from flawmap.losses import ssim_loss
 from flawmap.models import Autoencoder, initialise
-from flawmap.splits import Area
+from flawmap.sampling import Piece
 from flawmap.synthetic import good_images
 from flawmap.training import ROW_STEPS, Birth, Progress, fit
 
@@ -88,14 +88,17 @@ def sources(data: Path | None) -> dict[str, tuple[Config, PatchSource]]:
     """A patch source for each set, with the settings that belong to it."""
     base = preset("fast")
     if data is None:
-        images = list(good_images("fibres", 5, (512, 512), 0))
-        return {"synthetic fibres": (base, PatchSource(images, [None] * len(images), base.model.patch))}
+        return {
+            "synthetic fibres": (
+                base,
+                PatchSource(map(Piece, good_images("fibres", 5, (512, 512), 0)), base.model.patch),
+            )
+        }
     found = {}
     for name, (folder, changes) in REAL.items():
         config = override(base, changes)
-        good = find_dataset(data / folder).select("train", "good")
-        loaded = load_training([Area(sample.path, "") for sample in good], config.images, skip_unreadable=False)
-        found[name] = (config, PatchSource(loaded.images, loaded.masks, config.model.patch))
+        good = [Area(sample.path, "") for sample in find_dataset(data / folder).select("train", "good")]
+        found[name] = (config, PatchSource(pieces(good, config.images, Tally()), config.model.patch))
     return found
 
 

@@ -22,10 +22,11 @@ from torch.utils.data import DataLoader
 
 from flawmap.artifact import Artifact
 from flawmap.config import Config, override
-from flawmap.datasets import PatchSource, TrainingImages, find_dataset, load_training, split_dataset
+from flawmap.datasets import PatchSource, Tally, find_dataset, pieces, split_dataset
 from flawmap.evaluation import unseen_samples
 from flawmap.methods import build_network
 from flawmap.reproduction import plan, runs
+from flawmap.sampling import Piece
 from flawmap.training import learning_rate
 from measuring import Row, parsed, parser, report
 from step import Crops, born, flawmap_step, plain_copy, plain_step
@@ -53,11 +54,11 @@ def trained(advance: Advance, steps: int, looks: int, score: Callable[[], dict[s
         yield Row("quality", f"step {look}", "", figures=figures)
 
 
-def scoring(data: Path, row: plan.Training, config: Config) -> tuple[TrainingImages, Score]:
+def scoring(data: Path, row: plan.Training, config: Config) -> tuple[list[Piece], Score]:
     """What the row trains on, and what tells a network's AUROC on the set's unseen images for each way of scoring."""
     dataset = find_dataset(data / row.dataset.folder)
     split = split_dataset(dataset.samples, config.images, config.split, config.model.patch)
-    images = load_training(split.train, config.images, skip_unreadable=False)
+    good = list(pieces(split.train, config.images, Tally()))
     samples = unseen_samples(dataset, split)
 
     def score(network: nn.Module) -> dict[str, float]:
@@ -70,7 +71,7 @@ def scoring(data: Path, row: plan.Training, config: Config) -> tuple[TrainingIma
         pools = runs.score_all(detectors, samples, lambda done, total, what: None)
         return {name: float(pool.defective.result()["auroc"]) for name, pool in pools.items()}
 
-    return images, score
+    return good, score
 
 
 def reached(rows: Sequence[Row]) -> Iterator[str]:
@@ -96,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs.Recipe(data=given.data, out=Path()).config(row),
         {"model": {"channels": 1}, "training": {"device": "cpu", "steps": given.steps, "epochs": None}},
     )
-    images, score = scoring(given.data, row, config)
-    source = PatchSource(images.images, images.masks, config.model.patch, images.names)
+    good, score = scoring(given.data, row, config)
+    source = PatchSource(good, config.model.patch)
     network = born(config, source)
     advance = flawmap_step(network, source, config, lambda step: learning_rate(step, given.steps, config.training))
     rows: list[Row] = []
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.append(_told(found, "flawmap"))
     if given.plain_steps:
         plain = plain_copy(born(config, source))
-        crops = Crops(list(images.images), config.model.patch)
+        crops = Crops([piece.pixels for piece in good], config.model.patch)
         once = plain_step(plain, cycle(DataLoader(crops, config.training.batch, shuffle=True)))
         for found in trained(once, given.plain_steps, given.looks, lambda: score(plain)):
             rows.append(_told(found, "plain script"))

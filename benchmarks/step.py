@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from flawmap.config import Config, override, preset
 from flawmap.methods import build_network
 from flawmap.models import initialise
-from flawmap.sampling import PatchSource
+from flawmap.sampling import PatchSource, Piece
 from flawmap.synthetic import good_images
 from flawmap.training import Patches, _Stepper
 from measuring import medians, parsed, parser, report
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parsed(options, arguments)
     config = override(preset("fast"), {"model": {"latent": 500, "channels": 1}, "training": {"batch": BATCH}})
     images = list(good_images("fibres", IMAGES, SIZE, SEED))
-    source = PatchSource(images, [None] * IMAGES, config.model.patch)
+    source = PatchSource(map(Piece, images), config.model.patch)
     loader = cycle(DataLoader(Crops(images, config.model.patch), BATCH, shuffle=True))
     works = {
         "plain script": plain_step(plain_copy(born(config, source)), loader),

@@ -1,6 +1,7 @@
 """Finding, describing, loading and writing data sets."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from flawmap.config import ImageSettings, RegionOfInterest, SplitSettings
 from flawmap.datasets import (
     Area,
     PatchSource,
+    Tally,
     describe,
     find_dataset,
     load_area,
-    load_training,
+    pieces,
     split_dataset,
     write_mvtec,
 )
@@ -338,32 +340,27 @@ def test_load_area_of_a_changed_file(tmp_path: Path) -> None:
         load_area(area(put(tmp_path / "a.png"), (0, 0, 50, 30)), AUTO)
 
 
-def test_load_training_skips_only_when_told(tmp_path: Path) -> None:
-    """An unreadable file stops loading, or is listed; no readable one left always stops it."""
-    good, bad = put(tmp_path / "a.png"), tmp_path / "b.png"
+def test_pieces_come_as_they_are_worked(tmp_path: Path) -> None:
+    """Sizes may be mixed, a mode makes grey and colour alike, and what was done is counted."""
+    areas = [area(put(tmp_path / f"{size}.png", picture(size, 40))) for size in (30, 31)]
+    areas.append(area(put(tmp_path / "c.png", RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8))))
+    tally = Tally()
+    found = list(pieces(areas, ImageSettings(mode="grey"), tally))
+    assert [piece.pixels.shape for piece in found] == [(30, 40, 1), (31, 40, 1), (30, 40, 1)]
+    assert [piece.name for piece in found] == [str(area.path) for area in areas]
+    assert tally == Tally(
+        Counter({"colour converted to grey": 1}), Counter({"uint8": 3}), Counter({"40x30": 2, "40x31": 1})
+    )
+
+
+def test_an_unreadable_piece_stops_what_reads(tmp_path: Path) -> None:
+    """The error says how to go on without the file."""
+    bad = tmp_path / "b.png"
     bad.write_text("hello")
-    areas = [area(good), area(bad)]
     with pytest.raises(
         InputError, match=r"b\.png is no known image.*; remove it, or leave .* out with --skip-unreadable$"
     ):
-        load_training(areas, AUTO, skip_unreadable=False)
-    loaded = load_training(areas, AUTO, skip_unreadable=True)
-    assert loaded.names == (str(good),)
-    assert [path for path, _ in loaded.skipped] == [bad]
-    with pytest.raises(InputError, match=r"^none of 1 images could be read$"):
-        load_training(areas[1:], AUTO, skip_unreadable=True)
-
-
-def test_load_training_refuses_mixed_modes(tmp_path: Path) -> None:
-    """Grey and colour together are counted and refused; a mode makes them alike; mixed sizes are fine."""
-    areas = [area(put(tmp_path / f"{size}.png", picture(size, 40))) for size in (30, 31)]
-    areas.append(area(put(tmp_path / "c.png", RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8))))
-    message = "^the images are mixed: 2 grey and 1 in colour; make them alike with --mode grey or --mode colour$"
-    with pytest.raises(InputError, match=message):
-        load_training(areas, AUTO, skip_unreadable=False)
-    grey = load_training(areas, ImageSettings(mode="grey"), skip_unreadable=False)
-    assert [image.shape for image in grey.images] == [(30, 40, 1), (31, 40, 1), (30, 40, 1)]
-    assert grey.notes == {"colour converted to grey": 1}
+        list(pieces([area(bad)], AUTO, Tally()))
 
 
 def test_split_dataset_counts_in_own_pixels(tmp_path: Path) -> None:
@@ -376,8 +373,7 @@ def test_split_dataset_counts_in_own_pixels(tmp_path: Path) -> None:
         left, top, right, bottom = part[0].box or (0, 0, 0, 0)
         assert left >= 100
         assert min(right - left, bottom - top) >= 128
-        loaded = load_training(part, settings, skip_unreadable=False)
-        assert PatchSource(loaded.images, loaded.masks, 64).places > 0
+        assert PatchSource(pieces(part, settings, Tally()), 64).places > 0
 
 
 def test_written_set_is_found_again(tmp_path: Path) -> None:
@@ -469,7 +465,6 @@ def test_real_split_and_patches(real_data: Path) -> None:
     split = split_dataset(samples, AUTO, SplitSettings(), 128)
     widths = {tuple(np.subtract(a.box[2:], a.box[:2])) for a in (*split.validation, *split.test) if a.box}
     assert widths == {(128, 350)}
-    loaded = load_training(split.train, AUTO, skip_unreadable=False)
-    source = PatchSource(loaded.images, loaded.masks, 128, loaded.names)
+    source = PatchSource(pieces(split.train, AUTO, Tally()), 128)
     assert source.places == 5 * (896 - 127) * (700 - 127)
     assert source.sample(4, np.random.default_rng(0)).shape == (4, 1, 128, 128)

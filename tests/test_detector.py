@@ -20,7 +20,7 @@ from flawmap.errors import ArtifactError, ConfigError, InputError
 from flawmap.methods import build_network
 from flawmap.metrics import PixelMetrics
 from flawmap.records import Inspection
-from flawmap.sampling import PatchSource
+from flawmap.sampling import PatchSource, Piece
 from flawmap.synthetic import texture
 from flawmap.training import fit
 
@@ -50,7 +50,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 def trained() -> Artifact:
     """A model that has seen a little of a fibre texture; its threshold lies among its residuals."""
     config = parse(settings())
-    source = PatchSource([image_of(160, 160, seed) for seed in range(2)], [None, None], PATCH)
+    source = PatchSource([Piece(image_of(160, 160, seed)) for seed in range(2)], PATCH)
     return Artifact(config, fit(config, source).network.state_dict(), 0.25, {}, {})
 
 

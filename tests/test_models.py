@@ -13,7 +13,7 @@ from flawmap.errors import InputError
 from flawmap.models import NETWORKS, Autoencoder, initialise
 from flawmap.models.autoencoder import SLOPE, encoder_layers
 from flawmap.models.transposed import TransposedConvolution
-from flawmap.sampling import PatchSource
+from flawmap.sampling import PatchSource, Piece
 from flawmap.synthetic import KINDS, texture
 
 TABLE_1 = [  # channels and side of each layer's output, for patches of 128 pixels
@@ -48,7 +48,7 @@ def outputs_of(network: Autoencoder, patches: Tensor) -> dict[nn.Module, Tensor]
 
 def patches_of(kind: str, patch: int, count: int = 32, seed: int = 0, channels: int = 1) -> Tensor:
     images = [np.repeat(texture(kind, (256, 256), number), channels, axis=2) for number in range(2)]
-    drawn = PatchSource(images, [None, None], patch).sample(count, np.random.default_rng(seed))
+    drawn = PatchSource(map(Piece, images), patch).sample(count, np.random.default_rng(seed))
     if channels == 3:  # colours that differ
         drawn = drawn * np.array([1.0, 0.6, 0.3], np.float32)[:, None, None]
     return torch.from_numpy(drawn)

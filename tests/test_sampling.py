@@ -5,7 +5,6 @@ import pytest
 
 from flawmap.errors import InputError
 from flawmap.sampling import PatchSource, Piece, augment
-from flawmap.stores import MemoryStore
 
 
 def numbered(height: int, width: int, start: int = 0) -> np.ndarray:
@@ -16,7 +15,7 @@ def numbered(height: int, width: int, start: int = 0) -> np.ndarray:
 def test_every_place_is_drawn_evenly() -> None:
     """Corners come from all places of all images, each with the same frequency."""
     images = [numbered(5, 6), numbered(4, 9, 1000)]
-    source = PatchSource(images, [None, None], 3)
+    source = PatchSource(map(Piece, images), 3)
     assert source.places == 3 * 4 + 2 * 7
     corners = source.sample(26_000, np.random.default_rng(0))[:, 0, 0, 0]
     expected = {
@@ -30,7 +29,7 @@ def test_every_place_is_drawn_evenly() -> None:
 def test_patches_are_pieces_of_the_image() -> None:
     """A patch is the image's rows and columns from its corner on, channels first."""
     image = np.random.default_rng(1).random((20, 30, 3), dtype=np.float32)
-    source = PatchSource([image], [None], 8)
+    source = PatchSource([Piece(image)], 8)
     patches = source.cut(np.arange(source.places))
     assert patches.shape == (13 * 23, 3, 8, 8)
     for number in (0, 1, 22, 23, 298):
@@ -46,7 +45,7 @@ def test_masked_places_equal_a_naive_search(seed: int) -> None:
     mask[:5, :5] = True
     image = numbered(12, 17)
     expected = [float(image[y, x, 0]) for y in range(12 - 3) for x in range(17 - 3) if mask[y : y + 4, x : x + 4].all()]
-    source = PatchSource([numbered(9, 9, 500), image], [None, mask], 4)
+    source = PatchSource([Piece(numbered(9, 9, 500)), Piece(image, mask)], 4)
     corners = source.cut(np.arange(source.places))[:, 0, 0, 0]
     assert corners[:36].min() == 500
     assert corners[36:].tolist() == expected
@@ -57,7 +56,7 @@ def test_places_are_kept_as_runs(share: float) -> None:
     """However many holes a mask has, what is kept of it is at most 8 / P bytes a pixel, and no place is lost."""
     mask = np.random.default_rng(0).random((120, 150)) >= share
     mask[:9, :9] = True
-    source = PatchSource([numbered(120, 150)], [mask], 8)
+    source = PatchSource([Piece(numbered(120, 150), mask)], 8)
     (field,) = source._fields
     assert field.runs is not None
     assert field.runs.starts.nbytes + field.runs.ends.nbytes <= (8 / 8) * mask.size
@@ -67,24 +66,9 @@ def test_places_are_kept_as_runs(share: float) -> None:
     np.testing.assert_array_equal(corners, tops * 150 + lefts)
 
 
-def test_images_that_come_one_by_one() -> None:
-    """A source that is added to equals one that has all its images from the beginning."""
-    images = [numbered(20, 30), numbered(15, 12, 1000), numbered(12, 50, 2000)]
-    mask = np.ones((15, 12), np.bool_)
-    mask[0] = False
-    whole = PatchSource(images, [None, mask, None], 10)
-    growing = PatchSource((), (), 10, store=MemoryStore())
-    assert growing.places == 0
-    for image, inside in zip(images, (None, mask, None), strict=True):
-        growing.add(Piece(image, inside, "a.png"))
-    assert (growing.places, growing.channels) == (whole.places, whole.channels)
-    every = np.arange(whole.places)
-    np.testing.assert_array_equal(growing.cut(every), whole.cut(every))
-
-
 def test_sampling_is_seeded_and_finite() -> None:
     """The same generator state gives the same patches."""
-    source = PatchSource([numbered(50, 60)], [None], 16)
+    source = PatchSource([Piece(numbered(50, 60))], 16)
     first, second = (source.sample(10, np.random.default_rng(4)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert np.isfinite(first).all()
@@ -95,23 +79,23 @@ def test_refusals() -> None:
     """What has no patch says so with its sizes."""
     image = numbered(20, 30)
     with pytest.raises(InputError, match=r"^no images to take patches from$"):
-        PatchSource([], [], 8)
+        PatchSource([], 8)
     with pytest.raises(
         InputError, match=r"^b\.png is 30 x 20 as worked, a patch is 32 x 32; take a smaller patch, a larger scale"
     ):
-        PatchSource([numbered(40, 40), image], [None, None], 32, ["a.png", "b.png"])
+        PatchSource([Piece(numbered(40, 40)), Piece(image, None, "b.png")], 32)
     holes = np.ones((20, 30), np.bool_)
     holes[::5] = False
     with pytest.raises(
         InputError, match=r"no patch of 8 x 8 pixels fits into the region .* of image 0 \(30 x 20, 480 pixels inside\)"
     ):
-        PatchSource([image], [holes], 8)
+        PatchSource([Piece(image, holes)], 8)
     with pytest.raises(InputError, match="images must have one number of channels, got grey and colour"):
-        PatchSource([image, np.zeros((20, 30, 3), np.float32)], [None, None], 8)
+        PatchSource([Piece(image), Piece(np.zeros((20, 30, 3), np.float32))], 8)
     with pytest.raises(InputError, match="image 0 must be finite, got 600 NaN"):
-        PatchSource([image * np.nan], [None], 8)
+        PatchSource([Piece(image * np.nan)], 8)
     with pytest.raises(InputError, match=r"a mask has its image's shape, \(20, 30\), got \(30, 20\)"):
-        PatchSource([image], [holes.T], 8)
+        PatchSource([Piece(image, holes.T)], 8)
 
 
 @pytest.mark.parametrize(("how", "positions"), [("none", 1), ("flips", 4), ("turns", 8)])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flawmap import sources
 from flawmap.config import ImageSettings, RegionOfInterest
-from flawmap.datasets import Area, load_training
+from flawmap.datasets import Area, Tally, pieces
 from flawmap.errors import InputError, OutputError
 from flawmap.images import write_image
 from flawmap.sampling import PatchSource
@@ -52,10 +52,9 @@ def silent(sentence: str) -> None:
 
 
 def same_patches(areas: list[Area], settings: ImageSettings, path: Path) -> PatchSource:
-    """Asserts that memory, disk and all images loaded at once give one and the same; returns the source in memory."""
-    loaded = load_training(areas, settings, skip_unreadable=False)
-    plain = PatchSource(loaded.images, loaded.masks, PATCH, loaded.names)
-    found, tallies = [], []
+    """Asserts that a source of one's own, memory and disk give one and the same; returns the first."""
+    tally = Tally()
+    plain, found, tallies = PatchSource(pieces(areas, settings, tally), PATCH), [], [tally]
     for budget in (10**9, 0):
         with open_source(areas, settings, PATCH, budget=budget, path=path, say=silent) as (source, tally):
             assert path.exists() == (budget == 0)
@@ -67,8 +66,7 @@ def same_patches(areas: list[Area], settings: ImageSettings, path: Path) -> Patc
         assert not path.exists()
     np.testing.assert_array_equal(*(patches.view(np.uint32) for patches in found))
     np.testing.assert_array_equal(found[0], plain.cut(numbers))
-    assert tallies[0] == tallies[1]
-    assert (dict(tallies[0].notes), dict(tallies[0].stored)) == (loaded.notes, loaded.stored)
+    assert tallies[0] == tallies[1] == tallies[2]
     return plain
 
 
@@ -122,7 +120,7 @@ def test_needs_are_what_the_file_takes(
     areas, path = put(tmp_path / "good", pictures(kind, channels)), tmp_path / "patches"
     images = ImageSettings(**settings)
     needs = needs_of(areas, images)
-    loaded = load_training(areas, images, skip_unreadable=False).images
+    loaded = [piece.pixels for piece in pieces(areas, images, Tally())]
     assert needs.memory == sum(image.nbytes for image in loaded)
     padded = sum(image.shape[0] * -(-image.shape[1] // 64) * 64 * image.shape[2] for image in loaded)
     assert needs == Needs(loaded[0].shape[2], needs.memory, bytes_a_value * padded)

@@ -10,7 +10,7 @@ from torch import Tensor
 from flawmap import training
 from flawmap.config import Config, override, parse, preset
 from flawmap.errors import ConfigError, InputError
-from flawmap.sampling import PatchSource
+from flawmap.sampling import PatchSource, Piece
 from flawmap.spoiling import AREA, spoilt
 from flawmap.synthetic import good_images
 
@@ -81,7 +81,7 @@ def test_training_shows_the_spoilt_and_compares_with_the_clean(monkeypatch: pyte
         return 1 - clean
 
     cloth = [image**2 for image in good_images("cloth", 3, (96, 96), seed=0)]  # its inversion has another mean
-    source = PatchSource(cloth, [None] * len(cloth), 32)
+    source = PatchSource(map(Piece, cloth), 32)
     monkeypatch.setattr(training, "spoilt", inverted)
     network = training.fit(config_of(spoil=0.7), source).network
     clean = torch.from_numpy(source.sample(64, np.random.default_rng(5)))
@@ -94,7 +94,7 @@ def test_training_shows_the_spoilt_and_compares_with_the_clean(monkeypatch: pyte
 def test_stains_are_a_function_of_seed_and_step() -> None:
     """The same training twice gives the same weights, and other ones than without stains."""
     cloth = list(good_images("cloth", 1, (64, 64), seed=0))
-    source = PatchSource(cloth, [None], 32)
+    source = PatchSource(map(Piece, cloth), 32)
     weights = [
         training.fit(config_of(spoil=share, steps=3), source).network.encoder[0].weight for share in (0.7, 0.7, 0.0)
     ]

@@ -28,7 +28,7 @@ from flawmap.config import Config, TrainingSettings, override, parse
 from flawmap.errors import ArtifactError, ConfigError, InputError, TrainingError
 from flawmap.losses import LOSSES
 from flawmap.methods import build_network
-from flawmap.sampling import PatchSource
+from flawmap.sampling import PatchSource, Piece
 from flawmap.synthetic import texture
 from flawmap.training import Progress, Row, Trained, fit, learning_rate, write_history
 
@@ -75,8 +75,7 @@ class Recorded(PatchSource):
 
 
 def source_of(kind: str = "fibres", side: int = 128) -> Recorded:
-    images = [texture(kind, (side, side), seed) for seed in range(2)]
-    return Recorded(images, [None, None], PATCH)
+    return Recorded([Piece(texture(kind, (side, side), seed)) for seed in range(2)], PATCH)
 
 
 class Noise:
@@ -510,7 +509,7 @@ def test_a_loss_that_explodes_ends_the_training() -> None:
 
 def test_patches_that_do_not_fit_the_network_are_refused() -> None:
     """Colour patches for a grey network, or another side, name both shapes."""
-    source = PatchSource([np.repeat(texture("cloth", (64, 64), 0), 3, axis=2)], [None], PATCH)
+    source = PatchSource([Piece(np.repeat(texture("cloth", (64, 64), 0), 3, axis=2))], PATCH)
     with pytest.raises(ConfigError) as caught:
         fit(config_of(), source)
     assert str(caught.value) == (
@@ -522,7 +521,7 @@ def test_patches_that_do_not_fit_the_network_are_refused() -> None:
 def test_flat_images_are_refused() -> None:
     """Images without any structure are an error before the first step."""
     with pytest.raises(InputError, match="training patches must vary, but all of them are flat"):
-        fit(config_of(), PatchSource([np.full((64, 64, 1), 0.5, np.float32)], [None], PATCH))
+        fit(config_of(), PatchSource([Piece(np.full((64, 64, 1), 0.5, np.float32))], PATCH))
 
 
 # --- checkpoints that do not belong

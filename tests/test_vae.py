@@ -30,7 +30,7 @@ from flawmap.models.initialisation import LOG_VARIANCE as BORN_LOG_VARIANCE
 from flawmap.models.variational import LOG_VARIANCE, MEMORY, Posterior
 from flawmap.novelty import SHRINKAGE, LatentScores, latent_reference, latent_scores, sample_spread
 from flawmap.residuals import LEAST_NOISE, Decoded, l2_residual, probability_residual
-from flawmap.sampling import PatchSource
+from flawmap.sampling import PatchSource, Piece
 from flawmap.synthetic import texture
 from flawmap.training import Progress, fit
 
@@ -59,7 +59,7 @@ def config_of(**changes: Any) -> Config:
 
 
 def source_of() -> PatchSource:
-    return PatchSource([texture("cloth", (96, 96), seed) for seed in range(2)], [None, None], PATCH)
+    return PatchSource([Piece(texture("cloth", (96, 96), seed)) for seed in range(2)], PATCH)
 
 
 def cloth(count: int, seed: int = 0) -> Tensor:

@@ -49,13 +49,11 @@ __all__ = [
     "Sample",
     "Split",
     "Tally",
-    "TrainingImages",
     "augment",
     "describe",
     "find_dataset",
     "judged",
     "load_area",
-    "load_training",
     "pieces",
     "refuse_mixed",
     "refuse_trained",
@@ -210,22 +208,6 @@ def _factors(path: Path, images: ImageSettings) -> tuple[float, float]:
     return height / header.height, width / header.width
 
 
-@dataclass(frozen=True)
-class TrainingImages:
-    """images: (H, W, C) float32 in [0, 1] as worked, one C. masks: for each, None (all of it) or (H, W) bool.
-
-    names: for messages. skipped: files that could not be read, and why. notes: how many images each was said of.
-    stored: how many files hold values of each type.
-    """
-
-    images: tuple[Pixels, ...]
-    masks: tuple[Mask | None, ...]
-    names: tuple[str, ...]
-    skipped: tuple[tuple[Path, str], ...]
-    notes: Mapping[str, int]
-    stored: Mapping[str, int]
-
-
 def load_area(area: Area, settings: ImageSettings) -> tuple[Pixels, Mask | None]:
     """An area as it is worked: cut out, cut down to the region of interest's bounding box, then scaled.
 
@@ -239,61 +221,34 @@ def load_area(area: Area, settings: ImageSettings) -> tuple[Pixels, Mask | None]
 
 @dataclass(frozen=True)
 class Tally:
-    """What is said of images that come one by one; complete once the last has come.
+    """What is said of images that come one by one, and of how many; complete once the last has come.
 
-    notes, stored, skipped: as of `TrainingImages`. sizes: how many are worked at each size, "WxH".
+    notes: in what was done to them. stored: in their type of values. sizes: in the size they are worked at, "WxH".
     """
 
     notes: Counter[str] = field(default_factory=Counter)
     stored: Counter[str] = field(default_factory=Counter)
     sizes: Counter[str] = field(default_factory=Counter)
-    skipped: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def pieces(
-    areas: Iterable[Area], settings: ImageSettings, tally: Tally, *, skip_unreadable: bool = False
-) -> Iterator[Piece]:
+def pieces(areas: Iterable[Area], settings: ImageSettings, tally: Tally) -> Iterator[Piece]:
     """The areas as they are worked, read one by one.
 
     Args:
         tally: is added to as they come.
     Raises:
-        InputError: an unreadable file (passed over with `skip_unreadable`), or what `load_area` raises.
+        InputError: an unreadable file, or what `load_area` raises.
     """
     for area in areas:
         try:
             image = read_image(area.path, settings)
         except InputError as error:
-            if not skip_unreadable:
-                raise InputError(f"{error}; remove it, or leave such files out with --skip-unreadable") from error
-            tally.skipped.append((area.path, str(error)))
-            continue
+            raise InputError(f"{error}; remove it, or leave such files out with --skip-unreadable") from error
         pixels, inside = _prepared(area, image, settings)
         tally.notes.update(image.notes)
         tally.stored[image.stored] += 1
         tally.sizes[f"{pixels.shape[1]}x{pixels.shape[0]}"] += 1
         yield Piece(pixels, inside, str(area.path))
-
-
-def load_training(areas: Sequence[Area], settings: ImageSettings, *, skip_unreadable: bool) -> TrainingImages:
-    """All areas, in memory.
-
-    Raises:
-        InputError: an unreadable file (listed instead with `skip_unreadable`), none left, or grey and colour mixed.
-    """
-    tally = Tally()
-    loaded = tuple(pieces(areas, settings, tally, skip_unreadable=skip_unreadable))
-    if not loaded:
-        raise InputError(f"none of {len(areas)} images could be read" if areas else "no image to load")
-    refuse_mixed(piece.pixels.shape[2] for piece in loaded)
-    return TrainingImages(
-        images=tuple(piece.pixels for piece in loaded),
-        masks=tuple(piece.inside for piece in loaded),
-        names=tuple(piece.name for piece in loaded),
-        skipped=tuple(tally.skipped),
-        notes=dict(tally.notes),
-        stored=dict(tally.stored),
-    )
 
 
 def refuse_mixed(channels: Iterable[int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,12 +21,12 @@ class Piece(NamedTuple):
     """An image, or an area of one, to take patches from.
 
     pixels: (H, W, C) float32 in [0, 1] at the size it is worked at. inside: None (all of it) or (H, W) bool, True =
-    inside. name: what messages call it.
+    inside. name: what messages call it; none: its number.
     """
 
     pixels: NDArray[np.float32]
-    inside: Mask | None
-    name: str
+    inside: Mask | None = None
+    name: str = ""
 
 
 class PatchSource:
@@ -36,40 +36,26 @@ class PatchSource:
     of places that they leave.
     """
 
-    def __init__(
-        self,
-        images: Sequence[NDArray[np.float32]],
-        valid: Sequence[Mask | None],
-        patch: int,
-        names: Sequence[str] | None = None,
-        *,
-        store: Store | None = None,
-    ) -> None:
+    def __init__(self, pieces: Iterable[Piece], patch: int, store: Store | None = None) -> None:
         """
         Args:
-            images: (H, W, C) float32 in [0, 1] at the size they are worked at, one C for all. valid: for each, None
-                or (H, W) bool, True = inside. patch: P, pixels. names: for each, what messages call it.
-            store: where they are put, empty so far; None: memory. With a store there may be no images yet: those that
-                come one by one are taken in by `add`, and nothing but the store holds them.
+            pieces: images of one number of channels, taken one by one; nothing but the store holds them.
+            patch: P, pixels. store: where they are put, empty so far; None: memory.
         Raises:
             InputError: no images, NaN in one, or one without a place for a patch.
         """
-        if not images and store is None:
-            raise InputError("no images to take patches from")
-        if len(valid) != len(images):
-            raise InputError(f"{len(images)} images need as many masks (or None), got {len(valid)}")
         self.patch = patch
         self.channels = 0  # until there is an image
         self._store: Store = MemoryStore() if store is None else store
         self._fields: list[_Field] = []
-        self._ends = np.zeros(0, np.int64)
-        labels = names or [f"image {number}" for number in range(len(images))]
-        for image, inside, label in zip(images, valid, labels, strict=True):
-            self.add(Piece(image, inside, label))
+        self._starts = np.zeros(1, np.int64)  # number of each image's first place; last, that of all places
+        for piece in pieces:
+            self._add(piece)
+        if not self._fields:
+            raise InputError("no images to take patches from")
 
-    def add(self, piece: Piece) -> None:
-        """Take in another image. Raises InputError as the constructor does."""
-        pixels, inside, name = piece
+    def _add(self, piece: Piece) -> None:
+        pixels, inside, name = piece.pixels, piece.inside, piece.name or f"image {len(self._fields)}"
         if inside is not None and inside.shape != pixels.shape[:2]:
             raise InputError(f"a mask has its image's shape, {pixels.shape[:2]}, got {inside.shape}")
         if pixels.shape[2] != (self.channels or pixels.shape[2]):
@@ -84,12 +70,12 @@ class PatchSource:
         self._store.add(np.moveaxis(pixels, 2, 0))
         self.channels = int(pixels.shape[2])
         self._fields.append(_Field(columns, runs))
-        self._ends = np.append(self._ends, self.places + count)
+        self._starts = np.append(self._starts, self.places + count)
 
     @property
     def places(self) -> int:
         """How many different patches there are."""
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return int(self._starts[-1])
 
     def sample(self, count: int, rng: np.random.Generator) -> Patches:
         """(count, C, P, P) float32, drawn with replacement."""
@@ -102,8 +88,8 @@ class PatchSource:
     def cut(self, numbers: NDArray[np.int64]) -> Patches:
         """(count, C, P, P) float32: the patches with these numbers."""
         patches = np.empty((len(numbers), self.channels, self.patch, self.patch), dtype=np.float32)
-        chosen = np.searchsorted(self._ends, numbers, side="right")
-        places = numbers - np.concatenate([[0], self._ends])[chosen]
+        chosen = np.searchsorted(self._starts, numbers, side="right") - 1
+        places = numbers - self._starts[chosen]
         corners = [self._corner(image, place) for image, place in zip(chosen.tolist(), places.tolist(), strict=True)]
         self._store.read(corners, patches)
         return patches

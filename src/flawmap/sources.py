@@ -85,16 +85,16 @@ def open_source(
             f"(--memory): patches are read from {path}, which takes {size_text(needs.disk)} and is written now"
         )
     with TileStore(path) if on_disk else nullcontext(MemoryStore()) as store:
-        source, tally = PatchSource((), (), patch, store=store), Tally()
-        _fill(source, pieces(areas, settings, tally), lambda done: say(f"{done} of {len(areas)} images or areas read"))
-        yield source, tally
+        tally = Tally()
+        read = _told(pieces(areas, settings, tally), lambda done: say(f"{done} of {len(areas)} images or areas read"))
+        yield PatchSource(read, patch, store), tally
 
 
-def _fill(source: PatchSource, coming: Iterable[Piece], say: Callable[[int], None]) -> None:
-    """Take in images as they come. say: told now and then how many there are."""
+def _told(coming: Iterable[Piece], say: Callable[[int], None]) -> Iterator[Piece]:
+    """Images as they come. say: told now and then how many there were."""
     told = time.monotonic()
     for done, piece in enumerate(coming, start=1):
-        source.add(piece)
+        yield piece
         if time.monotonic() - told > SAY_SECONDS:
             say(done)
             told = time.monotonic()
