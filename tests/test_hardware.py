@@ -11,7 +11,14 @@ import torch
 
 from flawmap import hardware
 from flawmap.errors import ConfigError
-from flawmap.hardware import autocast, choose_device, choose_precision, describe_machine, has_bfloat16
+from flawmap.hardware import (
+    autocast,
+    choose_device,
+    choose_precision,
+    describe_machine,
+    has_bfloat16,
+    kept_memory,
+)
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, gpus: int = 0, mps: bool = False) -> None:
@@ -129,3 +136,44 @@ def test_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         assert hardware.free_memory() == total // 2
     monkeypatch.delattr(os, "sysconf")
     assert hardware.free_memory() == 4_000_000_000
+
+
+# --- memory
+
+
+def test_memory_is_kept_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C library is told to keep what is freed, and at the end, also after an error, to give it back."""
+    said: list[tuple[str, int, int]] = []
+
+    class Library:
+        def mallopt(self, what: int, value: int) -> int:
+            said.append(("mallopt", what, value))
+            return 1
+
+        def malloc_trim(self, padding: int) -> int:
+            said.append(("malloc_trim", padding, 0))
+            return 1
+
+    @kept_memory()
+    def fail() -> None:
+        assert said == [("mallopt", -3, 2**30), ("mallopt", -1, 2**31 - 1)]
+        raise KeyError
+
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Library())
+    with pytest.raises(KeyError):
+        fail()
+    assert said[2:] == [("mallopt", -3, 2**25), ("mallopt", -1, 2**26), ("malloc_trim", 0, 0)]
+
+
+@pytest.mark.parametrize("library", [OSError, TypeError, object()])
+def test_memory_elsewhere_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, library: object) -> None:
+    """Without a C library of its own, or with one that knows no such settings, the work goes on."""
+
+    def opened(name: None) -> object:
+        if isinstance(library, type):
+            raise library
+        return library
+
+    monkeypatch.setattr("ctypes.CDLL", opened)
+    with kept_memory():
+        pass

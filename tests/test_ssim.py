@@ -16,7 +16,7 @@ from flawmap import blur as module
 from flawmap.blur import blur, blur_adjoint, gaussian_weights
 from flawmap.config import SSIMSettings
 from flawmap.errors import InputError
-from flawmap.ssim import constants, ssim, ssim_parts, window_weights
+from flawmap.ssim import constants, mean_ssim, ssim, ssim_parts, window_weights
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other packages warn of at import is not ours
@@ -457,7 +457,7 @@ def with_tiles(monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
 def test_the_adjoint_is_the_transpose(shape: tuple[int, int], size: int, border: Border) -> None:
     """<blur(x), y> = <x, blur_adjoint(y)> for all x and y."""
     weights = gaussian_weights(size, 1.5)
-    x = rand(2, 3, *shape)
+    x = rand(shape[0], 2, 3, shape[1])
     blurred = blur(x, weights, border)
     y = rand(*blurred.shape, seed=1)
     spread = blur_adjoint(y, weights, border)
@@ -474,6 +474,29 @@ def test_one_gradient_or_both(border: Border) -> None:
     (second,) = torch.autograd.grad(ssim(p.detach(), q, SSIMSettings(), border).sum(), q)
     torch.testing.assert_close(first, both[0])
     torch.testing.assert_close(second, both[1])
+
+
+@pytest.mark.parametrize("border", ["valid", "reflect"])
+@pytest.mark.parametrize("exponents", [(1, 1, 1), (1, 0.5, 2)])
+@pytest.mark.parametrize("chunk", [1, 2 * 24 * 30, 10**6])
+def test_the_mean_is_that_of_the_map(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, exponents: tuple[float, float, float], border: Border
+) -> None:
+    """Value and gradients of `mean_ssim` are those of the map's mean, however many planes are taken at once."""
+    monkeypatch.setattr("flawmap.ssim.CHUNK", chunk)
+    alpha, beta, gamma = exponents
+    settings = SSIMSettings(alpha=alpha, beta=beta, gamma=gamma)
+    p, q = (image.requires_grad_() for image in textures(3, 3, 24, 30))
+    expected, found = ssim(p, q, settings, border).mean(), mean_ssim(p, q, settings, border)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert found.requires_grad
+    for one, other in zip(
+        torch.autograd.grad(3 * found, (p, q)), torch.autograd.grad(3 * expected, (p, q)), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-15)
+    (alone,) = torch.autograd.grad(mean_ssim(p.detach(), q, settings, border), q)
+    torch.testing.assert_close(alone, torch.autograd.grad(mean_ssim(p, q, settings, border), q)[0])
+    assert not mean_ssim(p.detach(), q.detach(), settings, border).requires_grad
 
 
 # --- hard inputs

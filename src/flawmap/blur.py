@@ -1,20 +1,21 @@
 """Weighted window means along both axes of images, as matrix products; differentiable.
 
 A separable window is a product with a banded matrix on each side. The matrix is mostly zeros, so a side is taken tile
-by tile: each tile of outputs is a product with the few inputs that reach it.
+by tile: each tile of outputs is a product with the few inputs that reach it. With the rows of all images first, both
+sides are products of two matrices that lie in memory as they are.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 Border = Literal["valid", "reflect"]
 
-TILES = {"cpu": 32}  # outputs of a tile along a side, at least the window's: little more leaves out most zeros
+TILES = {"cpu": 16}  # outputs of a tile along a side, at least the window's: little more leaves out most zeros
 TILE = 256  # on other devices, which would rather multiply zeros than start many kernels
 
 
@@ -26,11 +27,11 @@ def gaussian_weights(size: int, sigma: float) -> Tensor:
 
 
 def blur(stack: Tensor, weights: Tensor, border: Border) -> Tensor:
-    """Weighted window means of (..., H, W) along both axes.
+    """Weighted window means along rows and columns of images (H, ..., W), whose rows come first.
 
     Args:
         weights: (K,), on the CPU, K odd, summing to 1, of the window along each axis.
-        border: `reflect` keeps the size, and wants sides above K / 2; `valid` gives (..., H - K + 1, W - K + 1).
+        border: `reflect` keeps the size, and wants sides above K / 2; `valid` gives (H - K + 1, ..., W - K + 1).
     """
     blurred: Tensor = _Blur.apply(stack, tuple(weights.tolist()), border)  # type: ignore[no-untyped-call]
     return blurred
@@ -65,22 +66,44 @@ class _Adjoint(torch.autograd.Function):
 
 
 def _both_axes(stack: Tensor, weights: tuple[float, ...], border: Border, *, adjoint: bool) -> Tensor:
-    height, width = (_tiles(side, weights, border, adjoint, stack.dtype, stack.device) for side in stack.shape[-2:])
-    across = torch.cat([stack[..., first:last] @ band.mT for first, last, band in width], -1)
-    return torch.cat([band @ across[..., first:last, :] for first, last, band in height], -2)
+    rows, *others, columns = stack.shape
+    down, across = (_tiles(side, weights, border, adjoint, stack.dtype, stack.device) for side in (rows, columns))
+    lines = stack.reshape(-1, columns)
+    narrow = lines.new_empty((len(lines), _outputs(across)))
+    for start, stop, first, last, band in across:
+        torch.mm(lines[:, first:last], band.mT, out=narrow[:, start:stop])
+    narrow = narrow.view(rows, -1)
+    blurred = narrow.new_empty((_outputs(down), narrow.shape[1]))
+    for start, stop, first, last, band in down:
+        torch.mm(band, narrow[first:last], out=blurred[start:stop])
+    return blurred.view(len(blurred), *others, -1)
+
+
+class _Tile(NamedTuple):
+    """Outputs `start` to `stop` of a side: a band (outputs, inputs) times inputs `first` to `last`; ends exclusive."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    band: Tensor
+
+
+def _outputs(tiles: tuple[_Tile, ...]) -> int:
+    """How many outputs a side has."""
+    return tiles[-1].stop
 
 
 @lru_cache(maxsize=64)
 def _tiles(  # noqa: PLR0917 - a cache's key
     side: int, weights: tuple[float, ...], border: Border, adjoint: bool, dtype: torch.dtype, device: torch.device
-) -> tuple[tuple[int, int, Tensor], ...]:
-    """For each tile of outputs along a side: the first and the last input (exclusive) and their matrix (T, inputs)."""
+) -> tuple[_Tile, ...]:
     size = len(weights)
     reach = size // 2 if border == "reflect" else size - 1
     outputs = side if border == "reflect" else side + reach * (1 if adjoint else -1)
     full = outputs if adjoint else side  # before the blur
     step = max(TILES.get(device.type, TILE), size)
-    tiles: list[tuple[int, int, Tensor]] = []
+    tiles: list[_Tile] = []
     with torch.inference_mode(False):  # kept for trainings too
         kernel = torch.tensor(weights, dtype=torch.float64)
         for start in range(0, outputs, step):
@@ -91,7 +114,8 @@ def _tiles(  # noqa: PLR0917 - a cache's key
                 band = _rows(first, last, kernel, full, border)[:, start:stop].mT
             else:
                 band = _rows(start, stop, kernel, full, border)[:, first:last]
-            tiles.append((first, last, band.to(dtype).to(device).contiguous()))  # MPS knows no float64
+            band = band.to(dtype).to(device).contiguous()  # MPS knows no float64
+            tiles.append(_Tile(start, stop, first, last, band))
     return tuple(tiles)
 
 

@@ -1,16 +1,20 @@
-"""Which device and which precision: chosen by the machine, or by the user and checked."""
+"""Which device and which precision, chosen by the machine or by the user and checked; and the machine's memory."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from flawmap.errors import ConfigError
 
 UNKNOWN_MEMORY = 8_000_000_000  # bytes, of a machine that does not tell its own
+
+_TRIM, _MAP = -1, -3  # of glibc: from how many free bytes on they go back, from how many on a block is a mapping
 
 
 def choose_device(name: str) -> torch.device:
@@ -92,6 +96,29 @@ def free_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, OSError, ValueError):  # Windows has no sysconf
         return UNKNOWN_MEMORY // 2
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Freed memory stays with this process while the context lasts; where the C library is not glibc nothing changes.
+
+    A training step frees its activations and soon asks for as many again. Where they go back to the system in between,
+    each page comes anew and filled with zeros: thousands of page faults, up to a tenth of a step.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        allow, trim = library.mallopt, library.malloc_trim
+    except (OSError, AttributeError, TypeError):
+        yield
+        return
+    allow(_MAP, 2**30)
+    allow(_TRIM, 2**31 - 1)
+    try:
+        yield
+    finally:
+        allow(_MAP, 2**25)  # the most that glibc comes to by itself once large blocks have been freed
+        allow(_TRIM, 2**26)
+        trim(0)
 
 
 def _processor() -> str:

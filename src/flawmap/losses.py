@@ -13,7 +13,7 @@ from torch import Tensor
 from flawmap.checks import same_shape
 from flawmap.config import LossSettings
 from flawmap.features import load_features
-from flawmap.ssim import ssim
+from flawmap.ssim import mean_ssim
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(N, C, P, P) patches and reconstructions to a scalar, at least float32; 0 = the same, larger is worse."""
@@ -33,7 +33,7 @@ def ssim_loss(patches: Tensor, reconstructions: Tensor, settings: LossSettings) 
 
     patches, reconstructions: (N, C, P, P), intensities in [0, 1]. Borders reflect, so that a patch's edge counts too.
     """
-    return 1 - ssim(patches, reconstructions, settings.ssim, border="reflect").mean()
+    return 1 - mean_ssim(patches, reconstructions, settings.ssim, border="reflect")
 
 
 def feature_loss(settings: LossSettings) -> Loss:

@@ -59,7 +59,7 @@ def _stains(patches: Tensor, generator: torch.Generator) -> Tensor:
     """(N, C, P, P): another patch upside down, more or less smoothed, with another contrast and brightness."""
     count = len(patches)
     other = patches.roll(1, 0).flip(2)
-    smooth = blur(other, torch.full((SOFT,), 1 / SOFT), "reflect")
+    smooth = blur(other.movedim(2, 0), torch.full((SOFT,), 1 / SOFT), "reflect").movedim(0, 2)
     sharp = _uniform(count, (0, 1), generator) < 0.2
     weight = torch.where(sharp, 0.0, _uniform(count, (0, 1), generator))
     texture = other + weight * (smooth - other)

@@ -10,6 +10,8 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -64,8 +66,10 @@ def ssim_parts(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "r
     c1, c2 = constants(settings)
     with torch.autocast(p.device.type, enabled=False):
         (p, offset_p), (q, offset_q) = _centred(p), _centred(q)
-        blurred = blur(torch.stack((p, q, p * p, q * q, p * q)), window_weights(settings), border)
-        mean_p, mean_q, square_p, square_q, product = blurred.unbind(0)
+        mean_p, mean_q, square_p, square_q, product = (
+            blur(values.movedim(2, 0), window_weights(settings), border).movedim(0, 2)  # alike for p and q, bit by bit
+            for values in (p, q, p * p, q * q, p * q)
+        )
         sigma_p = _root(square_p - mean_p * mean_p)
         sigma_q = _root(square_q - mean_q * mean_q)
         sigma_pq = product - mean_p * mean_q
@@ -83,6 +87,7 @@ def constants(settings: SSIMSettings) -> tuple[float, float]:
     return CONSTANTS[named] if isinstance(named, str) else named
 
 
+@lru_cache
 def window_weights(settings: SSIMSettings) -> Tensor:
     """The K weights of the separable window along one axis, float64, summing to 1."""
     if settings.window == "uniform":
@@ -90,72 +95,153 @@ def window_weights(settings: SSIMSettings) -> Tensor:
     return gaussian_weights(settings.size, settings.sigma)
 
 
+def mean_ssim(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "reflect") -> Tensor:
+    """The mean of `ssim` over all its values, a scalar. Where all exponents are 1 no map is kept for the gradient."""
+    if settings.alpha == settings.beta == settings.gamma == 1:
+        p, q = (image.flatten(0, 1) for image in _prepared(p, q, settings))
+        with torch.autocast(p.device.type, enabled=False):
+            mean: Tensor = _MeanOfProduct.apply(p, q, settings, border)  # type: ignore[no-untyped-call]
+        return mean
+    return ssim(p, q, settings, border).mean()
+
+
 def _closed_product(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
     """Eq. 8: sigma_p sigma_q cancels, so no root is taken and four blurs are enough."""
     p, q = _prepared(p, q, settings)
-    at_once = len(p) if p.device.type != "cpu" else max(1, CHUNK // max(1, p[0].numel()))
     with torch.autocast(p.device.type, enabled=False):
-        pairs = zip(torch.split(p, at_once), torch.split(q, at_once), strict=True)
         products: list[Tensor] = [
             _ClosedProduct.apply(*pair, settings, border)  # type: ignore[no-untyped-call]
-            for pair in pairs
+            for pair in _pairs(p.flatten(0, 1), q.flatten(0, 1))
         ]
-    return products[0] if len(products) == 1 else torch.cat(products)
+    joined = products[0] if len(products) == 1 else torch.cat(products)
+    return joined.view(*p.shape[:2], *joined.shape[1:])
+
+
+def _pairs(p: Tensor, q: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both stacks of planes, (M, H, W), in chunks."""
+    at_once = len(p) if p.device.type != "cpu" else max(1, CHUNK // max(1, p[0].numel()))
+    return zip(torch.split(p, at_once), torch.split(q, at_once), strict=True)
+
+
+class _Compared(NamedTuple):
+    """Planes p and q by the sum t and the difference d of their values, which make eq. 8 a product of two factors:
+
+        SSIM = f1 f2,    f1 = 1 - 2 r1,    r1 = mu_d^2 / b1,       b1 = mu_t^2 + mu_d^2 + 2 c1,
+                         f2 = 1 - 2 r2,    r2 = sigma_d^2 / b2,    b2 = sigma_t^2 + sigma_d^2 + 2 c2.
+
+    Where little differs r is small, free of the rounding of large squares; equal planes give 1 exactly, exchanged ones
+    the same. Rows come first, as `blur` wants them: values are (H, 2, M, W) for M planes, t and d less their means,
+    since E[t^2] - E[t]^2 cancels badly for values far from 0; no variance feels it. Their window means are `means`,
+    and `mus` with what was taken away; these and the rest, (H, M, W), are as large as the border leaves.
+    """
+
+    values: Tensor
+    means: Tensor
+    mus: Tensor
+    r1: Tensor
+    b1: Tensor
+    f1: Tensor
+    r2: Tensor
+    b2: Tensor
+    f2: Tensor
+
+    @classmethod
+    def of(cls, p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> _Compared:
+        """p, q: (M, H, W)."""
+        c1, c2 = constants(settings)
+        p, q = p.movedim(1, 0), q.movedim(1, 0)
+        stack = p.new_empty((len(p), 4, *p.shape[1:]))
+        values, squares = stack[:, :2], stack[:, 2:]
+        torch.add(p, q, out=values[:, 0])
+        torch.sub(p, q, out=values[:, 1])
+        offsets = values.mean((0, 3), keepdim=True)
+        values.sub_(offsets)
+        torch.mul(values, values, out=squares)
+        blurred = blur(stack, window_weights(settings), border)
+        means, variances = blurred[:, :2], blurred[:, 2:]
+        variances.addcmul_(means, means, value=-1).clamp_min_(0)
+        mus = means + offsets
+        r1, b1, f1 = _factor(mus * mus, 2 * c1)
+        r2, b2, f2 = _factor(variances, 2 * c2)
+        return cls(values, means, mus, r1, b1, f1, r2, b2, f2)
+
+    def gradients(
+        self, upstream: Tensor | None, wanted: Sequence[bool], settings: SSIMSettings, border: Border
+    ) -> list[Tensor]:
+        """A quarter of the gradients by those of p and q that are wanted, (H, M, W).
+
+        upstream: the gradient by the similarity, (H, M, W); None: 1 everywhere.
+        """
+        by_r1, by_r2 = self.f2 / self.b1, self.f1 / self.b2  # but for a factor of -2 / b
+        if upstream is not None:
+            by_r1, by_r2 = by_r1.mul_(upstream), by_r2.mul_(upstream)
+        signs = [sign for sign, needed in zip((1, -1), wanted, strict=True) if needed]
+        rows, *others = by_r1.shape
+        stack = by_r1.new_empty((rows, len(signs) + 2, *others))
+        by_mus, by_squares = by_r1.new_empty((rows, 2, *others)), stack[:, -2:]
+        for by_both, by_r, r in ((by_mus, by_r1, self.r1), (by_squares, by_r2, self.r2)):
+            torch.mul(by_r, r, out=by_both[:, 0])
+            torch.sub(by_both[:, 0], by_r, out=by_both[:, 1])
+        by_means = by_mus.mul_(self.mus).addcmul_(self.means, by_squares, value=-1)
+        for place, sign in enumerate(signs):
+            torch.add(by_means[:, 0], by_means[:, 1], alpha=sign, out=stack[:, place])
+        *gradients, by_total, by_difference = blur_adjoint(stack, window_weights(settings), border).unbind(1)
+        for gradient, sign in zip(gradients, signs, strict=True):
+            gradient.addcmul_(by_total, self.values[:, 0]).addcmul_(by_difference, self.values[:, 1], value=sign)
+        return gradients
+
+
+def _factor(squares: Tensor, constant: float) -> tuple[Tensor, Tensor, Tensor]:
+    """r, b and f from the squares of sum and difference, (H, 2, M, W)."""
+    total, difference = squares.unbind(1)
+    b = torch.add(total, difference).add_(constant)
+    r = difference / b
+    return r, b, torch.rsub(r, 1, alpha=2)
 
 
 class _ClosedProduct(torch.autograd.Function):
-    """Eq. 8 with its gradient written out: three or four blurs back, and no map for each step of the way.
-
-    S = A1 A2 / (B1 B2), where A1 = 2 mu_p mu_q + c1, A2 = 2 sigma_pq + c2, B1 = mu_p^2 + mu_q^2 + c1,
-    B2 = sigma_p^2 + sigma_q^2 + c2.
-    """
+    """Eq. 8 of (M, H, W), its gradient written out: three or four blurs back, and no map for each step of the way."""
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
-        weights, (c1, c2) = window_weights(settings), constants(settings)
-        (p, offset_p), (q, offset_q) = _centred(p), _centred(q)
-        blurred = blur(torch.stack((p, q, (p * p).add_(q * q), p * q)), weights, border)
-        mean_p, mean_q, squares, product = blurred.unbind(0)
-        mu_p, mu_q = mean_p + offset_p, mean_q + offset_q
-        # Every step is rounded alike above and below the line: p and q may be exchanged, and equal ones give 1 exactly.
-        means = (mean_p * mean_p).add_(mean_q * mean_q)
-        a1 = (mu_p * mu_q).mul_(2).add_(c1)
-        a2 = (product - mean_p * mean_q).mul_(2).add_(c2)
-        b1 = (mu_p * mu_p).add_(mu_q * mu_q).add_(c1)
-        b2 = (squares - means).clamp_min_(0).add_(c2)
-        whole = b1 * b2
-        similarity: Tensor = (a1 * a2).div_(whole)
-        ctx.save_for_backward(p, q, mean_p, mean_q, mu_p, mu_q, a1, a2, b1, b2, whole, similarity)
-        ctx.blurred = weights, border
-        return similarity
+        compared = _Compared.of(p, q, settings, border)
+        ctx.save_for_backward(*compared)
+        ctx.rest = settings, border
+        return (compared.f1 * compared.f2).movedim(0, 1).contiguous()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        p, q, mean_p, mean_q, mu_p, mu_q, a1, a2, b1, b2, whole, similarity = ctx.saved_tensors
-        scaled, weighted = gradient / whole, gradient * similarity
-        by_a1, by_a2 = scaled * a2, scaled.mul_(a1)
-        by_b1, by_b2 = (weighted / b1).neg_(), weighted.div_(b2).neg_()
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, wanted = gradient.movedim(1, 0), ctx.needs_input_grad[:2]
+        quarters = iter(_Compared(*ctx.saved_tensors).gradients(rows, wanted, *ctx.rest))
+        return (*(4 * next(quarters).movedim(0, 1) if needed else None for needed in wanted), None, None)
 
-        def by_mean(mean: Tensor, mu: Tensor, other_mean: Tensor, other_mu: Tensor) -> Tensor:
-            """Half the derivative by one image's window mean, which all four terms hold."""
-            half: Tensor = (by_a1 * other_mu).addcmul_(by_b1, mu)
-            return half.addcmul_(by_b2, mean, value=-1).addcmul_(by_a2, other_mean, value=-1)
 
-        wanted = ctx.needs_input_grad[:2]
-        halves = [
-            by_mean(*ones)
-            for ones, needed in zip(((mean_p, mu_p, mean_q, mu_q), (mean_q, mu_q, mean_p, mu_p)), wanted, strict=True)
-            if needed
-        ]
-        *from_means, from_squares, from_product = blur_adjoint(torch.stack((*halves, by_b2, by_a2)), *ctx.blurred)
-        gradients = [
-            torch.addcmul(from_means.pop(0), image, from_squares).addcmul_(other, from_product).mul_(2)
-            if needed
-            else None
-            for image, other, needed in zip((p, q), (q, p), wanted, strict=True)
-        ]
-        return gradients[0], gradients[1], None, None
+class _MeanOfProduct(torch.autograd.Function):
+    """The mean of eq. 8. Its gradient is known but for a factor, and found while a chunk's maps are in the caches."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
+        wanted, total, count = ctx.needs_input_grad[:2], p.new_zeros(()), 0
+        quarters = [torch.empty_like(image) for image, needed in zip((p, q), wanted, strict=True) if needed]
+        done = 0
+        for pair in _pairs(p, q):
+            compared = _Compared.of(*pair, settings, border)
+            total, count = total + (compared.f1 * compared.f2).sum(), count + compared.f1.numel()
+            if quarters:
+                place = slice(done, done + len(pair[0]))
+                for whole, part in zip(quarters, compared.gradients(None, wanted, settings, border), strict=True):
+                    whole[place] = part.movedim(0, 1)
+            done += len(pair[0])
+        ctx.save_for_backward(*quarters)
+        ctx.factor = 4 / count
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        quarters, factor = iter(ctx.saved_tensors), gradient * ctx.factor
+        return (*(factor * next(quarters) if needed else None for needed in ctx.needs_input_grad[:2]), None, None)
 
 
 def _prepared(p: Tensor, q: Tensor, settings: SSIMSettings) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from flawmap.checks import shape_text
 from flawmap.config import Config, LossSettings, TrainingSettings
 from flawmap.errors import ConfigError, TrainingError
 from flawmap.files import atomic
-from flawmap.hardware import autocast, choose_device, choose_precision
+from flawmap.hardware import autocast, choose_device, choose_precision, kept_memory
 from flawmap.methods import METHODS, build_network
 from flawmap.models import Autoencoder, initialise
 from flawmap.sampling import augment
@@ -107,6 +107,7 @@ class _Run:
     history: list[Row] = field(default_factory=list)
 
 
+@kept_memory()
 def fit(
     config: Config,
     source: Patches,
