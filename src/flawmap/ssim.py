@@ -60,6 +60,16 @@ def ssim(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "reflect
     )
 
 
+def mean_ssim(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "reflect") -> Tensor:
+    """The mean of `ssim` over all its values, a scalar; quicker than by way of the map, gradient included."""
+    if settings.alpha == settings.beta == settings.gamma == 1:
+        p, q = (image.flatten(0, 1) for image in _prepared(p, q, settings))
+        with torch.autocast(p.device.type, enabled=False):
+            mean: Tensor = _MeanOfProduct.apply(p, q, settings, border)  # type: ignore[no-untyped-call]
+        return mean
+    return ssim(p, q, settings, border).mean()
+
+
 def ssim_parts(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "reflect") -> Parts:
     """Luminance, contrast and structure apart (eq. 5-7), as `ssim` takes and returns them."""
     p, q = _prepared(p, q, settings)
@@ -93,16 +103,6 @@ def window_weights(settings: SSIMSettings) -> Tensor:
     if settings.window == "uniform":
         return torch.full((settings.size,), 1 / settings.size, dtype=torch.float64)
     return gaussian_weights(settings.size, settings.sigma)
-
-
-def mean_ssim(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "reflect") -> Tensor:
-    """The mean of `ssim` over all its values, a scalar. Where all exponents are 1 no map is kept for the gradient."""
-    if settings.alpha == settings.beta == settings.gamma == 1:
-        p, q = (image.flatten(0, 1) for image in _prepared(p, q, settings))
-        with torch.autocast(p.device.type, enabled=False):
-            mean: Tensor = _MeanOfProduct.apply(p, q, settings, border)  # type: ignore[no-untyped-call]
-        return mean
-    return ssim(p, q, settings, border).mean()
 
 
 def _closed_product(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
