@@ -88,12 +88,8 @@ def sources(data: Path | None) -> dict[str, tuple[Config, PatchSource]]:
     """A patch source for each set, with the settings that belong to it."""
     base = preset("fast")
     if data is None:
-        return {
-            "synthetic fibres": (
-                base,
-                PatchSource(map(Piece, good_images("fibres", 5, (512, 512), 0)), base.model.patch),
-            )
-        }
+        fibres = map(Piece, good_images("fibres", 5, (512, 512), 0))
+        return {"synthetic fibres": (base, PatchSource(fibres, base.model.patch))}
     found = {}
     for name, (folder, changes) in REAL.items():
         config = override(base, changes)

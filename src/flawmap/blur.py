@@ -69,11 +69,11 @@ def _both_axes(stack: Tensor, weights: tuple[float, ...], border: Border, *, adj
     rows, *others, columns = stack.shape
     down, across = (_tiles(side, weights, border, adjoint, stack.dtype, stack.device) for side in (rows, columns))
     lines = stack.reshape(-1, columns)
-    narrow = lines.new_empty((len(lines), _outputs(across)))
+    narrow = lines.new_empty((len(lines), across[-1].stop))
     for start, stop, first, last, band in across:
         torch.mm(lines[:, first:last], band.mT, out=narrow[:, start:stop])
     narrow = narrow.view(rows, -1)
-    blurred = narrow.new_empty((_outputs(down), narrow.shape[1]))
+    blurred = narrow.new_empty((down[-1].stop, narrow.shape[1]))
     for start, stop, first, last, band in down:
         torch.mm(band, narrow[first:last], out=blurred[start:stop])
     return blurred.view(len(blurred), *others, -1)
@@ -87,11 +87,6 @@ class _Tile(NamedTuple):
     first: int
     last: int
     band: Tensor
-
-
-def _outputs(tiles: tuple[_Tile, ...]) -> int:
-    """How many outputs a side has."""
-    return tiles[-1].stop
 
 
 @lru_cache(maxsize=64)
