@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from flawmap import cli, jobs
 from flawmap.artifact import load_artifact
 from flawmap.cli import main
-from flawmap.config import PATCH_SIDES, override
+from flawmap.config import PATCH_SIDES, Preset, override
 from flawmap.datasets import Split, find_dataset
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError, InputError, TrainingError
@@ -627,17 +627,20 @@ def test_the_command_knows_every_experiment_and_set() -> None:
     assert [name.value for name in cli.ExperimentName] == [*EXPERIMENTS, ALL]
 
 
-KEPT = sorted(
-    path
-    for path in (Path(__file__).parents[1] / "docs" / "reproduction" / "records").glob("*.json")
+REPRODUCTION = Path(__file__).parents[1] / "docs" / "reproduction"
+FOLDERS: dict[Preset, Path] = {"fast": REPRODUCTION, "paper": REPRODUCTION / "paper"}
+KEPT = [
+    (preset, path)
+    for preset, folder in FOLDERS.items()
+    for path in sorted((folder / "records").glob("*.json"))
     if path.stem not in ("figure3", "timing")
-)
+]
 
 
-@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
-def test_kept_records_are_of_the_plan(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("preset", "path"), KEPT, ids=[f"{preset}-{path.stem}" for preset, path in KEPT])
+def test_kept_records_are_of_the_plan(preset: Preset, path: Path, tmp_path: Path) -> None:
     """What the documentation is made from is read, not trained anew: settings and budget are the plan's."""
-    asked = Request(ALL, features=Path("squeezenet.safetensors"), feature_network="squeezenet")
+    asked = Request(ALL, preset=preset, features=Path("squeezenet.safetensors"), feature_network="squeezenet")
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / path.name).write_bytes(path.read_bytes())
     (training,) = (row for row in asked.trainings() if row.name == path.stem)
@@ -650,4 +653,4 @@ def test_kept_records_are_of_the_plan(path: Path, tmp_path: Path) -> None:
 
 def test_records_are_kept() -> None:
     """An empty folder would let the test above pass."""
-    assert {path.stem for path in KEPT} >= {"nanotwice-l2-seed0", "ours-nanotwice-seed0"}
+    assert {path.stem for _, path in KEPT} >= {"nanotwice-l2-seed0", "ours-nanotwice-seed0"}
