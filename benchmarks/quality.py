@@ -24,6 +24,7 @@ from flawmap.artifact import Artifact
 from flawmap.config import Config, override
 from flawmap.datasets import PatchSource, Tally, find_dataset, pieces, split_dataset
 from flawmap.evaluation import unseen_samples
+from flawmap.hardware import kept_memory
 from flawmap.methods import build_network
 from flawmap.reproduction import plan, runs
 from flawmap.sampling import Piece
@@ -102,8 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     network = born(config, source)
     advance = flawmap_step(network, source, config, lambda step: learning_rate(step, given.steps, config.training))
     rows: list[Row] = []
-    for found in trained(advance, given.steps, given.looks, lambda: score(network)):
-        rows.append(_told(found, "flawmap"))
+    with kept_memory():  # as `flawmap.training.fit` does
+        for found in trained(advance, given.steps, given.looks, lambda: score(network)):
+            rows.append(_told(found, "flawmap"))
     if given.plain_steps:
         plain = plain_copy(born(config, source))
         crops = Crops([piece.pixels for piece in good], config.model.patch)
