@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from flawmap.config import SSIMSettings
 from flawmap.ssim import ssim, window_weights
@@ -211,6 +212,18 @@ def test_quality_is_looked_at_twice_as_late_each_time() -> None:
     with loaded("quality") as quality:
         assert quality.looks_of(3000, 4) == [375, 750, 1500, 3000]
         assert quality.looks_of(4, 6) == [1, 2, 4]
+
+
+def test_the_kept_curve_of_quality_is_drawn(tmp_path: Path) -> None:
+    """What the record says was reached follows from its rows, and these make a picture."""
+    kept = Path(__file__).parents[1] / "docs" / "performance" / "quality.json"
+    record = json.loads(kept.read_text(encoding="utf-8"))
+    with loaded("quality") as quality:
+        rows = [quality.Row(**row) for row in record["rows"]]
+        assert list(quality.reached(rows)) == record["goals"]
+        quality.draw(rows, tmp_path / "quality.png")
+    with Image.open(tmp_path / "quality.png") as drawn:
+        assert drawn.size == (1080, 630)
 
 
 def test_engines_are_measured(
