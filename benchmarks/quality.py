@@ -76,13 +76,22 @@ def scoring(data: Path, row: plan.Training, config: Config) -> tuple[list[Piece]
     return good, score
 
 
+def curves(rows: Sequence[Row]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """(minutes, AUROC) at every look, by variant and way of scoring."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for row in rows:
+        for way, area in row.figures.items():
+            if way not in {"step", "minutes"}:
+                found.setdefault(row.variant, {}).setdefault(way, []).append((row.figures["minutes"], area))
+    return found
+
+
 def reached(rows: Sequence[Row]) -> Iterator[str]:
     """When each goal was first seen to be met, for each variant and way of scoring."""
-    for variant in dict.fromkeys(row.variant for row in rows):
-        mine = [row.figures for row in rows if row.variant == variant]
-        for way in [name for name in mine[0] if name not in {"step", "minutes"}]:
+    for variant, ways in curves(rows).items():
+        for way, points in ways.items():
             for goal in GOALS:
-                met = [figures["minutes"] for figures in mine if figures[way] >= goal]
+                met = [minutes for minutes, area in points if area >= goal]
                 yield f"{variant}, {way}, {goal}: " + (f"{met[0]:.1f} minutes" if met else "not reached")
 
 
@@ -90,10 +99,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """AUROC against minutes as PNG: a colour for each variant, a broken line for the set's own scoring."""
     figure = blank_figure(7.2, 4.2)
     axes = figure.subplots()
-    for colour, variant in zip(COLOURS, dict.fromkeys(row.variant for row in rows), strict=False):
-        mine = [row.figures for row in rows if row.variant == variant]
-        for style, way in zip(("-", "--"), [name for name in mine[0] if name not in {"step", "minutes"}], strict=False):
-            points = [(figures["minutes"], figures[way]) for figures in mine]
+    for colour, (variant, ways) in zip(COLOURS, curves(rows).items(), strict=False):
+        for style, (way, points) in zip(("-", "--"), ways.items(), strict=False):
             axes.plot(*zip(*points, strict=True), style, color=colour, marker="o", label=f"{variant}, {way}")
     for goal in GOALS:
         axes.axhline(goal, color="grey", linewidth=0.8, linestyle=":")

@@ -654,3 +654,4 @@ def test_kept_records_are_of_the_plan(preset: Preset, path: Path, tmp_path: Path
 def test_records_are_kept() -> None:
     """An empty folder would let the test above pass."""
     assert {path.stem for _, path in KEPT} >= {"nanotwice-l2-seed0", "ours-nanotwice-seed0"}
+    assert {path.stem for preset, path in KEPT if preset == "paper"} == {"nanotwice-l2-seed0", "nanotwice-ssim-seed0"}

@@ -66,7 +66,7 @@ ALIKE = 0.01  # AUROC by which two methods must differ before one counts as bett
 INSENSITIVE = 0.02  # range of AUROC over the cells of a column
 REACHED = 0.005  # AUROC by which the paper's own figure may be missed
 LARGE_LATENT = 200  # dimensions from which on d is "large enough"
-OVERLAP_RATE = 0.05
+OVERLAP_RATE = 0.05  # false positives, at which the paper gives its overlap
 
 
 # ------------------------------------------------------------------------------------------------------ what it found

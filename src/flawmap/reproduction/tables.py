@@ -29,9 +29,9 @@ from flawmap.reproduction.drawings import (
     sets_of,
     values_of,
 )
+from flawmap.reproduction.paper import OVERLAP_RATE
 from flawmap.reproduction.plan import series_of
 
-OVERLAP_RATE = 0.05  # the false positive rate at which the paper gives its overlap
 VERDICTS = {True: "\N{CHECK MARK} holds", False: "\N{BALLOT X} does not hold", None: f"{MISSING} not tested"}
 
 Cells = tuple[str | Value, ...]
@@ -337,22 +337,16 @@ def _ways(records: Iterable[Record]) -> str:
     return f" Scored otherwise: {'; '.join(said)}." if said else ""
 
 
-def _changes(changes: Any) -> str:
+def _changes(changes: Mapping[str, Any]) -> str:
     """Settings as the command line takes them: model.latent = 500."""
-    if isinstance(changes, Mapping):
-        return ", ".join(f"{name.replace(' / ', '.')} = {value}" for name, value in _leaves(changes, raw=True))
-    if isinstance(changes, str) or changes is None:
-        return changes or ""
-    return ", ".join(map(str, changes))
+    return ", ".join(f"{name} = {value}" for name, value in _leaves(changes))
 
 
-def _leaves(values: Mapping[str, Any], *, raw: bool = False) -> Iterator[tuple[str, str]]:
-    """Names and values of a nested mapping, level by level joined with a stroke."""
+def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values of a nested mapping, the names level by level joined with a dot."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from ((f"{name} / {rest}", text) for rest, text in _leaves(value, raw=raw))
-        elif isinstance(value, float) and not raw:
-            yield str(name), f"{value:.4g}"
+            yield from ((f"{name}.{rest}", text) for rest, text in _leaves(value))
         else:
             yield str(name), MISSING if value is None else str(value)
 
