@@ -14,6 +14,7 @@ test: lint types check
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy

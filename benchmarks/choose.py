@@ -33,20 +33,25 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from flawmap.artifact import Artifact, load_artifact, save_artifact
-from flawmap.borders import border_profile, levelled
-from flawmap.config import Config, ResidualSettings, override, preset
-from flawmap.datasets import Area, PatchSource, Tally, find_dataset, pieces
-from flawmap.detector import Detector
-from flawmap.flaws import add_flaws
-from flawmap.images import Pixels, read_mask, to_size, worked
-from flawmap.interest import bounding_box
-from flawmap.methods import residual_of, smoothed
-from flawmap.metrics import PixelMetrics
-from flawmap.records import FloatMap, Mask
-from flawmap.regions import opened
-from flawmap.sampling import Piece
-from flawmap.training import fit
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.core.records import FloatMap, Mask
+from flawmap.core.settings import Config, ResidualSettings
+from flawmap.data.defects import add_flaws
+from flawmap.data.layouts import find_dataset
+from flawmap.data.loading import LoadStatistics, pieces
+from flawmap.data.patches import PatchSource, TrainingImage
+from flawmap.data.splits import ImageRegion
+from flawmap.evaluation.metrics import PixelMetrics
+from flawmap.imaging.morphology import opened
+from flawmap.imaging.reading import Pixels, read_mask
+from flawmap.imaging.resize import to_size, to_working_size
+from flawmap.imaging.roi import bounding_box
+from flawmap.methods.gradient import fit
+from flawmap.scoring.borders import border_corrected, border_profile
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
+from flawmap.scoring.pipeline import residual_of, smoothed
 
 DATA = Path(os.environ.get("FLAWMAP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 FLAWED = 10  # images with pasted flaws
@@ -57,7 +62,7 @@ FIGURES = ("auroc", "average_precision", "au_pro_30")
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "nanotwice": ("nanotwice", {"model": {"latent": 500}}),
     "grid": ("mvtec_grid_512", {"images": {"scale": 0.5}}),
-    "fabric03": ("aitex_fabric03", {"images": {"region": {"box": (1280, 0, 4050, 256)}}}),
+    "fabric03": ("aitex_fabric03", {"images": {"roi": {"box": (1280, 0, 4050, 256)}}}),
 }
 PROXIES = {"film": (("film",), (6, 11))}
 
@@ -93,7 +98,7 @@ def measure(cases: list[Case], good: list[Case], settings: ResidualSettings, rea
         figures = {"": PixelMetrics(), ", border levelled": PixelMetrics()}
         for case in cases:
             found = residual(case)
-            for way, one in zip(figures.values(), (found, levelled(found, profile)), strict=True):
+            for way, one in zip(figures.values(), (found, border_corrected(found, profile)), strict=True):
                 way.add(opened(to_size(one.numpy(), case[2].shape), 4), case[2])
         for name, way in figures.items():
             result = way.result()
@@ -120,13 +125,13 @@ def truth(detector: Detector, data: Path, config: Config) -> list[Case]:
         if sample.mask is None:
             continue
         image, mask = detector.read(sample.path).pixels, read_mask(sample.mask)
-        if config.images.region.box is not None:
+        if config.images.roi.box is not None:
             inside = np.zeros(mask.shape, np.bool_)
-            left, top, right, bottom = config.images.region.box
+            left, top, right, bottom = config.images.roi.box
             inside[top:bottom, left:right] = True
             left, top, right, bottom = bounding_box(inside)
             image, mask = image[top:bottom, left:right], mask[top:bottom, left:right]
-        cases.append(rebuilt(detector, np.ascontiguousarray(worked(image, config.images.scale)), mask.copy()))
+        cases.append(rebuilt(detector, np.ascontiguousarray(to_working_size(image, config.images.scale)), mask.copy()))
     return cases
 
 
@@ -134,7 +139,7 @@ def model(name: str, config: Config, good: list[Pixels], file: Path | None) -> A
     """Trained on these good images; kept in a file, and taken from it the next time."""
     if file is not None and file.exists():
         return plain(load_artifact(file))
-    trained = fit(config, PatchSource(map(Piece, good), config.model.patch))
+    trained = fit(config, PatchSource(map(TrainingImage, good), config.model.patch))
     print(f"{name}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.history[-1].loss:.4f}", flush=True)
     artifact = Artifact(config, trained.network.state_dict(), None, {}, {})
     if file is not None:
@@ -180,8 +185,8 @@ def main() -> int:
     config: Config = override(override(preset("fast"), own), {"training": {"steps": arguments.steps}})
     config = override(config, tomllib.loads(arguments.change.replace(";", "\n")))
     good = find_dataset(arguments.data / folder).select("train", "good")
-    areas = [Area(sample.path, "") for sample in good]
-    images = [piece.pixels for piece in pieces(areas, config.images, Tally())]
+    areas = [ImageRegion(sample.path, "") for sample in good]
+    images = [piece.pixels for piece in pieces(areas, config.images, LoadStatistics())]
     held = max(1, len(good) // 10)
     config = override(config, {"model": {"channels": images[0].shape[2]}})
     detector = Detector.of(model(arguments.set, config, images[:-held], arguments.model))

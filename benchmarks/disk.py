@@ -25,12 +25,15 @@ from pathlib import Path
 
 import numpy as np
 
-from flawmap.config import ImageSettings, override, preset
-from flawmap.datasets import Area, PatchSource
-from flawmap.images import write_image
-from flawmap.methods import build_network
-from flawmap.sources import open_source
-from flawmap.synthetic import texture
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.core.settings import ImageSettings
+from flawmap.data.patches import PatchSource
+from flawmap.data.sources import open_patches
+from flawmap.data.splits import ImageRegion
+from flawmap.data.synthetic import texture
+from flawmap.imaging.writing import write_image
+from flawmap.methods.table import build_network
 from measuring import Row, parsed, parser, report
 from step import flawmap_step
 
@@ -52,9 +55,9 @@ def write_images(folder: Path, count: int, size: tuple[int, int]) -> None:
 @contextmanager
 def opened(folder: Path, where: str, patch: int) -> Iterator[tuple[PatchSource, Path]]:
     """A source over a folder's images, and the file that it reads from, unless it is memory."""
-    areas, path = [Area(file, "") for file in sorted(folder.glob("*.png"))], folder / f"{where}.patches"
+    areas, path = [ImageRegion(file, "") for file in sorted(folder.glob("*.png"))], folder / f"{where}.patches"
     settings = ImageSettings()
-    with open_source(areas, settings, patch, budget=BUDGETS[where], path=path, say=lambda sentence: None) as (
+    with open_patches(areas, settings, patch, budget=BUDGETS[where], path=path, say=lambda sentence: None) as (
         source,
         _,
     ):

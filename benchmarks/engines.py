@@ -17,12 +17,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from flawmap.config import Config, override, preset
-from flawmap.engines import start_engine
-from flawmap.errors import InputError
-from flawmap.hardware import autocast, has_bfloat16
-from flawmap.methods import Reconstruct, build_network
-from flawmap.models import Autoencoder, initialise
+from flawmap.core.device import autocast, has_bfloat16
+from flawmap.core.errors import InputError
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.core.settings import Config
+from flawmap.methods.table import build_network
+from flawmap.nets.autoencoder import Autoencoder
+from flawmap.nets.initialisation import initialise
+from flawmap.scoring.engines import start_engine
+from flawmap.scoring.pipeline import Reconstruct
 from measuring import Row, medians, parsed, parser, report
 
 VARIANTS = (

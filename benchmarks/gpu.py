@@ -46,18 +46,22 @@ try:
     from torch import Tensor, nn
     from torch.utils.flop_counter import FlopCounterMode
 
-    from flawmap.blur import Border, gaussian_weights
-    from flawmap.config import Config, override, preset
-    from flawmap.errors import ConfigError
-    from flawmap.hardware import autocast, choose_device, choose_precision, describe_machine
-    from flawmap.losses import LOSSES
-    from flawmap.methods import BATCH_ELSEWHERE, build_network, residual_of, score_image, smoothed
-    from flawmap.models import Autoencoder, initialise
-    from flawmap.sampling import PatchSource, Piece
-    from flawmap.ssim import ssim, window_weights
-    from flawmap.synthetic import good_images
-    from flawmap.tiling import Grid, merge, split
-    from flawmap.training import Progress, fit
+    from flawmap.core.device import autocast, choose_device, choose_precision, describe_machine
+    from flawmap.core.errors import ConfigError
+    from flawmap.core.overrides import override
+    from flawmap.core.presets import preset
+    from flawmap.core.settings import Config
+    from flawmap.data.patches import PatchSource, TrainingImage
+    from flawmap.data.synthetic import good_images
+    from flawmap.methods.gradient import Progress, fit
+    from flawmap.methods.losses import LOSSES
+    from flawmap.methods.table import build_network
+    from flawmap.nets.autoencoder import Autoencoder
+    from flawmap.nets.filters import Border, gaussian_weights
+    from flawmap.nets.initialisation import initialise
+    from flawmap.nets.ssim import ssim, window_weights
+    from flawmap.scoring.pipeline import BATCH_ELSEWHERE, residual_of, score_image, smoothed
+    from flawmap.scoring.tiling import Grid, merge, split
     from measuring import (
         DEFAULT,
         LOOSE,
@@ -126,7 +130,7 @@ class Sizes:
     seconds: float = 0.4
     warm: int = 3
     fewest: int = 5
-    gathered: tuple[int, ...] = (128, 620)
+    block_counts: tuple[int, ...] = (128, 620)
 
 
 QUICK = Sizes(
@@ -145,7 +149,7 @@ QUICK = Sizes(
     seconds=0.0,
     warm=0,
     fewest=1,
-    gathered=(4,),
+    block_counts=(4,),
 )
 
 
@@ -174,7 +178,7 @@ class Bench:
 
     @cached_property
     def source(self) -> PatchSource:
-        return PatchSource((Piece(image.transpose(1, 2, 0)) for image in self.images), self.sizes.patch)
+        return PatchSource((TrainingImage(image.transpose(1, 2, 0)) for image in self.images), self.sizes.patch)
 
     @cached_property
     def newborn(self) -> Autoencoder:
@@ -578,7 +582,7 @@ def training(bench: Bench) -> None:
                 needs = COMPILING if variant.compiled and bench.compiling else 0
                 record(bench, "training", case, variant.name, find, needs=needs)
         if stage == 0:
-            record(bench, "training", case, "flawmap.training.fit", partial(fitted, bench, count))
+            record(bench, "training", case, "flawmap.methods.gradient.fit", partial(fitted, bench, count))
             feeding(bench, count)
 
 
@@ -601,7 +605,7 @@ def paces(patches_per_second: float) -> dict[str, float]:
 
 
 def fitted(bench: Bench, count: int) -> Measured:
-    """flawmap.training.fit as it is: the median of the speeds it tells its observer."""
+    """flawmap.methods.gradient.fit as it is: the median of the speeds it tells its observer."""
     device = str(bench.where)
     changes = {"training": {"steps": bench.sizes.fitted, "batch": count, "device": device, "plateau_steps": 0}}
     speeds: list[float] = []
@@ -719,7 +723,7 @@ def inspection(bench: Bench) -> None:
         raise Absent("without the first row there is nothing to compare with")
     run("flawmap, float32, strict", STRICT, lambda: partial(own, torch.float32, BATCH_ELSEWHERE, image))
     run("flawmap", DEFAULT, lambda: partial(own, auto, BATCH_ELSEWHERE, image))
-    for batch in bench.sizes.gathered:
+    for batch in bench.sizes.block_counts:
         run(f"flawmap, batches of {batch}", DEFAULT, lambda batch=batch: partial(own, auto, batch, image))  # type: ignore[misc]
     for compiled, graph in itertools.product((False, True), repeat=2):
         name = "on the device" + ", compiled" * compiled + ", CUDA graph" * graph

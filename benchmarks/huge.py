@@ -22,10 +22,11 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from flawmap.config import override, preset
-from flawmap.images import write_image
-from flawmap.jobs import train
-from flawmap.synthetic import texture
+from flawmap.commands.train import train
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.data.synthetic import texture
+from flawmap.imaging.writing import write_image
 from measuring import Row, parsed, parser, report, watched
 
 TILE = 512  # side of the piece of cloth that is repeated, pixels

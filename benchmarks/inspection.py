@@ -23,17 +23,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import flawmap
 import step
-from flawmap import jobs
-from flawmap.artifact import Artifact, save_artifact
-from flawmap.config import override, preset
-from flawmap.detector import Detector
-from flawmap.images import find_images, write_image
-from flawmap.regions import opened
-from flawmap.sampling import PatchSource, Piece
-from flawmap.ssim import CONSTANTS, window_weights
-from flawmap.synthetic import good_images
-from flawmap.tiling import Grid
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.data.finding import find_images
+from flawmap.data.patches import PatchSource, TrainingImage
+from flawmap.data.synthetic import good_images
+from flawmap.imaging.morphology import opened
+from flawmap.imaging.writing import write_image
+from flawmap.nets.ssim import CONSTANTS, window_weights
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import Artifact, save_artifact
+from flawmap.scoring.tiling import Grid
 from measuring import Row, medians, parsed, parser, report
 
 SIZE, LATENT, STRIDE, SEED = (1024, 696), 500, 30, 0
@@ -49,7 +51,7 @@ PRODUCT = 2048  # side of the matrices whose product gives the rate
 def born(images: Sequence[NDArray[np.float32]]) -> Artifact:
     """A model that was not trained, with a threshold."""
     config = override(preset("fast"), CHANGES)
-    network = step.born(config, PatchSource(map(Piece, images), config.model.patch))
+    network = step.born(config, PatchSource(map(TrainingImage, images), config.model.patch))
     return Artifact(config, network.state_dict(), 0.9, {}, {"data": {"split": {}}})
 
 
@@ -151,8 +153,8 @@ def folder(detector: Detector, paths: Sequence[Path], work: Path) -> list[Row]:
     model = work / "model.flawmap"
     save_artifact(detector.artifact, model)
     works: dict[str, Callable[[], object]] = {
-        "one command for each": lambda: [jobs.inspect(model, [path], work / "one") for path in paths],
-        "one command": lambda: jobs.inspect(model, list(paths), work / "all"),
+        "one command for each": lambda: [flawmap.inspect(model, [path], work / "one") for path in paths],
+        "one command": lambda: flawmap.inspect(model, list(paths), work / "all"),
     }
     rows = medians("inspection", f"folder of {len(paths)}", works, 3, warm=1)
     for row in rows:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flawmap.config import LossSettings, SSIMSettings
-from flawmap.losses import ssim_loss
+from flawmap.core.settings import LossSettings, SSIMSettings
+from flawmap.methods.losses import ssim_loss
 from measuring import Row, medians, parsed, parser, report
 
 SHAPES = ((32, 1, 128, 128), (1, 1, 1024, 1024), (8, 3, 256, 256))

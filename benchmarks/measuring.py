@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flawmap.hardware import describe_machine
+from flawmap.core.device import describe_machine
 
 MOST = 200  # repeats of one row
 

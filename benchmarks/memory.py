@@ -13,16 +13,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from flawmap.config import override, to_toml
-from flawmap.reproduction import plan, runs
+from flawmap.core.overrides import override, to_toml
 from measuring import Row, parsed, parser, report, watched
+from paper import plan, runs
 
 MIB = 2**20
 
 
 def rows_of(dataset: plan.DataSet, data: Path, steps: int, work: Path) -> list[Row]:
     training = next(row for row in plan.trainings("all") if row.name == f"{dataset.key}-ssim-seed0")
-    recipe = runs.Recipe(data=data, out=work)
+    recipe = runs.RunContext(data=data, out=work)
     config = override(recipe.config(training), {"training": {"steps": steps, "epochs": None}})
     settings, model, folder = work / "settings.toml", work / "model.flawmap", recipe.folder(training)
     settings.write_text(to_toml(config), encoding="utf-8")

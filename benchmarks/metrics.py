@@ -19,9 +19,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from flawmap.bootstrap import bootstrap
-from flawmap.metrics import PixelMetrics, aupimo_per_image, image_metrics, own_metrics
-from flawmap.records import FloatMap, Mask
+from flawmap.core.records import FloatMap, Mask
+from flawmap.evaluation.bootstrap import bootstrap
+from flawmap.evaluation.metrics import PixelMetrics, aupimo_per_image, image_metrics, own_metrics
 from measuring import medians, parsed, parser, report
 
 BLOBS, GOOD, SEED = 14, 5, 0  # in a defective image; good images

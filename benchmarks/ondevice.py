@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flawmap.blur import _rows
-from flawmap.config import SSIMSettings
-from flawmap.ssim import constants, window_weights
-from flawmap.tiling import Grid, Weights, _profile
+from flawmap.core.settings import SSIMSettings
+from flawmap.nets.filters import _rows
+from flawmap.nets.ssim import constants, window_weights
+from flawmap.scoring.tiling import Grid, Weights, _profile
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

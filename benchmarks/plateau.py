@@ -22,18 +22,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flawmap.config import Config, override, preset
-from flawmap.datasets import Area, PatchSource, Tally, find_dataset, pieces
-from flawmap.losses import ssim_loss
-from flawmap.models import Autoencoder, initialise
-from flawmap.sampling import Piece
-from flawmap.synthetic import good_images
-from flawmap.training import ROW_STEPS, Birth, Progress, fit
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.core.settings import Config
+from flawmap.data.layouts import find_dataset
+from flawmap.data.loading import LoadStatistics, pieces
+from flawmap.data.patches import PatchSource, TrainingImage
+from flawmap.data.splits import ImageRegion
+from flawmap.data.synthetic import good_images
+from flawmap.methods.gradient import ROW_STEPS, Initialise, Progress, fit
+from flawmap.methods.losses import ssim_loss
+from flawmap.nets.autoencoder import Autoencoder
+from flawmap.nets.initialisation import initialise
 
 STEPS, LEFT = 400, 0.9
 REAL: dict[str, tuple[str, dict[str, Any]]] = {
     "nanotwice": ("nanotwice", {"model": {"latent": 500}}),
-    "fabric03": ("aitex_fabric03", {"images": {"region": {"box": (1280, 0, 4050, 256)}}}),
+    "fabric03": ("aitex_fabric03", {"images": {"roi": {"box": (1280, 0, 4050, 256)}}}),
     "grid": ("mvtec_grid_512", {"images": {"scale": 0.5}}),
 }
 
@@ -58,14 +63,14 @@ def default(network: Autoencoder, patches: Tensor, seed: int) -> None:
             layer.reset_parameters()
 
 
-BIRTHS: dict[str, Birth] = {"ours": initialise, "he": he, "default": default}
+BIRTHS: dict[str, Initialise] = {"ours": initialise, "he": he, "default": default}
 
 
 class _LeftError(Exception):
     """Raised from within a training to stop it."""
 
 
-def step_of_leaving(config: Config, source: PatchSource, birth: Birth) -> int | None:
+def step_of_leaving(config: Config, source: PatchSource, birth: Initialise) -> int | None:
     """The step at which a training has left the plateau; None if it has not within its steps."""
     patches = torch.from_numpy(source.sample(64, np.random.default_rng(0)))
     flat = float(ssim_loss(patches, patches.mean(dim=(2, 3), keepdim=True).expand_as(patches), config.loss))
@@ -88,13 +93,13 @@ def sources(data: Path | None) -> dict[str, tuple[Config, PatchSource]]:
     """A patch source for each set, with the settings that belong to it."""
     base = preset("fast")
     if data is None:
-        fibres = map(Piece, good_images("fibres", 5, (512, 512), 0))
+        fibres = map(TrainingImage, good_images("fibres", 5, (512, 512), 0))
         return {"synthetic fibres": (base, PatchSource(fibres, base.model.patch))}
     found = {}
     for name, (folder, changes) in REAL.items():
         config = override(base, changes)
-        good = [Area(sample.path, "") for sample in find_dataset(data / folder).select("train", "good")]
-        found[name] = (config, PatchSource(pieces(good, config.images, Tally()), config.model.patch))
+        good = [ImageRegion(sample.path, "") for sample in find_dataset(data / folder).select("train", "good")]
+        found[name] = (config, PatchSource(pieces(good, config.images, LoadStatistics()), config.model.patch))
     return found
 
 

@@ -20,17 +20,20 @@ from pathlib import Path
 from torch import nn
 from torch.utils.data import DataLoader
 
-from flawmap.artifact import Artifact
-from flawmap.config import Config, override
-from flawmap.datasets import PatchSource, Tally, find_dataset, pieces, split_dataset
-from flawmap.evaluation import unseen_samples
-from flawmap.hardware import kept_memory
-from flawmap.methods import build_network
-from flawmap.plots import COLOURS, blank_figure, dress, save_figure
-from flawmap.reproduction import plan, runs
-from flawmap.sampling import Piece
-from flawmap.training import learning_rate
+from flawmap.core.device import kept_memory
+from flawmap.core.overrides import override
+from flawmap.core.settings import Config
+from flawmap.data.layouts import find_dataset
+from flawmap.data.loading import LoadStatistics, pieces
+from flawmap.data.patches import PatchSource, TrainingImage
+from flawmap.data.splits import split_dataset
+from flawmap.evaluation.evaluate import unseen_samples
+from flawmap.methods.gradient import learning_rate
+from flawmap.methods.table import build_network
+from flawmap.reporting.charts import COLOURS, blank_figure, dress, save_figure
+from flawmap.scoring.model_file import Artifact
 from measuring import Row, parsed, parser, report
+from paper import plan, runs
 from step import Crops, born, flawmap_step, plain_copy, plain_step
 
 GOALS = (0.90, 0.95, 0.966)
@@ -56,11 +59,11 @@ def trained(advance: Advance, steps: int, looks: int, score: Callable[[], dict[s
         yield Row("quality", f"step {look}", "", figures=figures)
 
 
-def scoring(data: Path, row: plan.Training, config: Config) -> tuple[list[Piece], Score]:
+def scoring(data: Path, row: plan.Training, config: Config) -> tuple[list[TrainingImage], Score]:
     """What the row trains on, and what tells a network's AUROC on the set's unseen images for each way of scoring."""
     dataset = find_dataset(data / row.dataset.folder)
     split = split_dataset(dataset.samples, config.images, config.split, config.model.patch)
-    good = list(pieces(split.train, config.images, Tally()))
+    good = list(pieces(split.train, config.images, LoadStatistics()))
     samples = unseen_samples(dataset, split)
 
     def score(network: nn.Module) -> dict[str, float]:
@@ -121,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parsed(options, arguments)
     row = next(row for row in plan.trainings("all") if row.name == given.row)
     config = override(
-        runs.Recipe(data=given.data, out=Path()).config(row),
+        runs.RunContext(data=given.data, out=Path()).config(row),
         {"model": {"channels": 1}, "training": {"device": "cpu", "steps": given.steps, "epochs": None}},
     )
     good, score = scoring(given.data, row, config)

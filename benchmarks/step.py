@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from flawmap.config import Config, override, preset
-from flawmap.methods import build_network
-from flawmap.models import initialise
-from flawmap.sampling import PatchSource, Piece
-from flawmap.synthetic import good_images
-from flawmap.training import Patches, _Stepper
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.core.settings import Config
+from flawmap.data.patches import PatchSource, TrainingImage
+from flawmap.data.synthetic import good_images
+from flawmap.methods.gradient import Patches, _Stepper
+from flawmap.methods.table import build_network
+from flawmap.nets.initialisation import initialise
 from measuring import medians, parsed, parser, report
 
 IMAGES, SIZE, BATCH, RATE, SEED, LOOKS = 5, (1024, 696), 32, 1e-3, 0, 10
@@ -154,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parsed(options, arguments)
     config = override(preset("fast"), {"model": {"latent": 500, "channels": 1}, "training": {"batch": BATCH}})
     images = list(good_images("fibres", IMAGES, SIZE, SEED))
-    source = PatchSource(map(Piece, images), config.model.patch)
+    source = PatchSource(map(TrainingImage, images), config.model.patch)
     loader = cycle(DataLoader(Crops(images, config.model.patch), BATCH, shuffle=True))
     works = {
         "plain script": plain_step(plain_copy(born(config, source)), loader),

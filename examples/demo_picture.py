@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import flawmap
-from flawmap.images import read_mask, write_image
-from flawmap.plots import heatmap
-from flawmap.records import Mask
-from flawmap.reports import picture
+from flawmap.core.records import Mask
+from flawmap.imaging.reading import read_mask
+from flawmap.imaging.writing import write_image
+from flawmap.reporting.pictures import heatmap, picture
 
 GAP = 8  # pixels between pictures
 HEAT = 2.5  # thresholds: where the residual's colours end

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import flawmap
-from flawmap.artifact import load_artifact, save_artifact
-from flawmap.datasets import Split, find_dataset
-from flawmap.evaluation import unseen_samples
+from flawmap.data.layouts import find_dataset
+from flawmap.data.splits import Split
+from flawmap.evaluation.evaluate import unseen_samples
+from flawmap.scoring.model_file import load_artifact, save_artifact
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

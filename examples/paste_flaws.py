@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import flawmap
-from flawmap.artifact import load_artifact
-from flawmap.datasets import Split, find_dataset
-from flawmap.evaluation import held_out_areas, unseen_samples
-from flawmap.flaws import FLAWS, add_flaw
-from flawmap.images import Pixels
-from flawmap.metrics import PixelMetrics
-from flawmap.records import Mask
+from flawmap.core.records import Mask
+from flawmap.data.defects import FLAWS, add_flaw
+from flawmap.data.layouts import find_dataset
+from flawmap.data.splits import Split
+from flawmap.evaluation.evaluate import held_out_areas, unseen_samples
+from flawmap.evaluation.metrics import PixelMetrics
+from flawmap.imaging.reading import Pixels
+from flawmap.scoring.model_file import load_artifact
 
 
 def held_out(detector: flawmap.Detector, data: Path) -> Iterator[tuple[Pixels, Mask | None, tuple[int, int]]]:

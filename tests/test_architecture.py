@@ -1,4 +1,4 @@
-"""The house holds: imports go down the floors, the public surface is what it says, and imports stay cheap."""
+"""Every module has a room, files are short, the public surface is what it says, and imports stay cheap."""
 
 from __future__ import annotations
 
@@ -13,90 +13,39 @@ import flawmap
 
 SOURCE = Path(flawmap.__file__).parent
 
-# Modules of one floor do not import each other, but for the few that are written as a row: a < b < c on one floor.
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "models.transposed", "workers"),
-    ("files", "records", "config", "reproduction", "reproduction.claims"),
-    ("checks", "blur", "models.autoencoder", "weights", "borders", "bands", "segments", "stores", "reproduction.plan"),
-    (
-        "decoders",
-        "bigtiff",
-        "hardware",
-        "ssim",
-        "tiling",
-        "regions",
-        "synthetic",
-        "flaws",
-        "plots",
-        "sampling",
-        "spoiling",
-        "features",
-    ),
-    (
-        "images",
-        "losses",
-        "residuals",
-        "histograms",
-        "lists",
-        "models.variational",
-        "reproduction.panels",
-        "reproduction.drawings",
-    ),
-    ("layouts", "splits", "interest", "metrics", "models.initialisation", "reproduction.paper"),
-    ("datasets", "models", "bootstrap"),
-    ("methods", "sources"),
-    ("artifact", "checkpoint", "novelty", "reports", "engines"),
-    ("detector", "training", "reproduction.tables"),
-    ("calibration", "huge", "reproduction.page"),
-    ("evaluation", "reproduction.patch_pairs", "reproduction.checkerboards", "reproduction.timing"),
-    ("pages", "reproduction.examples"),
-    ("jobs",),
-    ("demo", "reproduction.runs"),
-    ("terminal", "reproduction.reproduce"),
-    ("cli",),
-    ("__main__",),
-)
-FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+ROOMS = ("core", "imaging", "nets", "data", "methods", "scoring", "evaluation", "reporting", "commands")
+LONGEST = 400  # lines of a file
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(SOURCE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_says_what_it_is_for(room: str) -> None:
+    """Each room's own docstring: what it is, what comes in and goes out, and which rooms it calls."""
+    source = ast.parse((SOURCE / room / "__init__.py").read_text(encoding="utf-8"))
+    text = (ast.get_docstring(source) or "").splitlines()
+    assert len(text) == 4
+    assert "come" in text[2]
+    assert "out." in text[2]
+    assert text[3].startswith("It calls ")
+    assert len(source.body) == 1
 
 
-MODULES = {module_name(path): path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py"}
+def test_every_module_is_in_a_room() -> None:
+    """The package itself holds its public names and nothing else."""
+    assert {path.name for path in SOURCE.glob("*.py")} == {"__init__.py", "__main__.py"}
+    assert {path.name for path in SOURCE.iterdir() if path.is_dir()} - {"__pycache__"} == set(ROOMS)
 
 
-def imports_of(path: Path) -> set[str]:
-    """The flawmap modules that a file imports, wherever in it."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "flawmap":
-            inside = node.module.removeprefix("flawmap").removeprefix(".")
-            names = {f"{inside}.{alias.name}".strip(".") for alias in node.names}
-            found |= {name for name in names if name in MODULES} or {inside}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("flawmap.") for alias in node.names if alias.name.startswith("flawmap")}
-    return found
-
-
-def test_every_module_has_a_floor() -> None:
-    """A new module is given its place before it is used."""
-    assert set(MODULES) == set(FLOOR)
-
-
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_imports_go_down(name: str) -> None:
-    """A module imports only from lower floors, and never the package itself."""
-    for imported in imports_of(MODULES[name]):
-        assert imported != "", f"{name} imports flawmap itself"
-        assert FLOOR[imported] < FLOOR[name], f"{name} (floor {FLOOR[name]}) imports {imported} ({FLOOR[imported]})"
+def test_no_file_is_long() -> None:
+    """A file that grows beyond 400 lines has two subjects."""
+    files = [*SOURCE.rglob("*.py"), *(SOURCE.parent / "paper").rglob("*.py")]
+    lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {path: length for path, length in lengths.items() if length > LONGEST} == {}
 
 
 def test_only_some_modules_need_opencv() -> None:
     """Scoring and training need torch and NumPy; OpenCV is for images, regions and pictures."""
-    using = {name for name, path in MODULES.items() if "import cv2" in path.read_text(encoding="utf-8")}
-    assert using <= {"images", "decoders", "regions", "plots", "interest", "reports"}
+    using = {path.parent.name for path in SOURCE.rglob("*.py") if "import cv2" in path.read_text(encoding="utf-8")}
+    assert using <= {"imaging", "reporting"}
 
 
 def test_public_surface() -> None:
@@ -143,7 +92,7 @@ def test_import_is_cheap() -> None:
 )
 def test_help_and_argument_errors_do_not_load_torch(arguments: list[str]) -> None:
     """Help and argument errors answer at once, without importing torch."""
-    loaded = loaded_after(f"from flawmap.cli import main\nmain({arguments!r})")
+    loaded = loaded_after(f"from flawmap.commands.cli import main\nmain({arguments!r})")
     assert not {"torch", "matplotlib", "cv2"} & loaded
 
 
@@ -154,6 +103,6 @@ def test_using_the_library_loads_no_extra() -> None:
 
 def test_silent_by_default() -> None:
     """As a library flawmap logs under its own name and prints nothing unless told to."""
-    code = "import flawmap, logging; logging.getLogger('flawmap.training').warning('quiet'); print('end')"
+    code = "import flawmap, logging; logging.getLogger('flawmap.methods.gradient').warning('quiet'); print('end')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("end\n", "")

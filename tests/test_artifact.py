@@ -12,11 +12,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from flawmap import artifact as module
-from flawmap.artifact import FORMAT, Artifact, load_artifact, read_header, save_artifact, version_hash
-from flawmap.config import parse
-from flawmap.errors import ArtifactError, InputError
-from flawmap.methods import build_network
+from flawmap.core.errors import ArtifactError, InputError
+from flawmap.core.overrides import parse
+from flawmap.methods.table import build_network
+from flawmap.scoring import model_file as module
+from flawmap.scoring.model_file import FORMAT, Artifact, load_artifact, read_header, save_artifact, version_hash
 
 CALIBRATION = {"rule": "quantile", "pixels": 12345, "quantiles": [0.1, 0.25], "note": "über µ"}
 PROVENANCE = {"seed": 3, "steps": 100, "versions": {"torch": "2"}, "seconds": 1.25}
@@ -28,7 +28,7 @@ def artifact_of(threshold: float | None = 0.1 + 0.2, **model: Any) -> Artifact:
         {
             "model": {"patch": 32, "latent": 5, "channels": 1, **model},
             "loss": {"ssim": {"constants": [1e-3, 2e-3]}},
-            "images": {"scale": [64, 48], "region": {"masks": "some/where"}},
+            "images": {"scale": [64, 48], "roi": {"masks": "some/where"}},
             "tiling": {"stride": 16},
             "training": {"steps": 5},
         }

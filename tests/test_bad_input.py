@@ -23,14 +23,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawmap import jobs
-from flawmap.artifact import Artifact, save_artifact
-from flawmap.cli import main
-from flawmap.config import ImageSettings, SplitSettings, override, preset
-from flawmap.datasets import find_dataset, split_dataset
-from flawmap.detector import Detector
-from flawmap.images import write_image
-from flawmap.methods import build_network
+from flawmap.commands.cli import main
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.core.settings import ImageSettings, SplitSettings
+from flawmap.data.layouts import find_dataset
+from flawmap.data.splits import split_dataset
+from flawmap.imaging.writing import write_image
+from flawmap.methods.table import build_network
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import Artifact, save_artifact
 
 Run = Callable[..., tuple[int, str]]
 
@@ -44,7 +46,7 @@ NO_SPACE = os.strerror(errno.ENOSPC)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of the test's own; and no picture of the loss, which costs more than the trainings here."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(jobs, "loss_figure", lambda *_: None)
+    monkeypatch.setattr("flawmap.commands.train.loss_figure", lambda *_: None)
 
 
 @pytest.fixture
@@ -367,7 +369,7 @@ def test_masks_in_evaluate(labelled: Path, capsys: pytest.CaptureFixture[str]) -
 def test_box_outside(run: Run) -> None:
     """A box that does not lie in an image names both."""
     good()
-    assert run("train", "good", *TINY, "--box", "0,0,65,64") == (
+    assert run("train", "good", *TINY, "--roi-box", "0,0,65,64") == (
         2,
         f"error: the box 0,0,65,64 (left, top, right, bottom) does not lie in {Path('good/0.png')}, which is 64 x 64",
     )
@@ -376,18 +378,18 @@ def test_box_outside(run: Run) -> None:
 @pytest.mark.parametrize(
     ("option", "text", "message"),
     [
-        ("--box", "1,2,3", "--box must be left,top,right,bottom such as 10,20,500,400, got 1,2,3"),
-        ("--box", "a,b,c,d", "--box must be left,top,right,bottom such as 10,20,500,400, got a,b,c,d"),
-        ("--brightness", "0.5", "--brightness must be lowest,highest such as 0.2,0.9, got 0.5"),
+        ("--roi-box", "1,2,3", "--roi-box must be left,top,right,bottom such as 10,20,500,400, got 1,2,3"),
+        ("--roi-box", "a,b,c,d", "--roi-box must be left,top,right,bottom such as 10,20,500,400, got a,b,c,d"),
+        ("--roi-brightness", "0.5", "--roi-brightness must be lowest,highest such as 0.2,0.9, got 0.5"),
         (
-            "--box",
+            "--roi-box",
             "9,0,3,4",
-            "images.region: box must be left,top,right,bottom with left < right and top < bottom, got (9, 0, 3, 4)",
+            "images.roi: box must be left,top,right,bottom with left < right and top < bottom, got (9, 0, 3, 4)",
         ),
         (
-            "--brightness",
+            "--roi-brightness",
             "0.9,0.5",
-            "images.region: brightness must be lowest,highest with 0 <= lowest < highest <= 1, got (0.9, 0.5)",
+            "images.roi: brightness must be lowest,highest with 0 <= lowest < highest <= 1, got (0.9, 0.5)",
         ),
     ],
 )
@@ -401,9 +403,9 @@ def test_masks_of_the_region(run: Run) -> None:
     """A region's folder of masks that is not there, and one without the image's mask."""
     good()
     missing = Path("nowhere").absolute()  # a model is used from other folders too
-    assert run("train", "good", *TINY, "--region", "nowhere") == (2, f"error: no such folder of masks: {missing}")
+    assert run("train", "good", *TINY, "--roi-masks", "nowhere") == (2, f"error: no such folder of masks: {missing}")
     Path("masks").mkdir()
-    code, message = run("train", "good", *TINY, "--region", "masks")
+    code, message = run("train", "good", *TINY, "--roi-masks", "masks")
     assert code == 2
     assert message.startswith("error: no mask for good")
     endings = ".png, .tif, .tiff, .jpg, .jpeg, .bmp"
@@ -412,8 +414,8 @@ def test_masks_of_the_region(run: Run) -> None:
 
 def test_two_regions(run: Run) -> None:
     """A region of interest is given in one way."""
-    message = "error: images.region: a region of interest is given in one way, got box and brightness"
-    assert run("train", "good", "--box", "0,0,9,9", "--brightness", "0,1") == (2, message)
+    message = "error: images.roi: a region of interest is given in one way, got box and brightness"
+    assert run("train", "good", "--roi-box", "0,0,9,9", "--roi-brightness", "0,1") == (2, message)
 
 
 # ------------------------------------------------------------------------------------------------------------- outputs
@@ -435,8 +437,8 @@ def forbidden_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("work has begun")
 
-    monkeypatch.setattr(jobs, "fit", fail)
-    monkeypatch.setattr(jobs, "bad_images", lambda *_: iter(()))
+    monkeypatch.setattr("flawmap.commands.train.fit", fail)
+    monkeypatch.setattr("flawmap.commands.synth.bad_images", lambda *_: iter(()))
     monkeypatch.setattr(Detector, "explain", fail)
 
 
@@ -540,14 +542,14 @@ def test_disk_that_says_no_elsewhere(run: Run, monkeypatch: pytest.MonkeyPatch) 
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "good")
 
-    monkeypatch.setattr(jobs, "data", refuse)
+    monkeypatch.setattr("flawmap.commands.data.data", refuse)
     hint = "check the path, its rights and the disk"
     assert run("data", "good") == (2, f"error: good cannot be used: {os.strerror(errno.EACCES)}; {hint}")
 
     def fill_up(*_: object) -> None:
         raise OSError(errno.ENOSPC, NO_SPACE)
 
-    monkeypatch.setattr(jobs, "data", fill_up)
+    monkeypatch.setattr("flawmap.commands.data.data", fill_up)
     assert run("data", "good") == (2, f"error: the disk refuses: {NO_SPACE}; {hint}")
 
 
@@ -586,7 +588,7 @@ def test_a_folder_of_other_things(run: Run) -> None:
         ("[training]\nstep = 5", "unknown setting training.step; did you mean training.steps?"),
         ("[model]\nlatnet = 5", "unknown setting model.latnet; did you mean model.latent?"),
         ("[modle]\nlatent = 5", "unknown setting modle; did you mean model?"),
-        ("[images.region]\nbrightnes = [0, 1]", None),
+        ("[images.roi]\nbrightnes = [0, 1]", None),
         ("[model]\npatch = 100", "model: patch must be one of 32, 64, 128, 256 pixels, got 100"),
         ("[model\n", None),
     ],
@@ -599,7 +601,7 @@ def test_configuration_file(run: Run, toml: str, message: str | None) -> None:
     if message is not None:
         assert said == f"error: c.toml: {message}"
     elif "brightnes" in toml:
-        assert said.endswith("did you mean images.region.brightness?")
+        assert said.endswith("did you mean images.roi.brightness?")
     else:
         assert said.startswith("error: c.toml is not TOML: ")
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flawmap.config import SSIMSettings
-from flawmap.ssim import ssim, window_weights
-from flawmap.synthetic import good_images
-from flawmap.tiling import Grid, merge, split
+from flawmap.core.settings import SSIMSettings
+from flawmap.data.synthetic import good_images
+from flawmap.nets.ssim import ssim, window_weights
+from flawmap.scoring.tiling import Grid, merge, split
 
 SIZES = ((50, 71), (48, 48), (32, 40))  # flush last patches, a stride that fits, hardly more than one patch
 

@@ -14,8 +14,10 @@ from rich.console import Console
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from flawmap import bootstrap as module
-from flawmap.bootstrap import (
+from flawmap.commands.console import show_evaluation
+from flawmap.core.errors import InputError
+from flawmap.evaluation import bootstrap as module
+from flawmap.evaluation.bootstrap import (
     METRICS,
     Bootstrap,
     Difference,
@@ -26,12 +28,10 @@ from flawmap.bootstrap import (
     paired_difference,
     resampled,
 )
-from flawmap.errors import InputError
-from flawmap.evaluation import Evaluation, _figures
-from flawmap.metrics import ImageScores, PixelMetrics
-from flawmap.pages import _metrics_table
-from flawmap.reports import Cell, number
-from flawmap.terminal import show_evaluation
+from flawmap.evaluation.evaluate import Evaluation, _figures
+from flawmap.evaluation.metrics import ImageScores, PixelMetrics
+from flawmap.reporting.cases import _metrics_table
+from flawmap.reporting.pages import Cell, number
 
 Pair = tuple[NDArray[np.float32], NDArray[np.bool_]]
 

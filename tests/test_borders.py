@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flawmap import jobs
-from flawmap.artifact import Artifact, load_artifact, save_artifact
-from flawmap.borders import border_profile, distances, levelled
-from flawmap.calibration import BORDER_IMAGES, border_from_good, evenly
-from flawmap.config import override, parse
-from flawmap.datasets import Area
-from flawmap.detector import Detector
-from flawmap.errors import ArtifactError
-from flawmap.images import write_image
-from flawmap.methods import build_network
-from flawmap.sampling import Piece
-from flawmap.synthetic import texture
+import flawmap
+from flawmap.core.errors import ArtifactError
+from flawmap.core.overrides import override, parse
+from flawmap.data.patches import TrainingImage
+from flawmap.data.splits import ImageRegion
+from flawmap.data.synthetic import texture
+from flawmap.evaluation.calibration import BORDER_IMAGES, border_from_good, evenly
+from flawmap.imaging.writing import write_image
+from flawmap.methods.table import build_network
+from flawmap.scoring.borders import border_corrected, border_profile, distances
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -67,7 +67,7 @@ def test_levelling_is_the_inverse() -> None:
     residual = 0.25 * torch.tensor(profile)[distances(30, 17, len(profile))]
     found = border_profile([(residual, None)], len(profile))
     assert found == pytest.approx(profile)
-    torch.testing.assert_close(levelled(residual, found), torch.full((30, 17), 0.25))
+    torch.testing.assert_close(border_corrected(residual, found), torch.full((30, 17), 0.25))
 
 
 def test_levelling_raises_nothing() -> None:
@@ -76,7 +76,7 @@ def test_levelling_raises_nothing() -> None:
     residual[:4] = 0.01
     profile = border_profile([(residual, None)], 8)
     assert min(profile) == 1
-    assert (levelled(residual, profile) <= residual).all()
+    assert (border_corrected(residual, profile) <= residual).all()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_nothing_to_measure(residual: Tensor, inside: Any) -> None:
     """Nothing left anywhere, or nothing inside the region: a profile that changes nothing."""
     assert border_profile([(residual, inside)], 4) == (1.0,)
     assert border_profile([], 4) == (1.0,)
-    assert torch.equal(levelled(rand(5, 6), (1.0,)), rand(5, 6))
+    assert torch.equal(border_corrected(rand(5, 6), (1.0,)), rand(5, 6))
 
 
 def test_distances_that_no_pixel_has() -> None:
@@ -102,7 +102,7 @@ def test_distances_that_no_pixel_has() -> None:
 
 SETTINGS: dict[str, Any] = {
     "model": {"patch": 32, "latent": 4, "channels": 1},
-    "residual": {"name": "l2", "level_border": True},
+    "residual": {"name": "l2", "border_correction": True},
     "tiling": {"stride": 12},
     "training": {"steps": 3, "batch": 4, "precision": "float32"},
 }
@@ -127,7 +127,7 @@ def test_a_border_measured_on_good_images() -> None:
     """What a patch's edge costs the image's border is found, and taken away from another image of another size."""
     detector = worse_at_the_edge()
     image = texture("fibres", (90, 80), 0)
-    profile = border_from_good(detector, [Piece(image, None, "good")] * 3)
+    profile = border_from_good(detector, [TrainingImage(image, None, "good")] * 3)
     assert len(profile) == 16
     assert profile[0] > 2
     other = texture("fibres", (131, 75), 1)
@@ -141,7 +141,7 @@ def test_a_border_measured_on_good_images() -> None:
 @pytest.mark.parametrize(("count", "most", "wanted"), [(3, 20, [0, 1, 2]), (5, 3, [0, 2, 4]), (1, 2, [0]), (7, 1, [0])])
 def test_some_images_will_do(count: int, most: int, wanted: list[int]) -> None:
     """From the first to the last at even distances."""
-    areas = [Area(Path(str(number)), "") for number in range(count)]
+    areas = [ImageRegion(Path(str(number)), "") for number in range(count)]
     assert [int(area.path.name) for area in evenly(areas, most)] == wanted
     thousand = evenly(areas * 1000, BORDER_IMAGES)
     assert len(thousand) == BORDER_IMAGES
@@ -151,7 +151,7 @@ def test_some_images_will_do(count: int, most: int, wanted: list[int]) -> None:
 def test_a_border_at_another_scale_and_in_a_region() -> None:
     """Distances count in pixels of the worked image, from the border of the region of interest."""
     detector = worse_at_the_edge()
-    profile = border_from_good(detector, [Piece(texture("fibres", (90, 80), 0), None, "good")])
+    profile = border_from_good(detector, [TrainingImage(texture("fibres", (90, 80), 0), None, "good")])
     changes = {"images": {"scale": 0.5, "region": {"box": (10, 20, 190, 200)}}}
     config = override(detector.config, changes)
     levelling = replace(detector, artifact=replace(detector.artifact, config=config, border=profile))
@@ -167,7 +167,7 @@ def test_from_training_to_a_file(tmp_path: Path) -> None:
     for seed in range(6):
         write_image(tmp_path / "set" / f"{seed}.png", (texture("fibres", (64, 64), seed) * 255).astype(np.uint8))
     config = override(parse(SETTINGS), {"model": {"channels": None}})
-    report = jobs.train(tmp_path / "set", tmp_path / "m.flawmap", config, say=lambda text: None)
+    report = flawmap.train(tmp_path / "set", tmp_path / "m.flawmap", config, say=lambda text: None)
     found = load_artifact(tmp_path / "m.flawmap")
     assert found.border == report.artifact.border
     assert found.border is not None
@@ -188,7 +188,7 @@ def test_a_file_without_the_border_that_it_asks_for(tmp_path: Path) -> None:
         load_artifact(path)
     assert str(caught.value) == (
         f"{path} is damaged: its header does not hold a model's settings "
-        "(level_border is set, but no border was measured)"
+        "(border_correction is set, but no border was measured)"
     )
 
 

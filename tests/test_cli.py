@@ -15,9 +15,9 @@ import pytest
 import typer
 
 import flawmap
-from flawmap.cli import app, main
-from flawmap.config import preset
-from flawmap.images import read_mask
+from flawmap.commands.cli import app, main
+from flawmap.core.presets import preset
+from flawmap.imaging.reading import read_mask
 
 TINY = ["--patch", "32", "--latent", "8", "--stride", "16", "--batch", "8", "--steps", "10"]
 
@@ -73,7 +73,7 @@ def test_synth(run: Run, tmp_path: Path) -> None:
 
 def test_data(run: Run, cloth: Path) -> None:
     """`data` prints counts, sizes, modes and masks, and what a region of interest does to them."""
-    ran = run("data", cloth, "--box", "0,0,4,4")
+    ran = run("data", cloth, "--roi-box", "0,0,4,4")
     assert (ran.code, ran.err) == (0, "")
     lines = [line.split() for line in ran.out.splitlines()]
     assert lines[0] == [f"{cloth}:", "mvtec", "layout"]
@@ -139,7 +139,7 @@ def test_evaluate(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
 
 def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`demo` trains both methods and leaves a page with five pictures a row for each flawed image and method."""
-    from flawmap import demo
+    from flawmap.commands import demo
 
     tiny = {
         "model": {"patch": 32, "latent": 8},
@@ -203,7 +203,9 @@ def test_quiet_still_prints_errors(run: Run) -> None:
 def test_verbose_shows_the_log(run: Run, cloth: Path, tmp_path: Path) -> None:
     """`-v` shows what the library logs, which is silent without it and again after it."""
     arguments = ("train", cloth, "-o", tmp_path / "m.flawmap", *TINY[:-2], "--minutes", 0.01)
-    assert re.search(r"^INFO flawmap\.training: .* minutes are \d+ steps$", run(*arguments, "-v").err, re.MULTILINE)
+    assert re.search(
+        r"^INFO flawmap\.methods\S+ .* minutes are \d+ steps$", run(*arguments, "-v").err, re.MULTILINE
+    )
     assert "INFO" not in run(*arguments).err
 
 
@@ -250,7 +252,7 @@ def test_a_reader_may_leave(cloth: Path, arguments: list[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------ options
 
 COMMON = {"--json", "--quiet", "--verbose", "--help"}
-IMAGES = {"--box", "--region", "--brightness", "--mode", "--white", "--pixel-limit"}
+IMAGES = {"--roi-box", "--roi-masks", "--roi-brightness", "--mode", "--white", "--pixel-limit"}
 MACHINE = {"--device", "--precision"}
 OPTIONS = {
     "demo": COMMON | {"--output", "--minutes", "--seed"},
@@ -265,9 +267,9 @@ OPTIONS = {
         "--batch",
         "--learning-rate",
         "--augment",
-        "--spoil",
+        "--corrupt",
         "--smoothing",
-        "--level-border",
+        "--border-correction",
         "--seed",
         "--scale",
         "--pad",
@@ -301,8 +303,8 @@ UNITS = {
     "--learning-rate": "rate",
     "--white": "stored value",
     "--pixel-limit": "pixels",
-    "--box": "pixels",
-    "--brightness": "0 to 1",
+    "--roi-box": "pixels",
+    "--roi-brightness": "0 to 1",
     "--scale": "pixels",
     "--size": "pixels",
     "--validation": "share",
@@ -421,9 +423,9 @@ def test_python_m_flawmap() -> None:
     [
         [],
         ["--preset", "paper", "--loss", "l2"],
-        ["--preset", "paper", "--steps", "7", "--box", "1,2,300,400", "--scale", "256x128", "--pad"],
-        ["--minutes", "0.5", "--brightness", "0.1,0.9", "--scale", "0.5", "--mode", "grey", "--white", "4095"],
-        ["--region", 'odd "name"/é', "--last", "3", "--threshold-rule", "largest", "--augment", "turns"],
+        ["--preset", "paper", "--steps", "7", "--roi-box", "1,2,300,400", "--scale", "256x128", "--pad"],
+        ["--minutes", "0.5", "--roi-brightness", "0.1,0.9", "--scale", "0.5", "--mode", "grey", "--white", "4095"],
+        ["--roi-masks", 'odd "name"/é', "--last", "3", "--threshold-rule", "largest", "--augment", "turns"],
         ["--window", "21", "--patch", "64", "--latent", "5", "--stride", "9", "--batch", "4", "--seed", "8"],
         ["--learning-rate", "3e-5", "--validation", "0.25", "--split-seed", "2", "--false-positive-rate", "1e-6"],
         ["--device", "cpu", "--precision", "float32", "--pixel-limit", "1000"],
@@ -489,11 +491,11 @@ def test_every_training_option_reaches_the_settings(run: Run) -> None:
         *(
             "--augment",
             "flips",
-            "--spoil",
+            "--corrupt",
             0.25,
             "--smoothing",
             3,
-            "--level-border",
+            "--border-correction",
             "--seed",
             4,
             "--scale",
@@ -505,18 +507,18 @@ def test_every_training_option_reaches_the_settings(run: Run) -> None:
             "--pixel-limit",
             8,
         ),
-        *("--box", "1,2,3,4", "--pad", "--validation", 0.2, "--last", 2, "--split-seed", 5, "--steps", 11),
+        *("--roi-box", "1,2,3,4", "--pad", "--validation", 0.2, "--last", 2, "--split-seed", 5, "--steps", 11),
         *("--false-positive-rate", 0.01, "--threshold-rule", "largest", "--device", "cpu", "--precision", "bfloat16"),
     )
     assert found["model"] | {"patch": 64, "latent": 6} == found["model"]
     assert found["tiling"] | {"stride": 7, "average": "residuals", "pad": True} == found["tiling"]
     assert (found["loss"]["ssim"]["size"], found["residual"]["ssim"]["size"]) == (9, 9)
-    assert found["residual"] | {"smoothing": 3, "level_border": True} == found["residual"]
-    training = {"batch": 3, "learning_rate": 0.5, "augment": "flips", "spoil": 0.25, "seed": 4, "steps": 11}
+    assert found["residual"] | {"smoothing": 3, "border_correction": True} == found["residual"]
+    training = {"batch": 3, "learning_rate": 0.5, "augment": "flips", "corrupt": 0.25, "seed": 4, "steps": 11}
     assert found["training"] | training | {"device": "cpu", "precision": "bfloat16"} == found["training"]
     images = {"scale": [40, 30], "mode": "colour", "white": 9, "pixel_limit": 8}
     assert found["images"] | images == found["images"]
-    assert found["images"]["region"]["box"] == [1, 2, 3, 4]
+    assert found["images"]["roi"]["box"] == [1, 2, 3, 4]
     assert found["split"] | {"validation": 0.2, "last": 2, "seed": 5} == found["split"]
     assert found["threshold"] | {"rule": "largest", "false_positive_rate": 0.01} == found["threshold"]
 
@@ -558,12 +560,11 @@ def test_evaluate_with_an_unreadable_image(run: Run, model: Path, tmp_path: Path
 @pytest.mark.parametrize("verbose", [False, True])
 def test_our_fault(run: Run, cloth: Path, monkeypatch: pytest.MonkeyPatch, verbose: bool) -> None:
     """An exception that is no flawmap error is ours: exit code 1, its name, and the traceback only with -v."""
-    from flawmap import jobs
 
     def fail(*_: object) -> None:
         raise RuntimeError("the roof fell in")
 
-    monkeypatch.setattr(jobs, "data", fail)
+    monkeypatch.setattr("flawmap.commands.data.data", fail)
     ran = run("data", cloth, *(["-v"] if verbose else []))
     assert (ran.code, ran.out) == (1, "")
     message = "flawmap failed, and should not have: RuntimeError: the roof fell in; -v shows the traceback"
@@ -573,19 +574,18 @@ def test_our_fault(run: Run, cloth: Path, monkeypatch: pytest.MonkeyPatch, verbo
 
 def test_interrupted(run: Run, cloth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C is 130, with a sentence and without a traceback."""
-    from flawmap import jobs
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "data", stop)
+    monkeypatch.setattr("flawmap.commands.data.data", stop)
     assert run("data", cloth) == (130, "", "interrupted; what was finished is kept\n")
 
 
 def test_a_log_file_shows_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     """Where there is no terminal, each thing that goes on gets a line for every tenth of it that is done."""
-    from flawmap.terminal import Output, end_log
-    from flawmap.training import Progress, Row
+    from flawmap.commands.console import Output, end_log
+    from flawmap.methods.gradient import Progress, Row
 
     output = Output.start(as_json=False, quiet=False, verbose=False)
     with output.progress() as bar:
@@ -603,12 +603,12 @@ def test_a_terminal_shows_a_bar() -> None:
     """On a terminal progress is a bar that says loss, speed and time left."""
     from rich.console import Console
 
-    from flawmap import terminal
-    from flawmap.training import Progress, Row
+    from flawmap.commands.console import Output
+    from flawmap.methods.gradient import Progress, Row
 
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
-    output = terminal.Output(False, False, console, console)
+    output = Output(False, False, console, console)
     with output.progress() as bar:
         bar.training(Progress(Row(20, 0.5, None, 1e-3, 2.0), 40, 99.6, 90.0))
         bar.count(1, 2, "x" * 100)

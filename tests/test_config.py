@@ -10,24 +10,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flawmap.config import (
-    Config,
-    ModelSettings,
-    TrainingSettings,
-    override,
-    parse,
-    preset,
-    read_config,
-    to_toml,
-)
-from flawmap.errors import ConfigError
+from flawmap.core.errors import ConfigError
+from flawmap.core.overrides import override, parse, read_config, to_toml
+from flawmap.core.presets import preset
+from flawmap.core.settings import Config, ModelSettings, TrainingSettings
 
 RICH = {
     "model": {"patch": 64, "latent": 500, "channels": 3},
     "loss": {"name": "ssim", "ssim": {"constants": [0.02, 1e-5], "size": 7, "window": "gaussian", "gamma": 0.5}},
     "residual": {"name": "l2"},
     "tiling": {"stride": 16, "average": "residuals", "weights": "hann", "pad": True},
-    "images": {"mode": "grey", "scale": [320, 240], "white": 4095.0, "region": {"masks": 'a "b"\\c\n\x7f ü/ä'}},
+    "images": {"mode": "grey", "scale": [320, 240], "white": 4095.0, "roi": {"masks": 'a "b"\\c\n\x7f ü/ä'}},
     "split": {"validation": 0.25, "last": 3},
     "training": {"steps": 12, "pool": 7, "augment": "turns", "device": "cuda:1", "weight_decay": 1e-5},
     "threshold": {"rule": "largest", "opening": 0},
@@ -58,7 +51,7 @@ def test_the_paper_preset_has_the_paper_s_numbers(loss: Any) -> None:
     assert (training.schedule, training.warmup, training.augment) == ("constant", 0, "none")
     assert (config.tiling.stride, config.tiling.weights, config.tiling.average) == (30, "uniform", None)
     assert config.threshold.opening == 4
-    assert config.images.region.everywhere
+    assert config.images.roi.everywhere
 
 
 @pytest.mark.parametrize("name", ["paper", "fast"])
@@ -116,8 +109,8 @@ def test_settings_are_frozen() -> None:
             "unknown setting residual.ssim.sise; did you mean residual.ssim.size?",
         ),
         (
-            {"images": {"region": {"boxes": [1]}}},
-            "unknown setting images.region.boxes; did you mean images.region.box?",
+            {"images": {"roi": {"boxes": [1]}}},
+            "unknown setting images.roi.boxes; did you mean images.roi.box?",
         ),
         ({"qqqqqq": 1}, "unknown setting qqqqqq"),
     ],
@@ -176,16 +169,16 @@ def test_an_unknown_key_names_the_nearest_known_one(data: dict[str, Any], messag
         ),
         ({"tiling": {"pad": "yes"}}, "tiling.pad: Input should be a valid boolean, got 'yes'"),
         (
-            {"images": {"region": {"box": [5, 0, 5, 9]}}},
-            "images.region: box must be left,top,right,bottom with left < right and top < bottom, got (5, 0, 5, 9)",
+            {"images": {"roi": {"box": [5, 0, 5, 9]}}},
+            "images.roi: box must be left,top,right,bottom with left < right and top < bottom, got (5, 0, 5, 9)",
         ),
         (
-            {"images": {"region": {"box": [0, 0, 5, 9], "brightness": [0.1, 0.5]}}},
-            "images.region: a region of interest is given in one way, got box and brightness",
+            {"images": {"roi": {"box": [0, 0, 5, 9], "brightness": [0.1, 0.5]}}},
+            "images.roi: a region of interest is given in one way, got box and brightness",
         ),
         (
-            {"images": {"region": {"brightness": [0.5, 0.5]}}},
-            "images.region: brightness must be lowest,highest with 0 <= lowest < highest <= 1, got (0.5, 0.5)",
+            {"images": {"roi": {"brightness": [0.5, 0.5]}}},
+            "images.roi: brightness must be lowest,highest with 0 <= lowest < highest <= 1, got (0.5, 0.5)",
         ),
         ({"images": {"scale": 0}}, "images: scale must lie between 0.01 and 16, got 0.0"),
         ({"images": {"scale": [0, 5]}}, "images: scale must be a factor or width,height in pixels, got (0, 5)"),
@@ -305,9 +298,9 @@ def test_two_budgets_in_one_change_are_refused() -> None:
 def test_an_override_changes_nothing_else() -> None:
     """The base stays as it is; nothing in, nothing changed; sections that are no tables are refused."""
     base = preset("fast")
-    changed = override(base, {"images": {"region": {"box": (0, 0, 64, 64)}}, "model": {"latent": 7}})
+    changed = override(base, {"images": {"roi": {"box": (0, 0, 64, 64)}}, "model": {"latent": 7}})
     assert base == preset("fast")
-    assert changed.images.region.box == (0, 0, 64, 64)
+    assert changed.images.roi.box == (0, 0, 64, 64)
     assert changed.model_copy(update={"images": base.images, "model": base.model}) == base
     assert override(base, {}) == base
     with pytest.raises(ConfigError, match="training: Input should be a valid dictionary"):

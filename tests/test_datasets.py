@@ -7,21 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flawmap.config import ImageSettings, RegionOfInterest, SplitSettings
-from flawmap.datasets import (
-    Area,
-    PatchSource,
-    Tally,
-    describe,
-    find_dataset,
-    load_area,
-    pieces,
-    split_dataset,
-    write_mvtec,
-)
-from flawmap.errors import InputError
-from flawmap.files import sha256_of
-from flawmap.images import write_image
+from flawmap.core.errors import InputError
+from flawmap.core.files import sha256_of
+from flawmap.core.settings import ImageSettings, RegionOfInterest, SplitSettings
+from flawmap.data.layouts import find_dataset
+from flawmap.data.loading import LoadStatistics, load_area, pieces
+from flawmap.data.patches import PatchSource
+from flawmap.data.splits import ImageRegion, split_dataset
+from flawmap.data.summary import describe
+from flawmap.data.writing import write_mvtec
+from flawmap.imaging.writing import write_image
 
 RNG = np.random.default_rng(5)
 AUTO = ImageSettings()
@@ -293,8 +288,8 @@ def test_describe_with_a_region(mvtec: Path) -> None:
     assert "does not lie in" in beyond.problems[0][1]
 
 
-def area(path: Path, box: tuple[int, int, int, int] | None = None) -> Area:
-    return Area(path, sha256_of(path), box)
+def area(path: Path, box: tuple[int, int, int, int] | None = None) -> ImageRegion:
+    return ImageRegion(path, sha256_of(path), box)
 
 
 def test_load_area_cuts_then_scales(tmp_path: Path) -> None:
@@ -344,11 +339,11 @@ def test_pieces_come_as_they_are_worked(tmp_path: Path) -> None:
     """Sizes may be mixed, a mode makes grey and colour alike, and what was done is counted."""
     areas = [area(put(tmp_path / f"{size}.png", picture(size, 40))) for size in (30, 31)]
     areas.append(area(put(tmp_path / "c.png", RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8))))
-    tally = Tally()
+    tally = LoadStatistics()
     found = list(pieces(areas, ImageSettings(mode="grey"), tally))
     assert [piece.pixels.shape for piece in found] == [(30, 40, 1), (31, 40, 1), (30, 40, 1)]
     assert [piece.name for piece in found] == [str(area.path) for area in areas]
-    assert tally == Tally(
+    assert tally == LoadStatistics(
         Counter({"colour converted to grey": 1}), Counter({"uint8": 3}), Counter({"40x30": 2, "40x31": 1})
     )
 
@@ -360,7 +355,7 @@ def test_an_unreadable_piece_stops_what_reads(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"b\.png is no known image.*; remove it, or leave .* out with --skip-unreadable$"
     ):
-        list(pieces([area(bad)], AUTO, Tally()))
+        list(pieces([area(bad)], AUTO, LoadStatistics()))
 
 
 def test_split_dataset_counts_in_own_pixels(tmp_path: Path) -> None:
@@ -373,7 +368,7 @@ def test_split_dataset_counts_in_own_pixels(tmp_path: Path) -> None:
         left, top, right, bottom = part[0].box or (0, 0, 0, 0)
         assert left >= 100
         assert min(right - left, bottom - top) >= 128
-        assert PatchSource(pieces(part, settings, Tally()), 64).places > 0
+        assert PatchSource(pieces(part, settings, LoadStatistics()), 64).places > 0
 
 
 def test_written_set_is_found_again(tmp_path: Path) -> None:
@@ -465,6 +460,6 @@ def test_real_split_and_patches(real_data: Path) -> None:
     split = split_dataset(samples, AUTO, SplitSettings(), 128)
     widths = {tuple(np.subtract(a.box[2:], a.box[:2])) for a in (*split.validation, *split.test) if a.box}
     assert widths == {(128, 350)}
-    source = PatchSource(pieces(split.train, AUTO, Tally()), 128)
+    source = PatchSource(pieces(split.train, AUTO, LoadStatistics()), 128)
     assert source.places == 5 * (896 - 127) * (700 - 127)
     assert source.sample(4, np.random.default_rng(0)).shape == (4, 1, 128, 128)

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from flawmap.artifact import Artifact, save_artifact
-from flawmap.config import override, parse
-from flawmap.detector import Detector
-from flawmap.errors import ArtifactError, ConfigError, InputError
-from flawmap.methods import build_network
-from flawmap.metrics import PixelMetrics
-from flawmap.records import Inspection
-from flawmap.sampling import PatchSource, Piece
-from flawmap.synthetic import texture
-from flawmap.training import fit
+from flawmap.core.errors import ArtifactError, ConfigError, InputError
+from flawmap.core.overrides import override, parse
+from flawmap.core.records import Inspection
+from flawmap.data.patches import PatchSource, TrainingImage
+from flawmap.data.synthetic import texture
+from flawmap.evaluation.metrics import PixelMetrics
+from flawmap.methods.gradient import fit
+from flawmap.methods.table import build_network
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import Artifact, save_artifact
 
 PATCH = 32
 Pixels = NDArray[np.float32]
@@ -50,7 +50,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 def trained() -> Artifact:
     """A model that has seen a little of a fibre texture; its threshold lies among its residuals."""
     config = parse(settings())
-    source = PatchSource([Piece(image_of(160, 160, seed)) for seed in range(2)], PATCH)
+    source = PatchSource([TrainingImage(image_of(160, 160, seed)) for seed in range(2)], PATCH)
     return Artifact(config, fit(config, source).network.state_dict(), 0.25, {}, {})
 
 
@@ -214,7 +214,7 @@ def test_padding_reflects_small_images(trained: Artifact) -> None:
 def test_what_lies_outside_a_box_neither_scores_nor_counts(trained: Artifact, scale: Any) -> None:
     """The map is 0 outside the box, and inside it is the same bits whatever the pixels outside are."""
     box = (20, 10, 116, 90)
-    detector = with_settings(trained, images={"region": {"box": box}, "scale": scale})
+    detector = with_settings(trained, images={"roi": {"box": box}, "scale": scale})
     image = image_of(160, 128)
     explained = detector.explain(image)
     assert explained.inside is not None
@@ -234,7 +234,7 @@ def test_a_box_is_scored_as_the_image_cut_out_of_it(trained: Artifact) -> None:
     """At scale 1 and at a factor, the inside of the map is the map of the part; at a size, of its share of the size."""
     image, part = image_of(160, 128), np.ascontiguousarray(image_of(160, 128)[10:90, 20:116])
     for scale, own in ((1.0, 1.0), (0.5, 0.5), ((80, 64), (48, 40))):
-        whole = with_settings(trained, images={"region": {"box": (20, 10, 116, 90)}, "scale": scale}).score(image)
+        whole = with_settings(trained, images={"roi": {"box": (20, 10, 116, 90)}, "scale": scale}).score(image)
         assert np.array_equal(whole[10:90, 20:116], with_settings(trained, images={"scale": own}).score(part))
 
 
@@ -254,7 +254,7 @@ def test_no_flaw_is_found_outside_the_region(trained: Artifact) -> None:
     image = image_of(128, 128)
     image[40:80, 80:120] = np.random.default_rng(0).random((40, 40, 1), np.float32).round()
     found, everywhere = (
-        smoothing(with_settings(trained, images={"region": region}, threshold={"opening": 0})).inspect(image)
+        smoothing(with_settings(trained, images={"roi": region}, threshold={"opening": 0})).inspect(image)
         for region in ({"box": (0, 0, 64, 128)}, {})
     )
     consistent(found)
@@ -270,7 +270,7 @@ def test_a_region_of_masks_needs_the_image_s_name(trained: Artifact, tmp_path: P
     mask[5:60, 10:50] = 255
     mask[20:30, 40:80] = 255
     Image.fromarray(mask).save(tmp_path / "one.png")
-    detector = with_settings(trained, images={"region": {"masks": str(tmp_path)}})
+    detector = with_settings(trained, images={"roi": {"masks": str(tmp_path)}})
     with pytest.raises(InputError) as caught:
         detector.score(image_of())
     assert str(caught.value) == (

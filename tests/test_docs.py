@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from flawmap import config as settings
-from flawmap.cli import main
+from flawmap.commands.cli import main
+from flawmap.core import overrides, presets, settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -96,8 +96,8 @@ SHELL = [(block, command) for block in ALL_BLOCKS if block.language == "sh" for 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer patches where a training looks at many whatever its budget."""
-    monkeypatch.setattr("flawmap.jobs.VALIDATION_PATCHES", 8)
-    monkeypatch.setattr("flawmap.training.BIRTH_PATCHES", 16)
+    monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
+    monkeypatch.setattr("flawmap.methods.gradient.BIRTH_PATCHES", 16)
 
 
 def run_command(command: str, folder: Path) -> None:
@@ -239,13 +239,13 @@ SECTIONS = "|".join(settings.Config.model_fields)
 def test_settings_exist(page: Path) -> None:
     """A setting that a page names in backticks, as in `training.pool`, is one; TOML blocks are accepted."""
     named = set(re.findall(rf"`((?:{SECTIONS})\.[a-z_.]+)`", prose(page)))
-    known = set(settings._known_paths(settings.Config)) | {
+    known = set(overrides._known_paths(settings.Config)) | {
         f"{module}.py" for module in ("models", "images", "residuals", "config")
     }
     assert {name for name in named if not is_code(name)} <= known
     for block in blocks(page):
         if block.language == "toml":
-            settings.override(settings.preset("fast"), tomllib.loads(block.text))
+            overrides.override(settings.preset("fast"), tomllib.loads(block.text))
 
 
 def is_code(name: str) -> bool:
@@ -268,20 +268,10 @@ def test_presets_are_as_the_paper_page_says() -> None:
     assert len(rows) > 15
     for path, *cells in rows:
         for name, cell in zip(("paper", "fast"), cells, strict=True):
-            value: Any = settings.preset(name)
+            value: Any = presets.preset(name)
             for key in path.split("."):
                 value = getattr(value, key)
             assert cell == ("" if value is None else str(value)), f"{path} of preset {name}"
-
-
-def test_floors_are_as_the_architecture_page_says() -> None:
-    """The table of floors in docs/architecture.md is that of tests/test_architecture.py: add a new module there too."""
-    source = ast.parse((ROOT / "tests" / "test_architecture.py").read_text(encoding="utf-8"))
-    values = [node.value for node in source.body if isinstance(node, ast.AnnAssign) and node.target.id == "FLOORS"]
-    floors = {module: floor for floor, modules in enumerate(ast.literal_eval(values[0])) for module in modules}
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    told = {module: int(floor) for floor, module in re.findall(r"^\| (\d+) \| `([\w.]+)` \|", text, re.MULTILINE)}
-    assert told == floors
 
 
 def test_dependencies_have_their_reasons() -> None:

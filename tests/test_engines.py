@@ -20,17 +20,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawmap import jobs
-from flawmap.artifact import Artifact, load_artifact, save_artifact
-from flawmap.cli import main
-from flawmap.config import Config, override, parse, preset
-from flawmap.detector import Detector
-from flawmap.engines import COMPILED, ENGINES, onnx_model, start_engine
-from flawmap.errors import ConfigError, InputError
-from flawmap.hardware import has_bfloat16
-from flawmap.methods import build_network
-from flawmap.models import Autoencoder, initialise
-from flawmap.synthetic import texture
+import flawmap
+from flawmap.commands.cli import main
+from flawmap.core.device import has_bfloat16
+from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.overrides import override, parse
+from flawmap.core.presets import preset
+from flawmap.core.settings import Config
+from flawmap.data.synthetic import texture
+from flawmap.methods.table import build_network
+from flawmap.nets.autoencoder import Autoencoder
+from flawmap.nets.initialisation import initialise
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.engines import COMPILED, ENGINES, onnx_model, start_engine
+from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
 
 PATCH = 32
 OTHERS = [
@@ -215,21 +218,21 @@ def test_openvino_reports_nothing() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of cloth with flaws, and a model of it."""
     folder = tmp_path_factory.mktemp("engines")
-    jobs.synth(folder / "cloth", "cloth", good=3, bad=2, size=(64, 64), seed=0)
+    flawmap.synth(folder / "cloth", "cloth", good=3, bad=2, size=(64, 64), seed=0)
     tiny = {"model": {"patch": PATCH, "latent": 4}, "training": {"steps": 2, "batch": 4, "precision": "float32"}}
     with pytest.MonkeyPatch.context() as patch:  # what costs more than the training
-        patch.setattr(jobs, "VALIDATION_PATCHES", 8)
-        patch.setattr(jobs, "loss_figure", lambda *_: None)
-        jobs.train(folder / "cloth", folder / "m.flawmap", override(preset("fast"), tiny))
+        patch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
+        patch.setattr("flawmap.commands.train.loss_figure", lambda *_: None)
+        flawmap.train(folder / "cloth", folder / "m.flawmap", override(preset("fast"), tiny))
     return folder
 
 
 @pytest.mark.parametrize("engine", OTHERS)
 def test_inspect_and_evaluate(engine: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the command line: the scores of torch to 1e-4, and the engine's name in metrics.json."""
-    monkeypatch.setattr(jobs, "roc_figure", lambda *_: None)
-    monkeypatch.setattr(jobs, "evaluation_page", lambda *_, **__: None)
-    monkeypatch.setattr(jobs, "write_page", lambda *_: None)
+    monkeypatch.setattr("flawmap.commands.evaluate.roc_figure", lambda *_: None)
+    monkeypatch.setattr("flawmap.commands.evaluate.evaluation_page", lambda *_, **__: None)
+    monkeypatch.setattr("flawmap.commands.evaluate.write_page", lambda *_: None)
     model, cloth = str(trained / "m.flawmap"), trained / "cloth"
     for name in (engine, "torch"):
         options = ["-o", str(tmp_path / name), "--device", "cpu", "--precision", "float32", "--engine", name, "-q"]
@@ -296,7 +299,7 @@ def test_a_missing_package(engine: str, package: str, tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, package, None)
     save_artifact(artifact_of(settings()), tmp_path / "m.flawmap")
     found = message_of(
-        lambda: jobs.inspect(tmp_path / "m.flawmap", ["none"], tmp_path / "out", engine=engine), InputError
+        lambda: flawmap.inspect(tmp_path / "m.flawmap", ["none"], tmp_path / "out", engine=engine), InputError
     )
     assert found == f"--engine {engine} needs a package that is not installed; pip install 'flawmap[export]'"
     assert not (tmp_path / "out").exists()
@@ -314,8 +317,8 @@ def test_bfloat16_where_openvino_has_none(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_onnxruntime_takes_float32_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` is what the engine can do, whatever the processor has."""
-    monkeypatch.setattr("flawmap.hardware.has_bfloat16", lambda device: True)
-    monkeypatch.setattr("flawmap.detector.start_engine", lambda engine, network, precision: network)
+    monkeypatch.setattr("flawmap.core.device.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("flawmap.scoring.detector.start_engine", lambda engine, network, precision: network)
     detector = Detector.of(artifact_of(settings()), engine="onnxruntime")
     assert (detector.device, detector.precision) == (torch.device("cpu"), torch.float32)
     assert (detector.engine, Detector.of(artifact_of(settings())).engine) == ("onnxruntime", "torch")

@@ -13,18 +13,22 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from flawmap import jobs
-from flawmap.artifact import Artifact, load_artifact, save_artifact
-from flawmap.calibration import opened_residuals, threshold_from_good
-from flawmap.config import Config, override, preset
-from flawmap.datasets import Area, find_dataset
-from flawmap.detector import Detector
-from flawmap.errors import ConfigError, InputError
-from flawmap.evaluation import unseen_samples
-from flawmap.files import sha256_of
-from flawmap.images import read_mask, write_image
-from flawmap.splits import Split
-from flawmap.synthetic import good_images
+import flawmap
+from flawmap.commands import info as commands_info
+from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.files import sha256_of
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.core.settings import Config
+from flawmap.data.layouts import find_dataset
+from flawmap.data.splits import ImageRegion, Split
+from flawmap.data.synthetic import good_images
+from flawmap.evaluation.calibration import opened_residuals, threshold_from_good
+from flawmap.evaluation.evaluate import unseen_samples
+from flawmap.imaging.reading import read_mask
+from flawmap.imaging.writing import write_image
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
 
 SIZE = (80, 64)  # width, height of all images here
 BOX = (0, 0, 80, 48)  # the region of interest
@@ -84,9 +88,9 @@ def labelled(root: Path, good_train: int = 8) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the pictures of curves, which cost more than the trainings here."""
-    monkeypatch.setattr(jobs, "VALIDATION_PATCHES", 8)
-    monkeypatch.setattr(jobs, "loss_figure", lambda *_: None)
-    monkeypatch.setattr(jobs, "roc_figure", lambda *_: None)
+    monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
+    monkeypatch.setattr("flawmap.commands.train.loss_figure", lambda *_: None)
+    monkeypatch.setattr("flawmap.commands.evaluate.roc_figure", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +101,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(root: Path) -> Path:
     path = root.parent / "model.flawmap"
-    settings = config(images={"region": {"box": BOX}}, threshold={"false_positive_rate": 0.01})
-    jobs.train(root, path, settings)
+    settings = config(images={"roi": {"box": BOX}}, threshold={"false_positive_rate": 0.01})
+    flawmap.train(root, path, settings)
     return path
 
 
 @pytest.fixture(scope="module")
 def out(root: Path, model: Path) -> Path:
-    jobs.evaluate_model(model, root, root.parent / "out")
+    flawmap.evaluate_model(model, root, root.parent / "out")
     return root.parent / "out"
 
 
@@ -135,7 +139,7 @@ def test_schema(metrics: dict[str, Any], model: Path) -> None:
     ]
     assert metrics["engine"] == "torch"
     assert {"auroc", "au_pro_30", "au_pro_05", "average_precision", "bounds", "undefined"} <= set(metrics["pixel"])
-    assert metrics["model"]["version"] == jobs.info(model)["version"]
+    assert metrics["model"]["version"] == commands_info.info(model)["version"]
     assert metrics["model"]["threshold"] == load_artifact(model).threshold
     assert metrics["dataset"]["name"] == "set"
     assert metrics["dataset"]["images"] == {"good": 2, "defective": 4, "outside": 1}
@@ -291,7 +295,7 @@ def test_page(out: Path, metrics: dict[str, Any]) -> None:
 
 def test_evaluating_twice(root: Path, model: Path, metrics: dict[str, Any], tmp_path: Path) -> None:
     """The same model and images give the same figures again, bit for bit."""
-    again = jobs.evaluate_model(model, root, tmp_path / "out")
+    again = flawmap.evaluate_model(model, root, tmp_path / "out")
     assert json.loads(json.dumps(again.to_dict())) == {key: metrics[key] for key in again.to_dict()}
 
 
@@ -304,7 +308,7 @@ def test_trained_images_are_refused(root: Path, model: Path, tmp_path: Path) -> 
     assert len(trained) == 7
     names = ", ".join(str(root / "train" / "good" / name) for name in sorted(trained)[:3])
     with pytest.raises(InputError) as error:
-        jobs.evaluate_model(model, root, tmp_path / "out", last=8)
+        flawmap.evaluate_model(model, root, tmp_path / "out", last=8)
     assert str(error.value) == (
         f"7 of the images to be scored as unseen were trained on: {names}, ...; leave them out, or score the areas of "
         "the split that were held out"
@@ -328,20 +332,20 @@ def test_images_that_gave_the_threshold_are_refused(root: Path, model: Path) -> 
 def test_more_than_there_are(root: Path, model: Path, tmp_path: Path) -> None:
     """More held-out images than there are good ones is an error that says how many there are."""
     with pytest.raises(InputError) as error:
-        jobs.evaluate_model(model, root, tmp_path / "out", last=9)
+        flawmap.evaluate_model(model, root, tmp_path / "out", last=9)
     assert str(error.value) == "the last 9 good images were asked for, but there are 8; take fewer"
 
 
 def test_held_out_by_name_counts_as_good(root: Path, tmp_path: Path) -> None:
     """Images that `train` held out by name count as good test images in `evaluate`, with the option and without."""
-    jobs.train(root, tmp_path / "m.flawmap", config(split={"last": 2}))
+    flawmap.train(root, tmp_path / "m.flawmap", config(split={"last": 2}))
     for last in (None, 2, 1):
-        metrics = jobs.evaluate_model(tmp_path / "m.flawmap", root, tmp_path / "out", last=last)
+        metrics = flawmap.evaluate_model(tmp_path / "m.flawmap", root, tmp_path / "out", last=last)
         good = [Path(row["path"]).as_posix() for row in metrics.per_image if row["label"] == "good"]
         held = ["train/good/006.png", "train/good/007.png"]
         assert good == [*held, "test/good/000.png", "test/good/001.png"]
     with pytest.raises(InputError, match="1 of the images to be scored as unseen were trained on"):
-        jobs.evaluate_model(tmp_path / "m.flawmap", root, tmp_path / "out", last=3)
+        flawmap.evaluate_model(tmp_path / "m.flawmap", root, tmp_path / "out", last=3)
 
 
 def test_areas(tmp_path: Path) -> None:
@@ -351,24 +355,24 @@ def test_areas(tmp_path: Path) -> None:
         put(folder / "Normal" / f"{number}.png", image)
     put(folder / "Anomalous" / "images" / "0.png", cloth(1, 1)[0])
     put(folder / "Anomalous" / "gt" / "0_gt.png", MASKS["big"])
-    jobs.train(folder, tmp_path / "m.flawmap", config())
-    found = jobs.evaluate_model(tmp_path / "m.flawmap", folder, tmp_path / "out")
+    flawmap.train(folder, tmp_path / "m.flawmap", config())
+    found = flawmap.evaluate_model(tmp_path / "m.flawmap", folder, tmp_path / "out")
     assert (found.image, found.image_reason) == (None, "no good images")
     assert found.held_out is not None
     assert (found.held_out["images_or_areas"], found.held_out["good_pixels"]) == (2, 2 * 32 * 48)
     assert found.pixel["auroc"] is not None, "the defective image has good pixels"
     with pytest.raises(InputError, match="2 of the images to be scored as unseen were trained on"):
-        jobs.evaluate_model(tmp_path / "m.flawmap", folder, tmp_path / "out", last=2)
+        flawmap.evaluate_model(tmp_path / "m.flawmap", folder, tmp_path / "out", last=2)
 
 
 def test_areas_alone(tmp_path: Path) -> None:
     """A plain folder of a few good images gives a false positive rate; every other figure says why there is none."""
     for number, image in enumerate(cloth(2, 0, (128, 96))):
         put(tmp_path / "good" / f"{number}.png", image)
-    jobs.train(tmp_path / "good", tmp_path / "m.flawmap", config())
+    flawmap.train(tmp_path / "good", tmp_path / "m.flawmap", config())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "roc.png").write_bytes(b"of an earlier evaluation")
-    found = jobs.evaluate_model(tmp_path / "m.flawmap", tmp_path / "good", tmp_path / "out")
+    found = flawmap.evaluate_model(tmp_path / "m.flawmap", tmp_path / "good", tmp_path / "out")
     assert found.held_out is not None
     assert (found.pixel["auroc"], found.pixel["undefined"]["auroc"]) == (None, "no pixels")
     assert (found.image, found.image_reason) == (None, "no images")
@@ -381,12 +385,12 @@ def test_nothing_to_evaluate(root: Path, model: Path, tmp_path: Path) -> None:
     for number, image in enumerate(cloth(2, 9)):
         put(tmp_path / "fresh" / f"{number}.png", image)
     with pytest.raises(InputError) as error:
-        jobs.evaluate_model(model, tmp_path / "fresh", tmp_path / "out")
+        flawmap.evaluate_model(model, tmp_path / "fresh", tmp_path / "out")
     assert str(error.value) == (
         "no image could be evaluated: the set has neither test images nor good ones that the model's split held out; "
         "good images that the model never saw are counted with --last N"
     )
-    found = jobs.evaluate_model(model, tmp_path / "fresh", tmp_path / "out", last=2)
+    found = flawmap.evaluate_model(model, tmp_path / "fresh", tmp_path / "out", last=2)
     assert [row["label"] for row in found.per_image] == ["good", "good"]
 
 
@@ -401,7 +405,7 @@ def test_manifest(root: Path, model: Path, metrics: dict[str, Any], tmp_path: Pa
         label = "good" if kind == "good" else "defective"
         lines.append(f"{path.relative_to(root)},test,{label},{truth}")
     (root / "set.csv").write_text("\n".join(lines), encoding="utf-8")
-    found = jobs.evaluate_model(model, root / "set.csv", tmp_path / "out")
+    found = flawmap.evaluate_model(model, root / "set.csv", tmp_path / "out")
     assert found.pixel == metrics["pixel"]
     assert {row["path"] for row in found.per_image} == {row["path"] for row in metrics["per_image"]}
 
@@ -411,8 +415,8 @@ def test_without_a_threshold(root: Path, model: Path, tmp_path: Path) -> None:
     artifact = load_artifact(model)
     bare = Artifact(artifact.config, artifact.weights, None, {}, artifact.provenance)
     save_artifact(bare, tmp_path / "bare.flawmap")
-    found = jobs.evaluate_model(tmp_path / "bare.flawmap", root, tmp_path / "out")
-    whole = jobs.evaluate_model(model, root, tmp_path / "out 2")
+    found = flawmap.evaluate_model(tmp_path / "bare.flawmap", root, tmp_path / "out")
+    whole = flawmap.evaluate_model(model, root, tmp_path / "out 2")
     assert found.pixel == whole.pixel
     assert found.image is not None
     assert whole.image is not None
@@ -429,12 +433,12 @@ def test_without_a_threshold(root: Path, model: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def areas(root: Path) -> tuple[Area, ...]:
+def areas(root: Path) -> tuple[ImageRegion, ...]:
     """Good images that the model was not trained on."""
-    return tuple(Area(path, sha256_of(path)) for path in sorted((root / "test" / "good").iterdir()))
+    return tuple(ImageRegion(path, sha256_of(path)) for path in sorted((root / "test" / "good").iterdir()))
 
 
-def pooled(detector: Detector, areas: tuple[Area, ...]) -> NDArray[np.float32]:
+def pooled(detector: Detector, areas: tuple[ImageRegion, ...]) -> NDArray[np.float32]:
     return np.concatenate(
         [residual if inside is None else residual[inside] for residual, inside in opened_residuals(detector, areas)],
         axis=None,
@@ -442,7 +446,7 @@ def pooled(detector: Detector, areas: tuple[Area, ...]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.1, 0.01, 1e-3, 1e-6])
-def test_no_more_than_the_rate_lies_above(model: Path, areas: tuple[Area, ...], rate: float) -> None:
+def test_no_more_than_the_rate_lies_above(model: Path, areas: tuple[ImageRegion, ...], rate: float) -> None:
     """At most the rate of the held-out good pixels lies above the threshold, and below it by a hair more do."""
     detector = with_settings(model, threshold={"false_positive_rate": rate})
     threshold, found = threshold_from_good(detector, areas)
@@ -453,7 +457,7 @@ def test_no_more_than_the_rate_lies_above(model: Path, areas: tuple[Area, ...], 
     assert (found["rule"], found["false_positive_rate"], found["good_areas"]) == ("quantile", rate, 2)
 
 
-def test_largest_has_none_above(model: Path, areas: tuple[Area, ...]) -> None:
+def test_largest_has_none_above(model: Path, areas: tuple[ImageRegion, ...]) -> None:
     """By the rule `largest` no held-out good pixel lies above the threshold, and one lies on it."""
     detector = with_settings(model, threshold={"rule": "largest"})
     threshold, found = threshold_from_good(detector, areas)
@@ -465,23 +469,23 @@ def test_largest_has_none_above(model: Path, areas: tuple[Area, ...]) -> None:
         assert detector.inspect(area.path, threshold=threshold).verdict == "ok"
 
 
-def test_an_area_is_scored_by_itself(model: Path, areas: tuple[Area, ...]) -> None:
+def test_an_area_is_scored_by_itself(model: Path, areas: tuple[ImageRegion, ...]) -> None:
     """The residuals of an area are those of the part cut out: nothing beside it has a say."""
-    detector = with_settings(model, images={"region": {"box": (0, 0, 80, 64)}})
+    detector = with_settings(model, images={"roi": {"box": (0, 0, 80, 64)}})
     (area, _) = areas
-    part = Area(area.path, area.sha256, (8, 16, 60, 56))
+    part = ImageRegion(area.path, area.sha256, (8, 16, 60, 56))
     ((residual, inside),) = opened_residuals(detector, [part])
     assert inside is not None
     assert inside.all()
-    cut = with_settings(model, images={"region": {"box": (0, 0, 52, 40)}})
+    cut = with_settings(model, images={"roi": {"box": (0, 0, 52, 40)}})
     image = detector.read(area.path).pixels[16:56, 8:60]
     assert np.array_equal(residual, cut.opened(cut.score(np.ascontiguousarray(image))))
 
 
-def test_an_area_outside_the_region_has_no_say(model: Path, areas: tuple[Area, ...]) -> None:
+def test_an_area_outside_the_region_has_no_say(model: Path, areas: tuple[ImageRegion, ...]) -> None:
     """An area of which nothing lies in the region is passed over; if there is no other, there is no threshold."""
     detector = with_settings(model)
-    below = Area(areas[0].path, areas[0].sha256, (0, 50, 80, 64))
+    below = ImageRegion(areas[0].path, areas[0].sha256, (0, 50, 80, 64))
     _, found = threshold_from_good(detector, [*areas, below])
     assert found["good_areas"] == 2
     with pytest.raises(ConfigError) as error:
@@ -499,14 +503,14 @@ def test_defective_images_have_no_say(root: Path, model: Path, tmp_path: Path) -
         put(bare / "train" / "good" / path.name, np.asarray(read_grey(path)))
     for path in (root / "test" / "good").iterdir():
         put(bare / "test" / "good" / path.name, np.asarray(read_grey(path)))
-    settings = config(images={"region": {"box": BOX}}, threshold={"false_positive_rate": 0.01})
-    report = jobs.train(bare, tmp_path / "m.flawmap", settings)
+    settings = config(images={"roi": {"box": BOX}}, threshold={"false_positive_rate": 0.01})
+    report = flawmap.train(bare, tmp_path / "m.flawmap", settings)
     assert report.artifact.threshold == load_artifact(model).threshold
 
 
 def read_grey(path: Path) -> NDArray[np.uint8]:
-    from flawmap.config import ImageSettings
-    from flawmap.images import read_image
+    from flawmap.core.settings import ImageSettings
+    from flawmap.imaging.reading import read_image
 
     return np.rint(read_image(path, ImageSettings()).pixels[:, :, 0] * 255).astype(np.uint8)
 

@@ -27,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `train_and_inspect.py` leaves: a folder with `cloth` and `cloth.flawmap`."""
     folder = tmp_path_factory.mktemp("examples")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawmap.jobs.VALIDATION_PATCHES", 8)
+        patch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
         arguments = [str(folder), "--steps", "2", "--good", "6", "--side", "144"]
         assert load("train_and_inspect").main(arguments) == 0
     return folder

@@ -18,12 +18,19 @@ from numpy.typing import NDArray
 from scipy.signal import correlate
 from torch import Tensor, nn
 
-from flawmap import jobs, training, weights
-from flawmap.artifact import load_artifact
-from flawmap.cli import main
-from flawmap.config import Config, FeatureName, FeatureSettings, LossSettings, override, preset
-from flawmap.errors import InputError
-from flawmap.features import (
+import flawmap
+from flawmap.commands import evaluate as commands_evaluate
+from flawmap.commands.cli import main
+from flawmap.core.errors import InputError
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.core.settings import Config, FeatureName, FeatureSettings, LossSettings
+from flawmap.data.synthetic import good_images
+from flawmap.imaging.writing import write_image
+from flawmap.methods import gradient
+from flawmap.methods.losses import LOSSES, l2_loss
+from flawmap.nets import weights
+from flawmap.nets.pretrained import (
     DEVIATION,
     LAYERS,
     MEAN,
@@ -34,10 +41,8 @@ from flawmap.features import (
     normalised,
     squeezenet_layers,
 )
-from flawmap.images import write_image
-from flawmap.losses import LOSSES, l2_loss
-from flawmap.synthetic import good_images
-from flawmap.weights import PINNED, Pinned, fetch_weights, known_weights, weights_file
+from flawmap.nets.weights import PINNED, Pinned, fetch_weights, known_weights, weights_file
+from flawmap.scoring.model_file import load_artifact
 
 NETWORKS: tuple[FeatureName, ...] = ("alexnet", "squeezenet")
 
@@ -258,9 +263,9 @@ def test_the_loss_is_0_for_the_same_and_positive_otherwise(
         assert loss(patches, other).item() > l2_loss(patches, other, LossSettings()).item() + 1e-3
 
 
-@pytest.mark.parametrize("matching", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("feature_weight", [0.0, 0.5, 3.0])
 def test_the_loss_is_l2_and_lambda_times_the_features_squared_distance(
-    files: dict[FeatureName, Path], matching: float
+    files: dict[FeatureName, Path], feature_weight: float
 ) -> None:
     """Both terms summed over a patch's elements and averaged over patches, as by hand; lambda is 1 unless told."""
     patches, others = rand(3, 1, 40, 40), rand(3, 1, 40, 40, seed=1)
@@ -269,15 +274,15 @@ def test_the_loss_is_l2_and_lambda_times_the_features_squared_distance(
         sum(float((network(patches[n : n + 1]) - network(others[n : n + 1])).square().sum()) for n in range(3)) / 3
     )
     pixels = float((patches - others).square().sum()) / 3
-    found = LOSSES["fm"](settings_of(files, matching=matching))(patches, others).item()
-    assert found == pytest.approx(pixels + matching * features, rel=1e-5)
+    found = LOSSES["fm"](settings_of(files, feature_weight=feature_weight))(patches, others).item()
+    assert found == pytest.approx(pixels + feature_weight * features, rel=1e-5)
     assert features > 1
-    assert LossSettings().matching == 1
+    assert LossSettings().feature_weight == 1
 
 
 def test_gradients_reach_reconstructions_alone(files: dict[FeatureName, Path]) -> None:
     """Through F to the reconstructions, as in double precision, and from the features to nothing else."""
-    loss = LOSSES["fm"](settings_of(files, matching=2.0))
+    loss = LOSSES["fm"](settings_of(files, feature_weight=2.0))
     patches, reconstructions = rand(2, 1, 48, 48).requires_grad_(), rand(2, 1, 48, 48, seed=1).requires_grad_()
     features = loss(patches, reconstructions) - l2_loss(patches, reconstructions, LossSettings())
     features.backward()  # type: ignore[no-untyped-call]
@@ -579,9 +584,9 @@ def config_of(weights_path: Path | None, **changes: Any) -> Config:
 @pytest.fixture
 def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of synthetic cloth."""
-    monkeypatch.setattr(jobs, "VALIDATION_PATCHES", 8)
-    monkeypatch.setattr(jobs, "loss_figure", lambda *_: None)
-    monkeypatch.setattr(training, "ROW_STEPS", 5)
+    monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
+    monkeypatch.setattr("flawmap.commands.train.loss_figure", lambda *_: None)
+    monkeypatch.setattr(gradient, "ROW_STEPS", 5)
     folder = tmp_path / "good"
     folder.mkdir()
     for number, image in enumerate(good_images("cloth", 8, (96, 80), 0)):
@@ -597,7 +602,7 @@ def test_a_model_needs_its_features_to_train_and_never_again(
     here = tmp_path / "f.pth"
     here.write_bytes(files["alexnet"].read_bytes())
     model = tmp_path / "m.flawmap"
-    report = jobs.train(good, model, config_of(here))
+    report = flawmap.train(good, model, config_of(here))
     here.unlink()
     artifact = load_artifact(model)
     assert {key.split(".")[0] for key in artifact.weights} == {"encoder", "decoder"}
@@ -606,9 +611,9 @@ def test_a_model_needs_its_features_to_train_and_never_again(
     assert artifact.config.loss.features == FeatureSettings(weights=here)
     digest = hashlib.sha256(files["alexnet"].read_bytes()).hexdigest()
     assert artifact.provenance["features"] == {"network": "alexnet", "file": "f.pth", "sha256": digest}
-    rows = jobs.inspect(model, [good / "000.png"], tmp_path / "out")
+    rows = flawmap.inspect(model, [good / "000.png"], tmp_path / "out")
     assert rows[0].error is None
-    assert jobs.model_card(model, artifact)["features"]["sha256"] == digest
+    assert commands_evaluate.model_summary(model, artifact)["features"]["sha256"] == digest
     assert main(["info", str(model)]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^method +fm loss, l2 residual", out, re.MULTILINE)
@@ -618,15 +623,15 @@ def test_a_model_needs_its_features_to_train_and_never_again(
 
 def test_matching_features_lowers_their_distance(good: Path, files: dict[FeatureName, Path], tmp_path: Path) -> None:
     """Twenty steps with a large lambda bring the loss down to less than half of where it began."""
-    loud = {"loss": {"matching": 10.0}, "training": {"steps": 20}}
-    history = jobs.train(good, tmp_path / "m.flawmap", config_of(files["alexnet"], **loud)).history
+    loud = {"loss": {"feature_weight": 10.0}, "training": {"steps": 20}}
+    history = flawmap.train(good, tmp_path / "m.flawmap", config_of(files["alexnet"], **loud)).history
     assert history[-1].loss < 0.5 * history[0].loss
 
 
 def test_without_features_nothing_is_trained(good: Path, cache: Path, tmp_path: Path) -> None:
     """Missing weights are told before any image is read, and leave no model."""
     with pytest.raises(InputError, match=r"get them with `flawmap weights fetch alexnet`"):
-        jobs.train(good, tmp_path / "m.flawmap", config_of(None))
+        flawmap.train(good, tmp_path / "m.flawmap", config_of(None))
     assert not (tmp_path / "m.flawmap").exists()
 
 

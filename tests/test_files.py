@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flawmap import files
-from flawmap.errors import InputError
-from flawmap.files import atomic, enough_space, natural_key, sha256_of, writable_folder
+from flawmap.core import files
+from flawmap.core.errors import InputError
+from flawmap.core.files import atomic, enough_space, natural_key, sha256_of, writable_folder
 
 
 def test_atomic_replaces_whole(tmp_path: Path) -> None:

@@ -9,16 +9,9 @@ import os
 import pytest
 import torch
 
-from flawmap import hardware
-from flawmap.errors import ConfigError
-from flawmap.hardware import (
-    autocast,
-    choose_device,
-    choose_precision,
-    describe_machine,
-    has_bfloat16,
-    kept_memory,
-)
+from flawmap.core import device
+from flawmap.core.device import autocast, choose_device, choose_precision, describe_machine, has_bfloat16, kept_memory
+from flawmap.core.errors import ConfigError
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, gpus: int = 0, mps: bool = False) -> None:
@@ -128,14 +121,14 @@ def test_a_machine_describes_itself_in_json() -> None:
 def test_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the system says it can spare; half of all it has where it does not say; else a modest guess."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < hardware.free_memory() < total
+    assert 0 < device.free_memory() < total
     monkeypatch.setattr("builtins.open", lambda *_, **__: io.StringIO("MemTotal: 9 kB\nMemAvailable:   7 kB\n"))
-    assert hardware.free_memory() == 7 * 1024
+    assert device.free_memory() == 7 * 1024
     for odd in ("MemTotal: 9 kB\n", "MemAvailable: many\n", "\n"):
         monkeypatch.setattr("builtins.open", lambda *_, odd=odd, **__: io.StringIO(odd))
-        assert hardware.free_memory() == total // 2
+        assert device.free_memory() == total // 2
     monkeypatch.delattr(os, "sysconf")
-    assert hardware.free_memory() == 4_000_000_000
+    assert device.free_memory() == 4_000_000_000
 
 
 # --- memory

@@ -19,22 +19,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from flawmap import jobs
-from flawmap.artifact import Artifact, save_artifact
-from flawmap.bands import Rolling, Shrunk, gathered, windowed, windows
-from flawmap.bigtiff import TILE, tiled_tiff
-from flawmap.borders import levelled
-from flawmap.config import ImageSettings, override, parse
-from flawmap.decoders import decode, opened_rows
-from flawmap.detector import Detector
-from flawmap.errors import InputError, OutputError
-from flawmap.huge import by_bands, inspect_bands, judge_bands
-from flawmap.images import opened_image, read_header, read_image, read_mask, resized_bands, worked
-from flawmap.methods import build_network
-from flawmap.records import Findings, Inspection
-from flawmap.regions import RegionGathering, find_regions
-from flawmap.synthetic import texture
-from flawmap.tiling import Grid, Merger, merge, patch_batches, split
+import flawmap
+from flawmap.commands.inspect_bands import by_bands, inspect_bands, judge_bands
+from flawmap.core.errors import InputError, OutputError
+from flawmap.core.overrides import override, parse
+from flawmap.core.records import Findings, Inspection
+from flawmap.core.settings import ImageSettings
+from flawmap.data.synthetic import texture
+from flawmap.imaging.bigtiff import TILE, tiled_tiff
+from flawmap.imaging.codecs import decode, opened_rows, read_header
+from flawmap.imaging.morphology import RegionGathering, find_regions
+from flawmap.imaging.reading import opened_image, read_image, read_mask
+from flawmap.imaging.resize import resized_bands, to_working_size
+from flawmap.imaging.rows import BlockReduce, RowBuffer, block_counts, map_bands, windows
+from flawmap.methods.table import build_network
+from flawmap.scoring.borders import border_corrected
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import Artifact, save_artifact
+from flawmap.scoring.tiling import Grid, Merger, merge, patch_batches, split
 
 PATCH = 32
 ROUNDING = 5e-5  # of SSIM in float32, whose variances cancel by the mean of what is seen at once
@@ -44,9 +46,9 @@ Pixels = NDArray[np.float32]
 @pytest.fixture(autouse=True)
 def small_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few rows in a band, and no image too small for bands."""
-    monkeypatch.setattr("flawmap.bands.BAND_PIXELS", 700)
-    monkeypatch.setattr("flawmap.huge.WHOLE_PIXELS", 0)
-    monkeypatch.setattr("flawmap.tiling.HELD", 20_000)
+    monkeypatch.setattr("flawmap.imaging.rows.BAND_PIXELS", 700)
+    monkeypatch.setattr("flawmap.commands.inspect_bands.WHOLE_PIXELS", 0)
+    monkeypatch.setattr("flawmap.scoring.tiling.HELD", 20_000)
 
 
 def stored(width: int = 96, height: int = 130, seed: int = 0, channels: int = 1) -> NDArray[np.uint8]:
@@ -83,7 +85,7 @@ def detector_of(*, channels: int = 1, border: tuple[float, ...] | None = None, *
 def in_one_piece(detector: Detector, path: Path, threshold: float | None = None) -> Inspection:
     """The inspection with the largest of bands, which holds all of a small image."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawmap.bands.BAND_PIXELS", 10**9)
+        patch.setattr("flawmap.imaging.rows.BAND_PIXELS", 10**9)
         return detector.inspect(path, threshold=threshold)
 
 
@@ -139,9 +141,9 @@ CASES: dict[str, dict[str, Any]] = {
     "opened by an odd circle": {"threshold": {"opening": 5}},
     "opened by a large circle": {"threshold": {"opening": 12}},
     "levelled": {"border": (4.0, 3.0, 2.5, 1.5, 1.0)},
-    "a box": {"images": {"region": {"box": (10, 21, 90, 99)}}},
-    "a box at a size": {"images": {"region": {"box": (10, 21, 90, 99)}, "scale": (72, 100)}},
-    "a box at the bottom, levelled": {"images": {"region": {"box": (0, 80, 96, 130)}}, "border": (2.0, 1.0)},
+    "a box": {"images": {"roi": {"box": (10, 21, 90, 99)}}},
+    "a box at a size": {"images": {"roi": {"box": (10, 21, 90, 99)}, "scale": (72, 100)}},
+    "a box at the bottom, levelled": {"images": {"roi": {"box": (0, 80, 96, 130)}}, "border": (2.0, 1.0)},
     "weighted": {"tiling": {"weights": "hann", "stride": 13}},
     "without overlap": {"tiling": {"stride": 32}},
     "residuals averaged": {"tiling": {"average": "residuals"}},
@@ -150,7 +152,7 @@ CASES: dict[str, dict[str, Any]] = {
     "contrast": {"residual": {"name": "contrast"}},
     "variational": {"loss": {"name": "vae"}, "residual": {"name": "probability", "samples": 2}},
     "all at once": {
-        "images": {"scale": 0.6, "region": {"box": (3, 5, 96, 128)}},
+        "images": {"scale": 0.6, "roi": {"box": (3, 5, 96, 128)}},
         "residual": {"smoothing": 1.5},
         "border": (2.0, 1.5, 1.0),
     },
@@ -241,7 +243,7 @@ def blocks_of(array: Any, axis: int, seed: int) -> list[Any]:
 @pytest.mark.parametrize("held", [1, 6000, 2**22])
 def test_merging_by_rows_is_merging(seed: int, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit, for any number of patches at once; and patches taken by rows are those of `split`."""
-    monkeypatch.setattr("flawmap.tiling.HELD", held)
+    monkeypatch.setattr("flawmap.scoring.tiling.HELD", held)
     image = torch.rand(2, 75, 50, generator=torch.Generator().manual_seed(seed))
     grid, count = Grid(16, (5, 7, 16, 12)[seed]), (1, 3, 32, 1000)[seed]
     batches = list(patch_batches(blocks_of(image, 1, seed), grid, (75, 50), count))
@@ -258,7 +260,7 @@ def test_merging_by_rows_is_merging(seed: int, held: int, monkeypatch: pytest.Mo
 def test_rolling_rows() -> None:
     """Rows are taken in any steps that do not go back, and are held no longer than needed."""
     array = np.arange(60).reshape(30, 2)
-    rolling = Rolling(blocks_of(array, 0, 1))
+    rolling = RowBuffer(blocks_of(array, 0, 1))
     for first, last in ((0, 4), (0, 9), (3, 9), (8, 20), (20, 20), (19, 30)):
         assert np.array_equal(rolling.take(first, last), array[first:last])
 
@@ -271,7 +273,7 @@ def test_windows_see_the_array_s_own_border(rows: int, margin: int) -> None:
         return np.stack([part[max(0, y - margin) : y + margin + 1].sum(axis=0) for y in range(len(part))])
 
     array = np.random.default_rng(0).integers(0, 99, (30, 3))
-    found = np.concatenate(list(windowed(blocks_of(array, 0, 2), 30, rows, margin, sums)))
+    found = np.concatenate(list(map_bands(blocks_of(array, 0, 2), 30, rows, margin, sums)))
     assert np.array_equal(found, sums(array))
     assert sum(window.inner.stop - window.inner.start for window in windows(30, rows, margin)) == 30
 
@@ -279,11 +281,11 @@ def test_windows_see_the_array_s_own_border(rows: int, margin: int) -> None:
 def test_shrunk_bands() -> None:
     """Means and truth values of squares, those at the far ends smaller, as from the whole."""
     array, mask = np.random.default_rng(0).random((23, 17, 3)), np.random.default_rng(1).random((23, 17)) > 0.9
-    total, some = Shrunk(array.shape, 5, np.add, np.float64), Shrunk(mask.shape, 5, np.logical_or, np.bool_)
+    total, some = BlockReduce(array.shape, 5, np.add, np.float64), BlockReduce(mask.shape, 5, np.logical_or, np.bool_)
     for start, stop in ((0, 3), (3, 4), (4, 15), (15, 23)):
         total.add(array[start:stop])
         some.add(mask[start:stop])
-    means = total.values / gathered((23, 17), 5)[:, :, None]
+    means = total.values / block_counts((23, 17), 5)[:, :, None]
     assert means.shape == (5, 4, 3)
     for y in range(5):
         for x in range(4):
@@ -302,14 +304,14 @@ def test_resizing_by_bands(target: tuple[int, int], channels: int) -> None:
     image = np.random.default_rng(0).random((60, 41, channels), np.float32)
     found = np.concatenate(list(resized_bands(blocks_of(image, 0, 3), (60, 41), target)))
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, worked(image, (target[1], target[0])), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found, to_working_size(image, (target[1], target[0])), rtol=0, atol=2e-6)
 
 
 def test_levelling_by_bands() -> None:
     """A band is levelled by its rows' distance from the borders of the whole."""
     residual = torch.rand(20, 15)
-    whole = levelled(residual, (3.0, 2.0, 1.0))
-    bands = [levelled(residual[top : top + 6], (3.0, 2.0, 1.0), top=top, height=20) for top in range(0, 20, 6)]
+    whole = border_corrected(residual, (3.0, 2.0, 1.0))
+    bands = [border_corrected(residual[top : top + 6], (3.0, 2.0, 1.0), top=top, height=20) for top in range(0, 20, 6)]
     assert torch.equal(torch.cat(bands), whole)
 
 
@@ -398,7 +400,7 @@ def test_rows_of_a_tiff(name: str, rows: int, tmp_path: Path, monkeypatch: pytes
     assert {(part.notes, part.full, part.inverted, part.header) for part in parts} == {
         (whole.notes, whole.full, whole.inverted, whole.header)
     }
-    monkeypatch.setattr("flawmap.bands.BAND_PIXELS", 50 * rows)
+    monkeypatch.setattr("flawmap.imaging.rows.BAND_PIXELS", 50 * rows)
     for mode in ("auto", "grey", "colour"):
         settings = ImageSettings(mode=mode)  # type: ignore[arg-type]
         with opened_image(path, settings) as image:
@@ -515,17 +517,17 @@ def test_which_images_go_by_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Those above the size; with masks or a brightness only those above the pixel limit, and all above that."""
     tifffile.imwrite(tmp_path / "image.tif", stored())  # 12,480 pixels
     header = read_header(tmp_path / "image.tif")
-    masks = {"region": {"masks": str(tmp_path)}}
+    masks = {"roi": {"masks": str(tmp_path)}}
     for size, limit, images, expected in (
         (12_480, 99_999, {}, False),
         (12_479, 99_999, {}, True),
         (99_999, 12_479, {}, True),
         (99_999, 12_480, {}, False),
-        (12_479, 99_999, {"region": {"box": (0, 0, 9, 9)}}, True),
+        (12_479, 99_999, {"roi": {"box": (0, 0, 9, 9)}}, True),
         (12_479, 99_999, masks, False),
         (12_479, 12_479, masks, True),
     ):
-        monkeypatch.setattr("flawmap.huge.WHOLE_PIXELS", size)
+        monkeypatch.setattr("flawmap.commands.inspect_bands.WHOLE_PIXELS", size)
         settings = parse({"images": {"pixel_limit": limit, **images}}).images
         assert by_bands(header, settings) is expected
 
@@ -539,10 +541,10 @@ def test_a_huge_image_takes_a_box_or_none(region: dict[str, Any], kind: str, tmp
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, stored())
     with pytest.raises(InputError) as caught:
-        Pieces(detector_of(images={"region": region, "pixel_limit": 5000}), path, 0.1)
+        Pieces(detector_of(images={"roi": region, "pixel_limit": 5000}), path, 0.1)
     assert str(caught.value) == (
         f"{path} has 96 x 130 = 12,480 pixels and is inspected by bands of rows, where a region of interest is a box "
-        f"or everywhere, got {kind}; train with --box or without a region, or cut the image into files of at most "
+        f"or everywhere, got {kind}; train with --roi-box or without a region, or cut the image into files of at most "
         "5,000 pixels"
     )
 
@@ -551,7 +553,7 @@ def test_messages_are_those_of_one_piece(tmp_path: Path) -> None:
     """A box outside, another mode, an image below a patch: said alike."""
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, stored()[:90, :31])
-    for changes in ({"images": {"region": {"box": (0, 0, 40, 90)}}}, {"channels": 3}, {}):
+    for changes in ({"images": {"roi": {"box": (0, 0, 40, 90)}}}, {"channels": 3}, {}):
         detector = detector_of(**changes)
         with pytest.raises(InputError) as whole:
             detector.inspect(path)
@@ -633,15 +635,15 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 def test_inspecting_a_huge_file(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mask and residual map as tiled BigTIFF, the overlay scaled down, the lists as ever; a small file beside it."""
-    monkeypatch.setattr("flawmap.huge.OVERLAY_SIDE", 50)
-    monkeypatch.setattr("flawmap.huge.WHOLE_PIXELS", 5000)
+    monkeypatch.setattr("flawmap.commands.inspect_bands.OVERLAY_SIDE", 50)
+    monkeypatch.setattr("flawmap.commands.inspect_bands.WHOLE_PIXELS", 5000)
     folder, out = tmp_path / "images", tmp_path / "out"
     (folder / "below").mkdir(parents=True)
     tifffile.imwrite(folder / "below" / "huge.tif", stored())
     Image.fromarray(stored(60, 60)).save(folder / "small.png")
     detector = Detector.load(model, device="cpu", precision="float32")
     threshold = between(in_one_piece(detector, folder / "below" / "huge.tif").residual)
-    rows = jobs.inspect(model, [folder], out, threshold=threshold, residuals=True, precision="float32")
+    rows = flawmap.inspect(model, [folder], out, threshold=threshold, residuals=True, precision="float32")
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert names == {
         "inspections.jsonl",
@@ -672,7 +674,7 @@ def test_inspecting_a_huge_file(model: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_an_overlay_shows_every_flaw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However small a flaw is in the scaled-down picture, it is outlined there; without overlays there is none."""
-    monkeypatch.setattr("flawmap.huge.OVERLAY_SIDE", 20)
+    monkeypatch.setattr("flawmap.commands.inspect_bands.OVERLAY_SIDE", 20)
     detector, path = detector_of(threshold={"opening": 0}), tmp_path / "image.tif"
     values = np.full((130, 96), 128, np.uint8)
     values[60:62, 50:52] = 255
@@ -702,7 +704,7 @@ def test_a_file_that_is_damaged_in_the_middle_is_listed(model: Path, tmp_path: P
     values = np.zeros((130, 96), np.float32)
     values[64, 5] = np.nan
     tifffile.imwrite(folder / "d.tif", values)
-    rows = jobs.inspect(model, [folder], out, residuals=True)
+    rows = flawmap.inspect(model, [folder], out, residuals=True)
     assert [row.verdict == "unreadable" for row in rows] == [False, True, False, True]
     assert rows[1].error is not None
     assert rows[1].error.startswith(f"{folder / 'b.tif'} cannot be read as TIFF, it may be truncated or damaged: ")
@@ -724,7 +726,7 @@ def test_a_disk_that_fills_up_ends_the_run(model: Path, tmp_path: Path, monkeypa
     tifffile.imwrite(path, stored())
     monkeypatch.setattr(tifffile.TiffWriter, "write", full)
     with pytest.raises(OutputError) as caught:
-        jobs.inspect(model, [path], out)
+        flawmap.inspect(model, [path], out)
     monkeypatch.setattr(tifffile.TiffWriter, "write", write)
     assert str(caught.value) == f"{out / 'image_mask.tif'} cannot be written: No space left on device"
     assert list(out.iterdir()) == []
@@ -736,20 +738,22 @@ from pathlib import Path
 import torch
 from torch import nn
 from dataclasses import replace
-from flawmap import bands, huge, tiling
-from flawmap.artifact import Artifact
-from flawmap.config import parse
-from flawmap.detector import Detector
-from flawmap.methods import build_network
+from flawmap.commands import inspect_bands
+from flawmap.core.overrides import parse
+from flawmap.imaging import rows
+from flawmap.methods.table import build_network
+from flawmap.scoring import tiling
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import Artifact
 
-bands.BAND_PIXELS, tiling.HELD = 512 * 64, 2**16
+rows.BAND_PIXELS, tiling.HELD = 512 * 64, 2**16
 torch.set_num_threads(1)
 config = parse({"model": {"patch": 32, "latent": 4, "channels": 1}, "tiling": {"stride": 32},
                 "residual": {"smoothing": 2.0}})
 detector = Detector.of(Artifact(config, build_network(config).state_dict(), 0.2, {}, {}), device="cpu")
 detector = replace(detector, network=nn.AvgPool2d(5, stride=1, padding=2, count_include_pad=False))
 for path in sys.argv[1:]:
-    huge.inspect_bands(detector, Path(path), Path(path).with_name("found"), residuals=True)
+    inspect_bands.inspect_bands(detector, Path(path), Path(path).with_name("found"), residuals=True)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

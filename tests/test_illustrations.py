@@ -20,11 +20,11 @@ from skimage.metrics import structural_similarity
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from flawmap.checkpoint import load_checkpoint
-from flawmap.errors import ConfigError, InputError
-from flawmap.reproduction import checkerboards, patch_pairs
-from flawmap.reproduction.claims import Claim
-from flawmap.reproduction.panels import Panel, draw_panels
+from flawmap.core.errors import ConfigError, InputError
+from flawmap.methods.checkpoint import load_checkpoint
+from paper import figure2, figure3
+from paper.claims import Claim
+from paper.panels import Panel, draw_panels
 
 PARTS = ("luminance", "contrast", "structure")
 
@@ -35,7 +35,7 @@ PARTS = ("luminance", "contrast", "structure")
 @pytest.mark.parametrize("name", PARTS)
 def test_a_pair_differs_by_exactly_a_half_everywhere(name: str) -> None:
     """|p - q| = 0.5 without rounding, all values in [0, 1], and p is not q's copy of another pair."""
-    p, q = patch_pairs.pairs()[name]
+    p, q = figure2.pairs()[name]
     assert p.dtype == q.dtype == np.float32
     assert p.shape == q.shape == (48, 48)
     assert (np.square(p - q) == 0.25).all()
@@ -45,7 +45,7 @@ def test_a_pair_differs_by_exactly_a_half_everywhere(name: str) -> None:
 
 def test_pairs_differ_in_one_thing_each() -> None:
     """Over a whole patch: one mean, one spread or one pattern differs, the other two agree."""
-    pairs = patch_pairs.pairs()
+    pairs = figure2.pairs()
     means = {name: float(abs(p.mean() - q.mean())) for name, (p, q) in pairs.items()}
     spreads = {name: float(abs(p.std() - q.std())) for name, (p, q) in pairs.items()}
     assert means == {"luminance": 0.5, "contrast": 0, "structure": 0}
@@ -74,8 +74,8 @@ def slow_parts(p: NDArray[np.float32], q: NDArray[np.float32], c1: float, c2: fl
 @pytest.mark.parametrize(("constants", "c1", "c2"), [("paper", 0.01, 0.03), ("wang", 0.0001, 0.0009)])
 def test_figures_of_the_pairs_are_those_of_the_equations(constants: str, c1: float, c2: float) -> None:
     """l, c, s equal a slow reading of eq. 5-7, the product scikit-image's SSIM."""
-    figures = patch_pairs.figures()
-    for name, (p, q) in patch_pairs.pairs().items():
+    figures = figure2.figures()
+    for name, (p, q) in figure2.pairs().items():
         found = figures[constants][name]
         np.testing.assert_allclose([found[part] for part in PARTS], slow_parts(p, q, c1, c2), atol=1e-5)
         _, whole = structural_similarity(
@@ -93,7 +93,7 @@ def test_figures_of_the_pairs_are_those_of_the_equations(constants: str, c1: flo
 
 def test_the_claims_of_figure_2_hold() -> None:
     """The pairs show what they were made to show, and the evidence says so in figures."""
-    claims = patch_pairs.check(patch_pairs.figures())
+    claims = figure2.check(figure2.figures())
     assert [claim.holds for claim in claims] == [True] * 4
     assert claims[0] == Claim(
         "All pairs have the same l2 residual, 0.25 at every pixel.", True, "residuals from 0.2500 to 0.2500"
@@ -114,9 +114,9 @@ def test_the_claims_of_figure_2_hold() -> None:
 )
 def test_a_claim_of_figure_2_falls_with_its_numbers(where: tuple[str, str, str], value: float, broken: int) -> None:
     """One number changed, and the claim that rests on it no longer holds."""
-    figures = patch_pairs.figures()
+    figures = figure2.figures()
     figures[where[0]][where[1]][where[2]] = value
-    assert not patch_pairs.check(figures)[broken].holds
+    assert not figure2.check(figures)[broken].holds
 
 
 # ------------------------------------------------------------------------------------------------ figure 3: the boards
@@ -124,7 +124,7 @@ def test_a_claim_of_figure_2_falls_with_its_numbers(where: tuple[str, str, str],
 
 def test_boards_are_functions_of_their_numbers() -> None:
     """A board depends on its number alone, not on its mates; values in [0, 1], two tones, all numbers apart."""
-    source = checkerboards.Boards()
+    source = figure3.Boards()
     numbers = source.draw(6, np.random.default_rng(1))
     boards = source.cut(numbers)
     assert boards.shape == (6, 1, 128, 128)
@@ -141,8 +141,8 @@ def test_boards_are_functions_of_their_numbers() -> None:
 
 def test_spoilt_boards_are_seeded_and_spoilt_inside_the_mask_alone() -> None:
     """Image and board agree outside the mask, differ within, and the first boards do not depend on the count."""
-    three = list(checkerboards.spoilt_boards(3, seed=4))
-    for first, again in zip(three, checkerboards.spoilt_boards(2, seed=4), strict=False):
+    three = list(figure3.defective_boards(3, seed=4))
+    for first, again in zip(three, figure3.defective_boards(2, seed=4), strict=False):
         assert (first.image == again.image).all()
         assert (first.mask == again.mask).all()
     for board, image, mask in three:
@@ -150,16 +150,16 @@ def test_spoilt_boards_are_seeded_and_spoilt_inside_the_mask_alone() -> None:
         assert np.abs(board - image)[0][mask].mean() > 0.05
         assert image.min() >= 0
         assert image.max() <= 1
-    other = next(iter(checkerboards.spoilt_boards(1, seed=5)))
+    other = next(iter(figure3.defective_boards(1, seed=5)))
     assert (other.board != three[0].board).any()
 
 
 def test_edges_are_where_the_tones_meet() -> None:
     """Equal to a slow look at every pixel's neighbours."""
-    board = next(iter(checkerboards.spoilt_boards(1, seed=0))).board[0]
+    board = next(iter(figure3.defective_boards(1, seed=0))).board[0]
     half = (board.max() - board.min()) / 2
     slow = ndimage.maximum_filter(board, 3) - ndimage.minimum_filter(board, 3) > half
-    assert (checkerboards.board_edges(board) == slow).all()
+    assert (figure3.board_edges(board) == slow).all()
     assert 0.05 < slow.mean() < 0.5
 
 
@@ -168,7 +168,7 @@ def test_edges_are_where_the_tones_meet() -> None:
 
 def oracle(seed: int, blur: int) -> Callable[[Tensor], Tensor]:
     """Draws the boards of a seed without their defects, one after the other; softened by a mean of blur x blur."""
-    boards = checkerboards.spoilt_boards(100, seed)
+    boards = figure3.defective_boards(100, seed)
 
     def reconstruct(images: Tensor) -> Tensor:
         soft = ndimage.uniform_filter(next(boards).board, (0, blur, blur))
@@ -179,14 +179,14 @@ def oracle(seed: int, blur: int) -> Callable[[Tensor], Tensor]:
 
 def test_defects_are_removed_by_who_draws_the_flawless_board() -> None:
     """An oracle that knows the boards is at no distance from them, and every map but l2's is quiet on its edges."""
-    figures = checkerboards.figures(oracle(3, blur=1), 3, boards=3)
-    spoilt = list(checkerboards.spoilt_boards(3, 3))
-    squares = np.concatenate([np.square(one.board - one.image)[0][one.mask] for one in spoilt])
+    figures = figure3.figures(oracle(3, blur=1), 3, boards=3)
+    corrupted = list(figure3.defective_boards(3, 3))
+    squares = np.concatenate([np.square(one.board - one.image)[0][one.mask] for one in corrupted])
     assert figures["removed"] == {"boards": 3, "to_board": 0, "to_defects": pytest.approx(squares.mean(), rel=1e-5)}
     assert figures["maps"]["l2"]["defects"] == pytest.approx(squares.mean(), rel=1e-5)
     for seen in figures["maps"].values():
         assert seen["edges"] < 1e-6
-    removed, equal, *_ = checkerboards.check(figures)
+    removed, equal, *_ = figure3.check(figures)
     assert removed.holds
     assert not equal.holds, "l2 tells defects apart where no edge is inaccurate"
     assert json.loads(json.dumps(figures)) == figures
@@ -194,29 +194,29 @@ def test_defects_are_removed_by_who_draws_the_flawless_board() -> None:
 
 def test_soft_edges_confuse_l2_and_not_ssim() -> None:
     """An oracle with soft edges is what the figure is about: the first three claims hold on it."""
-    figures = checkerboards.figures(oracle(0, blur=5), 0, boards=4)
-    assert [claim.holds for claim in checkerboards.check(figures)[:3]] == [True] * 3
+    figures = figure3.figures(oracle(0, blur=5), 0, boards=4)
+    assert [claim.holds for claim in figure3.check(figures)[:3]] == [True] * 3
 
 
 def test_nothing_is_claimed_of_a_network_that_copies() -> None:
     """The identity removes no defect, and its maps see nothing: no claim holds."""
-    figures = checkerboards.figures(lambda images: images, 0, boards=2)
+    figures = figure3.figures(lambda images: images, 0, boards=2)
     assert figures["removed"]["boards"] == 0
     assert figures["removed"]["to_defects"] == 0 < figures["removed"]["to_board"]
     assert figures["maps"]["l2"]["auroc"] == 0.5
     assert figures["maps"]["l2"]["ratio"] == 1
-    assert [claim.holds for claim in checkerboards.check(figures)[:3]] == [False] * 3
+    assert [claim.holds for claim in figure3.check(figures)[:3]] == [False] * 3
 
 
 def test_residuals_are_counted_on_defects_and_on_edges_away_from_them() -> None:
     """l2's figures equal those of SciPy's dilation, NumPy's percentiles and scikit-learn's AUROC."""
-    spoilt = next(iter(checkerboards.spoilt_boards(1, 7)))
-    rebuilt = ndimage.uniform_filter(spoilt.board, (0, 4, 4))
-    residual = np.square(spoilt.image - rebuilt)[0]
-    near = ndimage.binary_dilation(spoilt.mask, np.ones((3, 3)), iterations=11)
-    whole = residual[ndimage.binary_erosion(spoilt.mask, np.ones((3, 3)), iterations=5, border_value=1)]
-    defects, edges = residual[spoilt.mask], residual[checkerboards.board_edges(spoilt.board[0]) & ~near]
-    found = checkerboards.figures(lambda _: torch.from_numpy(rebuilt)[None], 7, boards=1)["maps"]["l2"]
+    corrupted = next(iter(figure3.defective_boards(1, 7)))
+    rebuilt = ndimage.uniform_filter(corrupted.board, (0, 4, 4))
+    residual = np.square(corrupted.image - rebuilt)[0]
+    near = ndimage.binary_dilation(corrupted.mask, np.ones((3, 3)), iterations=11)
+    whole = residual[ndimage.binary_erosion(corrupted.mask, np.ones((3, 3)), iterations=5, border_value=1)]
+    defects, edges = residual[corrupted.mask], residual[figure3.board_edges(corrupted.board[0]) & ~near]
+    found = figure3.figures(lambda _: torch.from_numpy(rebuilt)[None], 7, boards=1)["maps"]["l2"]
     truth = np.repeat([1, 0], [len(defects), len(edges)])
     assert found == {
         "defects": pytest.approx(defects.mean(), rel=1e-5),
@@ -246,7 +246,7 @@ def as_printed() -> dict[str, Any]:
 
 def test_claims_of_figure_3_on_figures_as_the_paper_has_them() -> None:
     """All hold, and the evidence quotes the figures."""
-    claims = checkerboards.check(as_printed())
+    claims = figure3.check(as_printed())
     assert [claim.holds for claim in claims] == [True] * 4
     assert claims[0].evidence == (
         "closer to the flawless board than to the defects on 19 of 20 boards; "
@@ -266,10 +266,10 @@ def test_whole_windows_are_told_where_there_are_any() -> None:
     figures = as_printed()
     for part, residual in zip(PARTS, (0.1, 0.2, 0.9), strict=True):
         figures["maps"][part]["whole_window"] = residual
-    claim = checkerboards.check(figures)[3]
+    claim = figure3.check(figures)[3]
     assert claim.holds
     told = "Where the whole window is defect: luminance 0.100; contrast 0.200; structure 0.900"
-    assert claim.evidence == f"{checkerboards.check(as_printed())[3].evidence}. {told}"
+    assert claim.evidence == f"{figure3.check(as_printed())[3].evidence}. {told}"
 
 
 @pytest.mark.parametrize(
@@ -290,14 +290,14 @@ def test_a_claim_of_figure_3_falls_with_its_numbers(part: str, key: str, value: 
     """One number changed, and exactly the claims that rest on it no longer hold."""
     figures = copy.deepcopy(as_printed())
     (figures if part == "removed" else figures["maps"])[part][key] = value
-    claims = checkerboards.check(figures)
+    claims = figure3.check(figures)
     assert [number for number, claim in enumerate(claims) if not claim.holds] == broken
 
 
 def test_figures_need_a_board() -> None:
     """The message says what was expected and what came."""
     with pytest.raises(InputError, match=r"^boards must be at least 1, got 0$"):
-        checkerboards.figures(lambda images: images, 0, boards=0)
+        figure3.figures(lambda images: images, 0, boards=0)
 
 
 # ----------------------------------------------------------------------------------------------- figure 3: the training
@@ -305,38 +305,38 @@ def test_figures_need_a_board() -> None:
 
 def test_settings_are_the_fast_presets_with_l2() -> None:
     """Ten minutes unless told otherwise; one way of giving the budget replaces the other."""
-    usual = checkerboards.settings()
+    usual = figure3.settings()
     assert (usual.loss.name, usual.residual.name, usual.model.channels) == ("l2", "l2", 1)
     assert (usual.training.minutes, usual.training.steps) == (10, None)
-    short = checkerboards.settings({"steps": 3, "seed": 2})
+    short = figure3.settings({"steps": 3, "seed": 2})
     assert (short.training.minutes, short.training.steps, short.training.seed) == (None, 3, 2)
     with pytest.raises(ConfigError, match="step"):
-        checkerboards.settings({"step": 3})
+        figure3.settings({"step": 3})
 
 
 def test_a_short_training_end_to_end(tmp_path: Path) -> None:
     """The observer sees the steps, the checkpoint is one of boards, the network can be measured and checked."""
-    config = checkerboards.settings(
+    config = figure3.settings(
         {"steps": 2, "batch": 2, "precision": "float32", "device": "cpu", "checkpoint_minutes": 1e-9}
     )
     seen: list[int] = []
     saved = tmp_path / "boards.checkpoint"
-    trained = checkerboards.train(config, checkpoint=saved, observe=lambda progress: seen.append(progress.row.step))
+    trained = figure3.train(config, checkpoint=saved, observe=lambda progress: seen.append(progress.row.step))
     assert seen == [2]
     assert load_checkpoint(saved, config, "checkerboards").step == 2
-    figures = checkerboards.figures(trained.network, 0, boards=1)
-    assert len(checkerboards.check(figures)) == 4
+    figures = figure3.figures(trained.network, 0, boards=1)
+    assert len(figure3.check(figures)) == 4
 
 
 # ----------------------------------------------------------------------------------------------------------- pictures
 
 
 def draw_pairs(path: Path) -> None:
-    patch_pairs.draw(path)
+    figure2.draw(path)
 
 
 def draw_boards(path: Path) -> None:
-    checkerboards.draw(oracle(0, blur=3), path, 0, boards=1)
+    figure3.draw(oracle(0, blur=3), path, 0, boards=1)
 
 
 @pytest.mark.parametrize("draw", [draw_pairs, draw_boards])

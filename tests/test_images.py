@@ -15,19 +15,13 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from flawmap.config import ImageSettings
-from flawmap.errors import InputError
-from flawmap.images import (
-    find_images,
-    part_scale,
-    read_header,
-    read_image,
-    read_mask,
-    to_size,
-    to_unit,
-    worked,
-    write_image,
-)
+from flawmap.core.errors import InputError
+from flawmap.core.settings import ImageSettings
+from flawmap.data.finding import find_images
+from flawmap.imaging.codecs import read_header
+from flawmap.imaging.reading import read_image, read_mask, to_unit
+from flawmap.imaging.resize import scale_of_part, to_size, to_working_size
+from flawmap.imaging.writing import write_image
 
 AUTO = ImageSettings()
 RNG = np.random.default_rng(7)
@@ -479,29 +473,29 @@ def test_worked_sizes_range_and_mean(channels: int) -> None:
     """Any scale gives its size, keeps channels, stays in the image's range, and keeps constants."""
     image = RNG.random((40, 60, channels), dtype=np.float32)
     for scale, shape in ((1.0, (40, 60)), (0.5, (20, 30)), (2.0, (80, 120)), ((7, 90), (90, 7)), (0.01, (1, 1))):
-        small = worked(image, scale)
+        small = to_working_size(image, scale)
         assert small.shape == (*shape, channels)
         assert small.dtype == np.float32
         assert image.min() <= small.min() <= small.max() <= image.max()
-        flat = worked(np.full_like(image, 0.3), scale)
+        flat = to_working_size(np.full_like(image, 0.3), scale)
         np.testing.assert_allclose(flat, 0.3, atol=1e-6)
-    assert worked(image, 1.0) is image
+    assert to_working_size(image, 1.0) is image
 
 
 def test_worked_averages_areas() -> None:
     """Shrinking takes means of whole blocks, also where the other side grows."""
     image = RNG.random((40, 60, 1), dtype=np.float32)
     blocks = image.reshape(10, 4, 20, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(worked(image, (20, 10))[:, :, 0], blocks, atol=1e-6)
+    np.testing.assert_allclose(to_working_size(image, (20, 10))[:, :, 0], blocks, atol=1e-6)
     rows = image.reshape(10, 4, 60).mean(axis=1)
     grown = cv2.resize(rows, (90, 10), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(worked(image, (90, 10))[:, :, 0], grown, atol=1e-6)
+    np.testing.assert_allclose(to_working_size(image, (90, 10))[:, :, 0], grown, atol=1e-6)
 
 
 def test_part_scale() -> None:
     """A half of an image worked at a fixed size has half of that size; a factor is a factor."""
-    assert part_scale((100, 50), (200, 400), (100, 400)) == (100, 25)
-    assert part_scale(0.5, (200, 400), (100, 400)) == 0.5
+    assert scale_of_part((100, 50), (200, 400), (100, 400)) == (100, 25)
+    assert scale_of_part(0.5, (200, 400), (100, 400)) == 0.5
 
 
 def test_to_size_brings_a_map_back() -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flawmap.config import RegionOfInterest
-from flawmap.errors import InputError
-from flawmap.images import write_image
-from flawmap.interest import bounding_box, judged, region_mask
+from flawmap.core.errors import InputError
+from flawmap.core.settings import RegionOfInterest
+from flawmap.imaging.roi import bounding_box, label_in_roi, roi_mask
+from flawmap.imaging.writing import write_image
 
 PIXELS = np.random.default_rng(0).random((40, 60, 3), dtype=np.float32)
 PATH = Path("photo.png")
@@ -16,12 +16,12 @@ PATH = Path("photo.png")
 
 def test_everywhere() -> None:
     """Without a region there is no mask."""
-    assert region_mask(PATH, PIXELS, RegionOfInterest()) is None
+    assert roi_mask(PATH, PIXELS, RegionOfInterest()) is None
 
 
 def test_box() -> None:
     """A box's left and top pixels are inside, its right and bottom ones outside."""
-    inside = region_mask(PATH, PIXELS, RegionOfInterest(box=(10, 5, 60, 20)))
+    inside = roi_mask(PATH, PIXELS, RegionOfInterest(box=(10, 5, 60, 20)))
     assert inside is not None
     expected = np.zeros((40, 60), bool)
     expected[5:20, 10:60] = True
@@ -33,7 +33,7 @@ def test_box_outside_the_image() -> None:
     """The error names the box and the image with its size."""
     message = r"^the box 10,5,61,20 \(left, top, right, bottom\) does not lie in photo\.png, which is 60 x 40$"
     with pytest.raises(InputError, match=message):
-        region_mask(PATH, PIXELS, RegionOfInterest(box=(10, 5, 61, 20)))
+        roi_mask(PATH, PIXELS, RegionOfInterest(box=(10, 5, 61, 20)))
 
 
 def test_masks_by_name(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_masks_by_name(tmp_path: Path) -> None:
     write_image(tmp_path / "bent" / "photo.png", ~mask)
     region = RegionOfInterest(masks=tmp_path)
     for path, expected in (("x/good/photo.tif", mask), ("x/bent/photo.tif", ~mask), ("photo.bmp", mask)):
-        inside = region_mask(Path(path), PIXELS, region)
+        inside = roi_mask(Path(path), PIXELS, region)
         assert inside is not None
         np.testing.assert_array_equal(inside, expected)
 
@@ -55,43 +55,43 @@ def test_masks_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"no mask for photo\.png in .*; a mask has its image's name and one of \.png, "
     ):
-        region_mask(PATH, PIXELS, region)
+        roi_mask(PATH, PIXELS, region)
     write_image(tmp_path / "photo.png", np.zeros((40, 60), bool))
     with pytest.raises(
         InputError, match=r"the mask .*photo\.png leaves nothing of photo\.png; change the region of interest"
     ):
-        region_mask(PATH, PIXELS, region)
+        roi_mask(PATH, PIXELS, region)
     write_image(tmp_path / "photo.png", np.ones((40, 61), bool))
     with pytest.raises(InputError, match=r"photo\.png is 61 x 40, its image 60 x 40"):
-        region_mask(PATH, PIXELS, region)
+        roi_mask(PATH, PIXELS, region)
     write_image(tmp_path / "photo.tif", np.ones((40, 60), np.float32))
     with pytest.raises(InputError, match=r"photo\.png has several masks: .*photo\.png, .*photo\.tif; leave one"):
-        region_mask(PATH, PIXELS, region)
+        roi_mask(PATH, PIXELS, region)
     with pytest.raises(InputError, match=r"no such folder of masks: .*none"):
-        region_mask(PATH, PIXELS, RegionOfInterest(masks=tmp_path / "none"))
+        roi_mask(PATH, PIXELS, RegionOfInterest(masks=tmp_path / "none"))
 
 
 def test_brightness() -> None:
     """The mean of 31 pixels around decides: a bright half is inside, to within half a window of its edge."""
     image = np.full((50, 200, 1), 0.1, np.float32)
     image[:, 100:] = 0.9
-    inside = region_mask(PATH, image, RegionOfInterest(brightness=(0.5, 1)))
+    inside = roi_mask(PATH, image, RegionOfInterest(brightness=(0.5, 1)))
     assert inside is not None
     np.testing.assert_array_equal(inside, np.broadcast_to(np.arange(200) >= 100, (50, 200)))
     speck = image.copy()
     speck[20:24, 150:154] = 0
-    np.testing.assert_array_equal(region_mask(PATH, speck, RegionOfInterest(brightness=(0.5, 1))), inside)
+    np.testing.assert_array_equal(roi_mask(PATH, speck, RegionOfInterest(brightness=(0.5, 1))), inside)
 
 
 def test_brightness_at_its_ends() -> None:
     """White is inside (.., 1) and black inside (0, ..), in colour and in images smaller than the window."""
     for value in (0, 1):
         image = np.full((9, 7, 3), value, np.float32)
-        inside = region_mask(PATH, image, RegionOfInterest(brightness=(0, 0.5) if value == 0 else (0.5, 1)))
+        inside = roi_mask(PATH, image, RegionOfInterest(brightness=(0, 0.5) if value == 0 else (0.5, 1)))
         assert inside is not None
         assert inside.all()
         with pytest.raises(InputError, match=r"the brightness range leaves nothing of photo\.png"):
-            region_mask(PATH, image, RegionOfInterest(brightness=(0.2, 0.4)))
+            roi_mask(PATH, image, RegionOfInterest(brightness=(0.2, 0.4)))
 
 
 def test_judged() -> None:
@@ -100,9 +100,9 @@ def test_judged() -> None:
     mask[1, 1:3] = True
     left, right = np.zeros_like(mask), np.zeros_like(mask)
     left[:, :2], right[:, 3:] = True, True
-    assert judged("defective", mask, right) == "outside"
-    assert judged("defective", mask, left) == "defective"
-    assert judged("defective", mask, None) == "defective"
-    assert judged("defective", None, right) == "defective"
-    assert judged("defective", np.zeros_like(mask), right) == "defective"
-    assert judged("good", None, right) == "good"
+    assert label_in_roi("defective", mask, right) == "outside"
+    assert label_in_roi("defective", mask, left) == "defective"
+    assert label_in_roi("defective", mask, None) == "defective"
+    assert label_in_roi("defective", None, right) == "defective"
+    assert label_in_roi("defective", np.zeros_like(mask), right) == "defective"
+    assert label_in_roi("good", None, right) == "good"

@@ -16,15 +16,20 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawmap import jobs, training
-from flawmap.artifact import load_artifact
-from flawmap.config import Config, override, preset
-from flawmap.datasets import find_dataset
-from flawmap.detector import Detector
-from flawmap.errors import ArtifactError, ConfigError, InputError
-from flawmap.images import read_image, read_mask, write_image
-from flawmap.synthetic import good_images
-from flawmap.training import Progress
+import flawmap
+from flawmap.commands import info as commands_info
+from flawmap.core.errors import ArtifactError, ConfigError, InputError
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.core.settings import Config
+from flawmap.data.layouts import find_dataset
+from flawmap.data.synthetic import good_images
+from flawmap.imaging.reading import read_image, read_mask
+from flawmap.imaging.writing import write_image
+from flawmap.methods import gradient
+from flawmap.methods.gradient import Progress
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import load_artifact
 
 TINY: dict[str, Any] = {
     "model": {"patch": 32, "latent": 8},
@@ -60,9 +65,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer validation patches and no picture of the loss, which cost more than the trainings here."""
-    monkeypatch.setattr(jobs, "VALIDATION_PATCHES", 8)
-    monkeypatch.setattr(jobs, "loss_figure", lambda *_: None)
-    monkeypatch.setattr(training, "ROW_STEPS", 5)
+    monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
+    monkeypatch.setattr("flawmap.commands.train.loss_figure", lambda *_: None)
+    monkeypatch.setattr(gradient, "ROW_STEPS", 5)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Path:
     path = folder.parent / "model.flawmap"
-    jobs.train(folder, path, config())
+    flawmap.train(folder, path, config())
     return path
 
 
@@ -83,7 +88,7 @@ def model(folder: Path) -> Path:
 def test_what_a_training_leaves(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model, its history beside it, and no checkpoint; the report says what the file says."""
     monkeypatch.undo()
-    report = jobs.train(folder, tmp_path / "new" / "m.flawmap", config())
+    report = flawmap.train(folder, tmp_path / "new" / "m.flawmap", config())
     names = ["m.flawmap", "m.history.csv", "m.history.png"]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
     stored = load_artifact(report.model)
@@ -113,7 +118,7 @@ def test_provenance(folder: Path, model: Path) -> None:
 def test_threshold_comes_from_images_never_trained_on(folder: Path, tmp_path: Path) -> None:
     """For every seed of the split the images that validate are none of those trained on, and all of them count."""
     for seed in range(3):
-        report = jobs.train(folder, tmp_path / "m.flawmap", config(split={"seed": seed, "validation": 0.3}))
+        report = flawmap.train(folder, tmp_path / "m.flawmap", config(split={"seed": seed, "validation": 0.3}))
         split = report.artifact.provenance["data"]["split"]
         parts = [{area["sha256"] for area in split[role]} for role in ("train", "validation", "test")]
         assert sum(len(part) for part in parts) == len(set.union(*parts)) == 8
@@ -123,18 +128,18 @@ def test_threshold_comes_from_images_never_trained_on(folder: Path, tmp_path: Pa
 
 def test_same_seed_same_model(folder: Path, model: Path, tmp_path: Path) -> None:
     """The same seed, steps and machine give the same weights and threshold; another seed gives others."""
-    again = jobs.train(folder, tmp_path / "a.flawmap", config()).artifact
+    again = flawmap.train(folder, tmp_path / "a.flawmap", config()).artifact
     first = load_artifact(model)
     assert all(torch.equal(first.weights[name], again.weights[name]) for name in first.weights)
     assert first.threshold == again.threshold
-    other = jobs.train(folder, tmp_path / "b.flawmap", config(training={"seed": 1})).artifact
+    other = flawmap.train(folder, tmp_path / "b.flawmap", config(training={"seed": 1})).artifact
     assert not all(torch.equal(first.weights[name], other.weights[name]) for name in first.weights)
 
 
 def test_resume_equals_never_stopped(folder: Path, tmp_path: Path) -> None:
     """An interrupted training leaves a checkpoint, is not begun anew by accident, and resumes to the same weights."""
     settings = config(training={"steps": 10, "checkpoint_minutes": 1e-9})
-    whole = jobs.train(folder, tmp_path / "whole.flawmap", settings)
+    whole = flawmap.train(folder, tmp_path / "whole.flawmap", settings)
     stopped = tmp_path / "stopped.flawmap"
 
     def stop(progress: Progress) -> None:
@@ -143,18 +148,18 @@ def test_resume_equals_never_stopped(folder: Path, tmp_path: Path) -> None:
 
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        jobs.train(folder, stopped, settings, observe=stop, say=said.append)
+        flawmap.train(folder, stopped, settings, observe=stop, say=said.append)
     checkpoint = tmp_path / "stopped.checkpoint"
     assert said[-1] == f"{checkpoint} holds the training up to its last save; go on with --resume"
     assert checkpoint.is_file()
     assert not stopped.exists()
     with pytest.raises(InputError) as error:
-        jobs.train(folder, stopped, settings)
+        flawmap.train(folder, stopped, settings)
     assert str(error.value) == (
         f"{checkpoint} is what an unfinished training left; go on with --resume, or remove it to start anew"
     )
     seen: list[int] = []
-    resumed = jobs.train(folder, stopped, settings, resume=True, observe=lambda p: seen.append(p.row.step))
+    resumed = flawmap.train(folder, stopped, settings, resume=True, observe=lambda p: seen.append(p.row.step))
     assert seen == [10], "five steps were saved"
     assert not checkpoint.exists()
     assert [row.loss for row in resumed.history] == [row.loss for row in whole.history]
@@ -162,12 +167,12 @@ def test_resume_equals_never_stopped(folder: Path, tmp_path: Path) -> None:
     assert resumed.artifact.threshold == whole.artifact.threshold
 
 
-@pytest.mark.parametrize("changes", [{}, {"augment": "turns", "pool": 20, "epochs": 2}, {"spoil": 0.5}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"augment": "turns", "pool": 20, "epochs": 2}, {"corrupt": 0.5}], ids=str)
 def test_from_disk_as_from_memory(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     """Without memory for images weights, losses and threshold are the same, and nothing of the file stays."""
     said: list[str] = []
     memory, disk = (
-        jobs.train(
+        flawmap.train(
             folder,
             tmp_path / f"{gigabytes}.flawmap",
             config(training={"memory_gb": gigabytes, **changes}, images={"scale": 1.1}),
@@ -189,7 +194,7 @@ def test_from_disk_as_from_memory(folder: Path, tmp_path: Path, changes: dict[st
 def test_resume_from_disk_what_began_in_memory(folder: Path, tmp_path: Path) -> None:
     """A checkpoint does not ask for memory: a training goes on from disk, and back in memory, to the same weights."""
     settings = config(training={"steps": 15, "checkpoint_minutes": 1e-9})
-    whole = jobs.train(folder, tmp_path / "whole.flawmap", settings)
+    whole = flawmap.train(folder, tmp_path / "whole.flawmap", settings)
     stopped, patches = tmp_path / "stopped.flawmap", tmp_path / "stopped.patches"
     seen: list[tuple[int, bool]] = []
 
@@ -200,7 +205,7 @@ def test_resume_from_disk_what_began_in_memory(folder: Path, tmp_path: Path) -> 
 
     for gigabytes in (1.0, 0.0):
         with pytest.raises(KeyboardInterrupt):
-            jobs.train(
+            flawmap.train(
                 folder,
                 stopped,
                 override(settings, {"training": {"memory_gb": gigabytes}}),
@@ -208,7 +213,7 @@ def test_resume_from_disk_what_began_in_memory(folder: Path, tmp_path: Path) -> 
                 observe=watch,
             )
         assert not patches.exists(), "it is of no use without the run"
-    resumed = jobs.train(folder, stopped, settings, resume=True, observe=watch)
+    resumed = flawmap.train(folder, stopped, settings, resume=True, observe=watch)
     assert seen == [(5, False), (10, False), (10, True), (10, False), (15, False)]
     assert [row.loss for row in resumed.history] == [row.loss for row in whole.history]
     assert all(torch.equal(whole.artifact.weights[n], resumed.artifact.weights[n]) for n in whole.artifact.weights)
@@ -218,8 +223,8 @@ def test_half_of_what_is_free(folder: Path, tmp_path: Path, monkeypatch: pytest.
     """Unless told otherwise images may take half of the memory that the machine has free."""
     said: list[str] = []
     for free in (2 * 4 * 6 * 96 * 80, 2 * 4 * 6 * 96 * 80 - 2):
-        monkeypatch.setattr(jobs, "free_memory", lambda free=free: free)
-        jobs.train(folder, tmp_path / "m.flawmap", config(), say=said.append)
+        monkeypatch.setattr("flawmap.commands.train.free_memory", lambda free=free: free)
+        flawmap.train(folder, tmp_path / "m.flawmap", config(), say=said.append)
     assert [str(tmp_path / "m.patches") in sentence for sentence in said] == [False, False, True]
 
 
@@ -231,7 +236,7 @@ def test_stopped_before_the_first_checkpoint(folder: Path, tmp_path: Path) -> No
 
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        jobs.train(folder, tmp_path / "m.flawmap", config(), observe=stop, say=said.append)
+        flawmap.train(folder, tmp_path / "m.flawmap", config(), observe=stop, say=said.append)
     assert said[-1] == (
         "stopped before the first checkpoint, which is due after 1 minutes (checkpoint_minutes): nothing is left to "
         "resume"
@@ -242,7 +247,7 @@ def test_stopped_before_the_first_checkpoint(folder: Path, tmp_path: Path) -> No
 def test_resume_without_a_checkpoint(folder: Path, tmp_path: Path) -> None:
     """`resume` where there is nothing to resume begins anew, and says so."""
     said: list[str] = []
-    jobs.train(folder, tmp_path / "m.flawmap", config(), resume=True, say=said.append)
+    flawmap.train(folder, tmp_path / "m.flawmap", config(), resume=True, say=said.append)
     assert said[0] == f"there is no checkpoint {tmp_path / 'm.checkpoint'}: the training starts anew"
 
 
@@ -255,15 +260,15 @@ def test_resume_with_other_settings(folder: Path, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.train(folder, tmp_path / "m.flawmap", settings, observe=stop)
+        flawmap.train(folder, tmp_path / "m.flawmap", settings, observe=stop)
     with pytest.raises(ConfigError, match=r"other settings: model\.latent was 8, is 9; resume with the same ones"):
-        jobs.train(folder, tmp_path / "m.flawmap", override(settings, {"model": {"latent": 9}}), resume=True)
+        flawmap.train(folder, tmp_path / "m.flawmap", override(settings, {"model": {"latent": 9}}), resume=True)
 
 
 def test_files_beside_a_model(folder: Path, tmp_path: Path) -> None:
     """Models of two versions do not share a history: only `.flawmap` is cut off a name."""
     for name in ("v0.1", "v0.2", "v1.flawmap"):
-        jobs.train(folder, tmp_path / name, config())
+        flawmap.train(folder, tmp_path / name, config())
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"v0.1", "v0.1.history.csv", "v0.2", "v0.2.history.csv", "v1.flawmap", "v1.history.csv"}
 
@@ -271,23 +276,23 @@ def test_files_beside_a_model(folder: Path, tmp_path: Path) -> None:
 def test_without_validation(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Without held-out images a model has no threshold: training says so, and inspecting says what to do."""
     path = tmp_path / "m.flawmap"
-    report = jobs.train(folder, path, config(split={"validation": 0.0}))
+    report = flawmap.train(folder, path, config(split={"validation": 0.0}))
     assert report.artifact.threshold is None
     assert report.artifact.calibration == {}
     assert "no good images were held out (validation = 0): the model has no threshold" in caplog.messages
     with pytest.raises(ConfigError) as error:
-        jobs.inspect(path, [folder], tmp_path / "out")
+        flawmap.inspect(path, [folder], tmp_path / "out")
     assert str(error.value) == (
         f"{path} has no threshold, since no good images were held out when it was trained; give one with --threshold, "
         "or train with --validation 0.1"
     )
     assert not (tmp_path / "out").exists(), "found before the work starts"
-    assert len(jobs.inspect(path, [folder], tmp_path / "out", threshold=0.5)) == 8
+    assert len(flawmap.inspect(path, [folder], tmp_path / "out", threshold=0.5)) == 8
 
 
 def test_held_out_by_name(folder: Path, tmp_path: Path) -> None:
     """`last` holds the last images by name out of training, and no others."""
-    report = jobs.train(folder, tmp_path / "m.flawmap", config(split={"last": 2}))
+    report = flawmap.train(folder, tmp_path / "m.flawmap", config(split={"last": 2}))
     split = report.artifact.provenance["data"]["split"]
     assert [area["file"] for area in split["test"]] == ["006.png", "007.png"]
     assert len(split["train"]) + len(split["validation"]) == 6
@@ -295,7 +300,7 @@ def test_held_out_by_name(folder: Path, tmp_path: Path) -> None:
 
 def test_few_images_are_parted_by_areas(tmp_path: Path) -> None:
     """Of five or fewer images areas are held out; the threshold comes from these."""
-    report = jobs.train(put(tmp_path / "good", cloth(2, (128, 96))), tmp_path / "m.flawmap", config())
+    report = flawmap.train(put(tmp_path / "good", cloth(2, (128, 96))), tmp_path / "m.flawmap", config())
     split = report.artifact.provenance["data"]["split"]
     assert all(area["box"] is not None for role in split.values() for area in role)
     assert report.artifact.calibration["good_areas"] == 2
@@ -310,9 +315,9 @@ def test_colour(tmp_path: Path) -> None:
     grey = cloth(7, (64, 64))
     images = [np.stack([image, image // 2, 255 - image], axis=2) for image in grey]
     folder = put(tmp_path / "good", images)
-    report = jobs.train(folder, tmp_path / "m.flawmap", config())
+    report = flawmap.train(folder, tmp_path / "m.flawmap", config())
     assert report.artifact.config.model.channels == 3
-    (row,) = jobs.inspect(report.model, [folder / "000.png"], tmp_path / "out")
+    (row,) = flawmap.inspect(report.model, [folder / "000.png"], tmp_path / "out")
     assert row.error is None
     assert read_image(tmp_path / "out" / "000_overlay.png", report.artifact.config.images).pixels.shape == (64, 64, 3)
 
@@ -320,9 +325,9 @@ def test_colour(tmp_path: Path) -> None:
 def test_sixteen_bits(tmp_path: Path) -> None:
     """16-bit images train and inspect, and the model file says how they were scaled."""
     folder = put(tmp_path / "good", [image.astype(np.uint16) * 257 for image in cloth(7, (64, 64))])
-    report = jobs.train(folder, tmp_path / "m.flawmap", config())
+    report = flawmap.train(folder, tmp_path / "m.flawmap", config())
     assert report.artifact.provenance["data"]["notes"] == {"16-bit divided by 65535": 5}
-    (row,) = jobs.inspect(report.model, [folder / "000.tif"], tmp_path / "out")
+    (row,) = flawmap.inspect(report.model, [folder / "000.tif"], tmp_path / "out")
     assert row.error is None
     assert lines(tmp_path / "out" / "inspections.jsonl")[0]["notes"] == ["16-bit divided by 65535"]
 
@@ -332,18 +337,18 @@ def test_colour_as_grey(tmp_path: Path) -> None:
     images: list[NDArray[Any]] = list(cloth(7, (64, 64)))
     images[2] = np.stack([images[2]] * 3, axis=2)
     folder = put(tmp_path / "good", images)
-    report = jobs.train(folder, tmp_path / "m.flawmap", config(images={"mode": "grey"}))
+    report = flawmap.train(folder, tmp_path / "m.flawmap", config(images={"mode": "grey"}))
     assert report.artifact.config.model.channels == 1
-    rows = jobs.inspect(report.model, [folder], tmp_path / "out")
+    rows = flawmap.inspect(report.model, [folder], tmp_path / "out")
     assert [row.error for row in rows] == [None] * 7
 
 
 def test_mixed_sizes(tmp_path: Path) -> None:
     """Images of several sizes train one model, and each mask has its own image's size."""
     folder = put(tmp_path / "good", cloth(4, (64, 64)) + cloth(4, (96, 48), seed=1))
-    report = jobs.train(folder, tmp_path / "m.flawmap", config())
+    report = flawmap.train(folder, tmp_path / "m.flawmap", config())
     assert set(report.artifact.provenance["data"]["sizes"]) == {"64x64", "96x48"}
-    jobs.inspect(report.model, [folder], tmp_path / "out")
+    flawmap.inspect(report.model, [folder], tmp_path / "out")
     for image in folder.iterdir():
         own = read_image(image, report.artifact.config.images).pixels.shape[:2]
         assert read_mask(tmp_path / "out" / f"{image.stem}_mask.png").shape == own
@@ -352,9 +357,9 @@ def test_mixed_sizes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", [0.5, (64, 40)])
 def test_scale(folder: Path, tmp_path: Path, scale: float | tuple[int, int]) -> None:
     """Images worked at another size are inspected in their own pixels, and the model file says the worked size."""
-    report = jobs.train(folder, tmp_path / "m.flawmap", config(images={"scale": scale}))
+    report = flawmap.train(folder, tmp_path / "m.flawmap", config(images={"scale": scale}))
     assert set(report.artifact.provenance["data"]["sizes"]) == {"48x40" if scale == 0.5 else "64x40"}
-    jobs.inspect(report.model, [folder / "000.png"], tmp_path / "out", residuals=True, threshold=0.1)
+    flawmap.inspect(report.model, [folder / "000.png"], tmp_path / "out", residuals=True, threshold=0.1)
     assert read_mask(tmp_path / "out" / "000_mask.png").shape == (80, 96)
     assert tifffile.imread(tmp_path / "out" / "000_residual.tif").shape == (80, 96)
     (record,) = lines(tmp_path / "out" / "inspections.jsonl")
@@ -367,8 +372,8 @@ def test_pad(tmp_path: Path) -> None:
     small = put(tmp_path / "small", cloth(1, (40, 32), seed=2))
     write_image(small / "000.png", cloth(1, (40, 32), seed=2)[0][:24, :30])
     for pad in (True, False):
-        report = jobs.train(folder, tmp_path / f"{pad}.flawmap", config(tiling={"pad": pad}))
-        (row,) = jobs.inspect(report.model, [small], tmp_path / f"out {pad}")
+        report = flawmap.train(folder, tmp_path / f"{pad}.flawmap", config(tiling={"pad": pad}))
+        (row,) = flawmap.inspect(report.model, [small], tmp_path / f"out {pad}")
         if pad:
             assert row.error is None
             assert read_mask(tmp_path / "out True" / "000_mask.png").shape == (24, 30)
@@ -400,9 +405,9 @@ def test_region_of_interest(tmp_path: Path) -> None:
         image[:, :32] = 0
     folder = put(tmp_path / "good", images)
     for name, region, inside in regions_of_interest(tmp_path):
-        report = jobs.train(folder, tmp_path / f"{name}.flawmap", config(images={"region": region}))
+        report = flawmap.train(folder, tmp_path / f"{name}.flawmap", config(images={"roi": region}))
         out = tmp_path / f"out {name}"
-        jobs.inspect(report.model, [folder / "000.png"], out, residuals=True, threshold=1e-6)
+        flawmap.inspect(report.model, [folder / "000.png"], out, residuals=True, threshold=1e-6)
         mask, residual = read_mask(out / "000_mask.png"), tifffile.imread(out / "000_residual.tif")
         assert mask.any(), name
         assert not residual[~mask].any(), name
@@ -427,9 +432,9 @@ def test_skip_unreadable(tmp_path: Path, count: int) -> None:
     whole = (folder / "000.png").read_bytes()
     (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"it may be truncated or damaged: .*; remove it, or leave such files out"):
-        jobs.train(folder, tmp_path / "m.flawmap", config())
+        flawmap.train(folder, tmp_path / "m.flawmap", config())
     said: list[str] = []
-    report = jobs.train(folder, tmp_path / "m.flawmap", config(), skip_unreadable=True, say=said.append)
+    report = flawmap.train(folder, tmp_path / "m.flawmap", config(), skip_unreadable=True, say=said.append)
     names = [*(f"bad{number}.png" for number in range(6)), "truncated.png"]
     assert [path.name for path, _ in report.skipped] == names
     assert [sentence.split(":")[0] for sentence in said[:7]] == [f"left out {folder / name}" for name in names]
@@ -443,7 +448,7 @@ def test_nothing_readable(tmp_path: Path) -> None:
     folder = put(tmp_path / "good", [])
     (folder / "a.png").write_text("no image")
     with pytest.raises(InputError) as error:
-        jobs.train(folder, tmp_path / "m.flawmap", config(), skip_unreadable=True)
+        flawmap.train(folder, tmp_path / "m.flawmap", config(), skip_unreadable=True)
     assert str(error.value) == (
         f"none of 1 images to train on could be read: {folder / 'a.png'} is no known image, whatever its name says; "
         "convert it to PNG, TIFF, JPEG or BMP"
@@ -456,7 +461,7 @@ def test_tensorboard(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    report = jobs.train(folder, tmp_path / "m.flawmap", config(), tensorboard=tmp_path / "events")
+    report = flawmap.train(folder, tmp_path / "m.flawmap", config(), tensorboard=tmp_path / "events")
     assert (tmp_path / "m.history.csv").is_file()
     events = EventAccumulator(str(tmp_path / "events")).Reload()
     assert set(events.Tags()["scalars"]) == {"loss", "validation", "rate", "seconds", "patches_per_second"}
@@ -468,7 +473,7 @@ def test_tensorboard_missing(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     """Without the package the error says how to install it, before anything is trained."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError) as error:
-        jobs.train(folder, tmp_path / "m.flawmap", config(), tensorboard=tmp_path / "events")
+        flawmap.train(folder, tmp_path / "m.flawmap", config(), tensorboard=tmp_path / "events")
     assert str(error.value) == (
         "--tensorboard needs a package that is not installed; pip install 'flawmap[tensorboard]'"
     )
@@ -496,7 +501,7 @@ def tree(tmp_path: Path) -> Path:
 def test_inspect_a_folder(model: Path, tree: Path, tmp_path: Path) -> None:
     """Every image below a folder gets its pictures under its own relative path; an unreadable one is listed."""
     seen: list[tuple[int, int, str]] = []
-    rows = jobs.inspect(model, [tree], tmp_path / "out", residuals=True, done=lambda *what: seen.append(what))
+    rows = flawmap.inspect(model, [tree], tmp_path / "out", residuals=True, done=lambda *what: seen.append(what))
     relative = ["a.bmp", "a.png", "broken.png", "sub/deep/b.png"]
     assert [Path(row.path).relative_to(tree).as_posix() for row in rows] == relative
     assert [row.verdict == "unreadable" for row in rows] == [False, False, True, False]
@@ -512,7 +517,7 @@ def test_inspect_a_folder(model: Path, tree: Path, tmp_path: Path) -> None:
 def test_inspection_files_equal_the_inspection(model: Path, tree: Path, tmp_path: Path) -> None:
     """Lines, regions, mask, overlay and residual map hold what `Detector.inspect` gives, value for value."""
     out = tmp_path / "out"
-    rows = jobs.inspect(model, [tree], out, residuals=True)
+    rows = flawmap.inspect(model, [tree], out, residuals=True)
     detector = Detector.load(model)
     records = lines(out / "inspections.jsonl")
     with (out / "regions.csv").open(newline="") as file:
@@ -549,26 +554,26 @@ def test_inspection_files_equal_the_inspection(model: Path, tree: Path, tmp_path
 
 def test_second_run_does_not_inspect_the_first(model: Path, tree: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An output folder among the images is not inspected again; an image of one's own in it is passed over aloud."""
-    first = jobs.inspect(model, [tree], tree / "out")
-    assert jobs.inspect(model, [tree], tree / "out") == first
+    first = flawmap.inspect(model, [tree], tree / "out")
+    assert flawmap.inspect(model, [tree], tree / "out") == first
     assert caplog.messages == []
     write_image(tree / "out" / "mine.png", cloth(1)[0])
-    assert jobs.inspect(model, [tree, tree / "out" / "mine.png"], tree / "out") == first
+    assert flawmap.inspect(model, [tree, tree / "out" / "mine.png"], tree / "out") == first
     assert caplog.messages == [
         f"1 images in the output folder {tree / 'out'} are passed over, {tree / 'out' / 'mine.png'} for one; "
         "to inspect them name another one with -o"
     ]
     with pytest.raises(InputError) as error:
-        jobs.inspect(model, [tree], tree)
+        flawmap.inspect(model, [tree], tree)
     assert str(error.value) == (f"all images found lie in the output folder {tree} itself; name another one with -o")
 
 
 def test_inspect_files_and_globs(model: Path, tree: Path, tmp_path: Path) -> None:
     """Files are named by themselves, and what a pattern matches by what follows its fixed part."""
-    rows = jobs.inspect(model, [tree / "a.png"], tmp_path / "file")
+    rows = flawmap.inspect(model, [tree / "a.png"], tmp_path / "file")
     assert [row.path for row in rows] == [str(tree / "a.png")]
     assert (tmp_path / "file" / "a_mask.png").is_file()
-    rows = jobs.inspect(model, [f"{tree}/**/[ab].png"], tmp_path / "glob")
+    rows = flawmap.inspect(model, [f"{tree}/**/[ab].png"], tmp_path / "glob")
     assert [Path(row.path).name for row in rows] == ["a.png", "b.png"]
     assert (tmp_path / "glob" / "sub" / "deep" / "b_mask.png").is_file()
 
@@ -577,7 +582,7 @@ def test_inspect_threshold(model: Path, tree: Path, tmp_path: Path) -> None:
     """A threshold given for the run is the one that decides, and it is written beside each verdict."""
     own = load_artifact(model).threshold
     for threshold, verdict in ((None, None), (2.0, "ok"), (1e-6, "flawed")):
-        (row,) = jobs.inspect(model, [tree / "a.png"], tmp_path / "out", threshold=threshold)
+        (row,) = flawmap.inspect(model, [tree / "a.png"], tmp_path / "out", threshold=threshold)
         (record,) = lines(tmp_path / "out" / "inspections.jsonl")
         assert record["threshold"] == (own if threshold is None else threshold)
         assert verdict is None or row.verdict == record["verdict"] == verdict
@@ -587,7 +592,7 @@ def test_inspect_threshold(model: Path, tree: Path, tmp_path: Path) -> None:
 def test_threshold_must_be_a_number(model: Path, tree: Path, tmp_path: Path, threshold: float) -> None:
     """A threshold that is no number is refused before any image is looked at."""
     with pytest.raises(ConfigError, match=f"threshold must be a finite number, got {threshold}"):
-        jobs.inspect(model, [tree], tmp_path / "out", threshold=threshold)
+        flawmap.inspect(model, [tree], tmp_path / "out", threshold=threshold)
     assert not (tmp_path / "out").exists()
 
 
@@ -599,7 +604,7 @@ def test_interrupted_inspection(model: Path, tree: Path, tmp_path: Path) -> None
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.inspect(model, [tree], tmp_path / "out", done=stop)
+        flawmap.inspect(model, [tree], tmp_path / "out", done=stop)
     assert [Path(line["path"]).name for line in lines(tmp_path / "out" / "inspections.jsonl")] == ["a.bmp", "a.png"]
     assert not list((tmp_path / "out").rglob(".*"))
 
@@ -611,7 +616,7 @@ def test_synth_is_a_function_of_its_seed(tmp_path: Path) -> None:
     """The same seed writes the same bytes, another one others, over an older set of the same folder."""
 
     def written(seed: int, name: str) -> dict[str, bytes]:
-        jobs.synth(tmp_path / name, "twill", good=2, bad=2, size=(40, 40), seed=seed)
+        flawmap.synth(tmp_path / name, "twill", good=2, bad=2, size=(40, 40), seed=seed)
         root = tmp_path / name
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.png")}
 
@@ -625,9 +630,9 @@ def test_synth_is_a_function_of_its_seed(tmp_path: Path) -> None:
 
 def test_info(model: Path) -> None:
     """The header as it is in the file, and the hash that names the file."""
-    said = jobs.info(model)
+    said = commands_info.info(model)
     assert said["file"] == str(model)
     assert len(said["version"]) == 12
     assert {key: said[key] for key in load_artifact(model).header()} == load_artifact(model).header()
     with pytest.raises(ArtifactError, match=r"no model file nowhere\.flawmap; "):
-        jobs.info(Path("nowhere.flawmap"))
+        commands_info.info(Path("nowhere.flawmap"))

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from flawmap.config import (
+from flawmap.core.errors import InputError
+from flawmap.core.overrides import parse
+from flawmap.core.settings import (
     RESIDUAL_OF,
     Config,
     LossSettings,
@@ -18,14 +20,13 @@ from flawmap.config import (
     ResidualName,
     ResidualSettings,
     SSIMSettings,
-    parse,
 )
-from flawmap.errors import InputError
-from flawmap.losses import LOSSES, l2_loss, ssim_loss
-from flawmap.methods import METHODS, build_network, residual_of, score_image
-from flawmap.models import Autoencoder
-from flawmap.residuals import RESIDUALS, l2_residual, ssim_residual
-from flawmap.tiling import Grid, merge, split
+from flawmap.methods.losses import LOSSES, l2_loss, ssim_loss
+from flawmap.methods.residuals import RESIDUALS, l2_residual, ssim_residual
+from flawmap.methods.table import METHODS, build_network
+from flawmap.nets.autoencoder import Autoencoder
+from flawmap.scoring.pipeline import residual_of, score_image
+from flawmap.scoring.tiling import Grid, merge, split
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:

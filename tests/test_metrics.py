@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from flawmap.errors import InputError
-from flawmap.histograms import Distinct, RegionScores, ScoreHistogram, bin_edge, bin_of, quantile_from_good
-from flawmap.metrics import (
+from flawmap.core.errors import InputError
+from flawmap.core.records import Curve
+from flawmap.evaluation.histograms import Distinct, RegionScores, ScoreHistogram, bin_edge, bin_of, quantile_from_good
+from flawmap.evaluation.metrics import (
     Measure,
     PixelMetrics,
     au_pro,
@@ -33,7 +34,6 @@ from flawmap.metrics import (
     roc_exact,
     thin,
 )
-from flawmap.records import Curve
 
 Pair = tuple[NDArray[np.float32], NDArray[np.bool_]]
 

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flawmap.config import ModelSettings
-from flawmap.errors import InputError
-from flawmap.models import NETWORKS, Autoencoder, initialise
-from flawmap.models.autoencoder import SLOPE, encoder_layers
-from flawmap.models.transposed import TransposedConvolution
-from flawmap.sampling import PatchSource, Piece
-from flawmap.synthetic import KINDS, texture
+from flawmap.core.errors import InputError
+from flawmap.core.settings import ModelSettings
+from flawmap.data.patches import PatchSource, TrainingImage
+from flawmap.data.synthetic import KINDS, texture
+from flawmap.methods.table import NETWORKS
+from flawmap.nets.autoencoder import SLOPE, Autoencoder, encoder_layers
+from flawmap.nets.initialisation import initialise
+from flawmap.nets.transposed import TransposedConvolution
 
 TABLE_1 = [  # channels and side of each layer's output, for patches of 128 pixels
     (32, 64),
@@ -48,7 +49,7 @@ def outputs_of(network: Autoencoder, patches: Tensor) -> dict[nn.Module, Tensor]
 
 def patches_of(kind: str, patch: int, count: int = 32, seed: int = 0, channels: int = 1) -> Tensor:
     images = [np.repeat(texture(kind, (256, 256), number), channels, axis=2) for number in range(2)]
-    drawn = PatchSource(map(Piece, images), patch).sample(count, np.random.default_rng(seed))
+    drawn = PatchSource(map(TrainingImage, images), patch).sample(count, np.random.default_rng(seed))
     if channels == 3:  # colours that differ
         drawn = drawn * np.array([1.0, 0.6, 0.3], np.float32)[:, None, None]
     return torch.from_numpy(drawn)

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawmap.errors import InputError
-from flawmap.plots import DETECTED, TRUTH, heatmap, loss_figure, overlay, roc_figure
-from flawmap.records import Curve
+from flawmap.core.errors import InputError
+from flawmap.core.records import Curve
+from flawmap.reporting.charts import loss_figure, roc_figure
+from flawmap.reporting.pictures import DETECTED, TRUTH, heatmap, overlay
 
 GREY = np.full((60, 80, 1), 0.5, np.float32)
 SQUARE = np.zeros((60, 80), np.bool_)
@@ -133,7 +134,7 @@ def test_roc_figures_are_png_files_with_nothing_left_beside_them(tmp_path: Path,
 def test_roc_figures_show_area_and_both_ranges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The legend has each area to three digits in the given order, and the second axis is logarithmic from 1e-5 up."""
     drawn: list[Figure] = []
-    monkeypatch.setattr("flawmap.plots.save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("flawmap.reporting.charts.save_figure", lambda figure, path: drawn.append(figure))
     perfect = Curve(np.array([0.0, 0, 1]), np.array([0.0, 1, 1]), np.array([1.0, 0, -1]))
     roc_figure({"perfect": perfect, "square root": a_curve(0.5, 5000)}, tmp_path / "roc.png")
     whole, low = drawn[0].axes
@@ -148,7 +149,7 @@ def test_roc_figures_show_area_and_both_ranges(monkeypatch: pytest.MonkeyPatch, 
 def test_loss_figures_draw_what_numbers_there_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Rows without a series are skipped in it; wide spans are logarithmic, narrow or non-positive ones are not."""
     drawn: list[Figure] = []
-    monkeypatch.setattr("flawmap.plots.save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("flawmap.reporting.charts.save_figure", lambda figure, path: drawn.append(figure))
     rows = [{"step": step, "loss": 1 / (1 + step), "validation": 0.5 if step % 10 == 0 else None} for step in range(50)]
     rows.append({"step": 50, "loss": float("nan")})
     loss_figure(rows, tmp_path / "loss.png")
@@ -186,10 +187,10 @@ def test_importing_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path: Path) -> 
     code = f"""
 import sys
 from pathlib import Path
-import flawmap.metrics, flawmap.plots
+import flawmap.evaluation.metrics, flawmap.reporting.charts
 assert "matplotlib" not in sys.modules
 assert "torch" not in sys.modules
-flawmap.plots.loss_figure([{{"step": 0, "loss": 1.0}}], Path({str(tmp_path / "loss.png")!r}))
+flawmap.reporting.charts.loss_figure([{{"step": 0, "loss": 1.0}}], Path({str(tmp_path / "loss.png")!r}))
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

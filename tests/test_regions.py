@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from flawmap.errors import InputError
-from flawmap.records import Region
-from flawmap.regions import disk, find_regions, label, opened, threshold_mask
+from flawmap.core.errors import InputError
+from flawmap.core.records import Region
+from flawmap.imaging.morphology import disk, find_regions, label, opened, threshold_mask
 
 DIAMETERS = (2, 3, 4, 5, 7, 8)
 

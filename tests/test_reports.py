@@ -17,24 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawmap import lists, reports
-from flawmap.errors import InputError
-from flawmap.lists import InspectionLog, write_json
-from flawmap.records import Inspection, Region
-from flawmap.reports import (
-    Case,
-    Cell,
-    Figure,
-    Page,
-    Table,
-    count,
-    number,
-    percent,
-    picture,
-    render,
-    shrunk,
-    write_page,
-)
+from flawmap.core.errors import InputError
+from flawmap.core.records import Inspection, Region
+from flawmap.reporting import logs, pages
+from flawmap.reporting.logs import InspectionLog, write_json
+from flawmap.reporting.pages import Case, Cell, Figure, Page, Table, count, number, percent, render, write_page
+from flawmap.reporting.pictures import picture, shrunk
 
 HOSTILE = "a<script>alert('1')</script>\"&.png"
 RANDOM = np.random.default_rng(0)
@@ -118,7 +106,7 @@ def test_an_interruption_within_an_image_drops_that_image(tmp_path: Path, monkey
             raise KeyboardInterrupt
         return text.encode()
 
-    monkeypatch.setattr(lists, "utf8", interrupted)
+    monkeypatch.setattr(logs, "utf8", interrupted)
     with pytest.raises(KeyboardInterrupt), InspectionLog(tmp_path) as log:  # noqa: PT012 - the log ends within
         log.add(an_inspection("1.png"))
         log.add(an_inspection("2.png"))
@@ -129,14 +117,14 @@ def test_an_interruption_within_an_image_drops_that_image(tmp_path: Path, monkey
 
 def test_a_line_that_failed_half_way_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever catches the interruption and goes on has whole lines, without the interrupted image."""
-    encode = lists.utf8
+    encode = logs.utf8
 
     def interrupted(text: str) -> bytes:
         if text.startswith("long"):
             raise KeyboardInterrupt
         return encode(text)
 
-    monkeypatch.setattr(lists, "utf8", interrupted)
+    monkeypatch.setattr(logs, "utf8", interrupted)
     with InspectionLog(tmp_path) as log:
         with pytest.raises(KeyboardInterrupt):
             log.add(an_inspection("long" * 50))
@@ -172,7 +160,7 @@ def test_an_interruption_before_the_first_image_changes_nothing(tmp_path: Path) 
     with InspectionLog(tmp_path):
         pass
     assert lines(tmp_path) == []
-    assert (tmp_path / "regions.csv").read_text() == ",".join(lists.REGION_COLUMNS) + "\n"
+    assert (tmp_path / "regions.csv").read_text() == ",".join(logs.REGION_COLUMNS) + "\n"
 
 
 def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:
@@ -487,7 +475,7 @@ def test_the_legend_has_the_colours_of_the_overlays() -> None:
 
 def test_text_has_contrast_in_light_and_dark() -> None:
     """Ink, quiet ink and links reach 4.5 : 1 on the page in both schemes (WCAG 2.2, 1.4.3)."""
-    style = (Path(reports.__file__).parent / "page.css").read_text("utf-8")
+    style = (Path(pages.__file__).parent / "page.css").read_text("utf-8")
 
     def luminance(colour: str) -> float:
         levels = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
@@ -524,6 +512,6 @@ def test_nonsense_is_refused_at_birth() -> None:
 
 def test_reports_load_neither_torch_nor_matplotlib() -> None:
     """Reports are made of numbers and arrays: importing them stays quick."""
-    code = "import sys, flawmap.reports; print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
+    code = "import sys, flawmap.reporting.pages; print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

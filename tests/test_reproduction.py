@@ -15,19 +15,23 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from flawmap import cli, jobs
-from flawmap.artifact import load_artifact
-from flawmap.cli import main
-from flawmap.config import PATCH_SIDES, Preset, override
-from flawmap.datasets import Split, find_dataset
-from flawmap.detector import Detector
-from flawmap.errors import ConfigError, InputError, TrainingError
-from flawmap.evaluation import evaluate, unseen_samples
-from flawmap.histograms import ScoreHistogram
-from flawmap.methods import smoothed
-from flawmap.reproduction import paper, runs, timing
-from flawmap.reproduction import reproduce as reproduction
-from flawmap.reproduction.plan import (
+import flawmap
+from flawmap.commands import cli
+from flawmap.commands.cli import main
+from flawmap.core.errors import ConfigError, InputError, TrainingError
+from flawmap.core.overrides import override
+from flawmap.core.settings import PATCH_SIDES, Preset
+from flawmap.data.layouts import find_dataset
+from flawmap.data.splits import Split
+from flawmap.evaluation.evaluate import evaluate, unseen_samples
+from flawmap.evaluation.histograms import ScoreHistogram
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import load_artifact
+from flawmap.scoring.pipeline import smoothed
+from flawmap.scoring.tiling import Grid
+from paper import reproduce as reproduction
+from paper import runs, statements, timing
+from paper.plan import (
     ALL,
     EXPERIMENTS,
     LONG_STEPS,
@@ -45,8 +49,7 @@ from flawmap.reproduction.plan import (
     trainings,
     usual_budget,
 )
-from flawmap.reproduction.reproduce import Request, all_records, reproduce
-from flawmap.tiling import Grid
+from paper.reproduce import ExperimentRequest, all_records, reproduce
 
 TINY: dict[str, Any] = {
     "model": {"patch": 32, "latent": 8},
@@ -57,7 +60,16 @@ RECORD_KEYS = {
     *("schema", "name", "set", "title", "method", "seed", "changes", "command", "preset", "date", "machine"),
     *("versions", "training", "settings", "seconds_per_image", "features", "scorings"),
 }
-TRAINING_KEYS = {"steps", "patches", "seconds", "patches_per_second", "loss", "validation_loss", "flat_loss", "history"}
+TRAINING_KEYS = {
+    "steps",
+    "patches",
+    "seconds",
+    "patches_per_second",
+    "loss",
+    "validation_loss",
+    "constant_loss",
+    "history",
+}
 SCORING_KEYS = {"changes", "threshold", "metrics", "metrics_with_good", "intervals", "roc", "overlap", "histogram"}
 METRICS = {"auroc", "average_precision", "f1_max", "au_pro_30", "au_pro_05", "images", "image_auroc"}
 
@@ -126,7 +138,7 @@ def test_the_sets_are_worked_as_they_should_be() -> None:
     """The grid at half its size, the fabrics inside their selvages, and good images kept for the test."""
     by_key = {dataset.key: config_of(Training("x", dataset, "ssim", 0), "fast") for dataset in SETS}
     assert (by_key["grid"].images.scale, by_key["grid"].split.last) == (0.5, 60)
-    assert [by_key[key].images.region.box for key in ("fabric03", "fabric04")] == [
+    assert [by_key[key].images.roi.box for key in ("fabric03", "fabric04")] == [
         (1280, 0, 4050, 256),
         (640, 0, 4050, 256),
     ]
@@ -157,7 +169,7 @@ def test_table_2_varies_one_setting_at_a_time() -> None:
             lambda: Budget(minutes=1, steps=2),
             "a budget is given in one way, got minutes and steps; keep one of them",
         ),
-        (lambda: Request("all", jobs=0), "jobs counts the trainings at once and must be at least 1, got 0"),
+        (lambda: ExperimentRequest("all", jobs=0), "jobs counts the trainings at once and must be at least 1, got 0"),
     ],
 )
 def test_nonsense_is_refused(work: Callable[[], object], message: str) -> None:
@@ -174,7 +186,7 @@ def test_nonsense_is_refused(work: Callable[[], object], message: str) -> None:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of data sets: cloth, and a folder without a readable image."""
     folder = tmp_path_factory.mktemp("reproduction") / "data"
-    jobs.synth(folder / "cloth", "cloth", good=6, bad=3, size=(64, 48), seed=1)
+    flawmap.synth(folder / "cloth", "cloth", good=6, bad=3, size=(64, 48), seed=1)
     (folder / "broken" / "train" / "good").mkdir(parents=True)
     (folder / "broken" / "train" / "good" / "0.png").write_text("no image")
     return folder
@@ -185,8 +197,8 @@ BROKEN = DataSet("grid", "broken", "Nothing", {})
 ABSENT = DataSet("fabric03", "absent", "Not there", {})
 
 
-def request(what: str = "figure1", **changes: Any) -> Request:
-    plain = Request(
+def request(what: str = "figure1", **changes: Any) -> ExperimentRequest:
+    plain = ExperimentRequest(
         what, budget=Budget(steps=3), table=(CLOTH,), settings=TINY, device="cpu", precision="float32", seeds=1
     )
     return replace(plain, **changes)
@@ -273,7 +285,7 @@ def test_what_is_done_is_not_done_again(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("trained or scored again")
 
-    monkeypatch.setattr(jobs, "train", fail)
+    monkeypatch.setattr(runs, "train", fail)
     monkeypatch.setattr(runs, "record_of", fail)
     again = reproduce(request(), data, out)
     assert again["failed"] == []
@@ -303,7 +315,7 @@ def test_a_model_without_its_record_is_scored(
     (tmp_path / "models").mkdir()
     for path in (out / "models").iterdir():
         (tmp_path / "models" / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(jobs, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("trained again"))
     training = trainings("figure1", sets=(CLOTH,))[0]
     record = runs.perform(training, request().recipe(data, tmp_path))
     kept = runs.read_record(out / "records" / f"{training.name}.json")
@@ -334,7 +346,7 @@ def test_a_failing_training_loses_nothing_of_the_others(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unreadable images, a loss that goes nowhere, a fault of ours: each is reported, and the rest is done."""
-    plain = jobs.train
+    plain = flawmap.train
 
     def train(path: Path, model: Path, *rest: Any, **named: Any) -> Any:
         if "l2" in model.name:
@@ -343,7 +355,7 @@ def test_a_failing_training_loses_nothing_of_the_others(
             raise RuntimeError("the roof fell in")
         return plain(path, model, *rest, **named)
 
-    monkeypatch.setattr(jobs, "train", train)
+    monkeypatch.setattr(runs, "train", train)
     asked = request("figure6", table=(CLOTH, BROKEN, ABSENT), methods=("l2", "vae", "ssim"))
     said: list[str] = []
     result = reproduce(asked, data, tmp_path, say=said.append)
@@ -482,7 +494,9 @@ def test_timing() -> None:
 # ------------------------------------------------------------------------------------------------------------- claims
 
 
-def run_of(dataset: str, method: str, auroc: float | None, *, name: str = "", overlap: float = 0.5) -> paper.Record:
+def run_of(
+    dataset: str, method: str, auroc: float | None, *, name: str = "", overlap: float = 0.5
+) -> statements.Record:
     """A record with what claims look at."""
     rates = {"rates": [0.01, 0.05], "q50": [0.1, overlap]}
     scoring = {"metrics": {"auroc": auroc}, "overlap": rates}
@@ -491,20 +505,20 @@ def run_of(dataset: str, method: str, auroc: float | None, *, name: str = "", ov
     return {**record, "seed": 0, "settings": settings, "scorings": {"faithful": scoring}}
 
 
-def cell_of(name: str, auroc: float, *, latent: int = 500, window: int = 11, patch: int = 128) -> paper.Record:
+def cell_of(name: str, auroc: float, *, latent: int = 500, window: int = 11, patch: int = 128) -> statements.Record:
     record = dict(run_of("nanotwice", "ssim", auroc, name=f"table2-{name}"))
     settings = {"model": {"latent": latent, "patch": patch}, "loss": {"ssim": {"size": window}}}
     return {**record, "settings": settings}
 
 
-def four(dataset: str, **areas: float) -> list[paper.Record]:
+def four(dataset: str, **areas: float) -> list[statements.Record]:
     return [run_of(dataset, method, area) for method, area in areas.items()]
 
 
 def test_without_records_every_claim_is_open() -> None:
     """Nothing is said where nothing was run."""
-    claims = paper.claims([])
-    assert len(claims) == len(paper.STATEMENTS) == 8
+    claims = statements.claims([])
+    assert len(claims) == len(statements.STATEMENTS) == 8
     assert {(claim.holds, claim.evidence) for claim in claims} == {(None, "not run")}
 
 
@@ -519,49 +533,51 @@ def test_without_records_every_claim_is_open() -> None:
 )
 def test_ssim_leads(areas: dict[str, float], holds: bool | None) -> None:
     """True with all four and a clear lead; False as soon as one is not behind; open while one is missing."""
-    assert paper.ssim_leads(four("nanotwice", **areas), "faithful").holds is holds
+    assert statements.ssim_leads(four("nanotwice", **areas), "faithful").holds is holds
 
 
 def test_vae_and_feature_matching() -> None:
     """The VAE's and FM's claims follow their difference to l2, set by set."""
     good = four("nanotwice", l2=0.6, vae=0.605, fm=0.7) + four("grid", l2=0.8, vae=0.7, fm=0.8)
-    assert paper.vae_is_no_better(good, "faithful").holds is True
-    assert paper.fm_helps_on_nanotwice_alone(good, "faithful").holds is True
+    assert statements.vae_is_no_better(good, "faithful").holds is True
+    assert statements.fm_helps_on_nanotwice_alone(good, "faithful").holds is True
     bad = four("nanotwice", l2=0.6, vae=0.65, fm=0.6) + four("grid", l2=0.8, vae=0.7, fm=0.8)
-    assert paper.vae_is_no_better(bad, "faithful").holds is False
-    assert paper.fm_helps_on_nanotwice_alone(bad, "faithful").holds is False
-    assert paper.fm_helps_on_nanotwice_alone(good[:3], "faithful").holds is None, "one set alone does not say `only`"
+    assert statements.vae_is_no_better(bad, "faithful").holds is False
+    assert statements.fm_helps_on_nanotwice_alone(bad, "faithful").holds is False
+    assert statements.fm_helps_on_nanotwice_alone(good[:3], "faithful").holds is None, (
+        "one set alone does not say `only`"
+    )
 
 
 def test_area_and_overlap() -> None:
     """The headline figures, as means over seeds; a cell of table 2 is none of them."""
     seeds = [run_of("nanotwice", "ssim", area, name=f"s{area}", overlap=0.95) for area in (0.960, 0.964)]
-    claim = paper.ssim_reaches_the_papers_area([*seeds, cell_of("optimum", 0.1)], "faithful")
+    claim = statements.ssim_reaches_the_papers_area([*seeds, cell_of("optimum", 0.1)], "faithful")
     assert claim.holds is True
     assert claim.evidence == "0.962 (mean of 2 seeds, 0.960 to 0.964)"
-    assert paper.ssim_reaches_the_papers_area(seeds[:1], "faithful").holds is False
-    assert paper.half_of_the_defects_are_covered(seeds, "faithful").holds is True
+    assert statements.ssim_reaches_the_papers_area(seeds[:1], "faithful").holds is False
+    assert statements.half_of_the_defects_are_covered(seeds, "faithful").holds is True
     short = [run_of("nanotwice", "ssim", 0.9, overlap=0.91)]
-    assert paper.half_of_the_defects_are_covered(short, "faithful").holds is False
+    assert statements.half_of_the_defects_are_covered(short, "faithful").holds is False
 
 
 def test_insensitivity() -> None:
     """A column's range decides, once all its cells are there; small d does not count."""
     optimum = cell_of("optimum", 0.95)
     windows = [cell_of(f"window{size}", 0.94, window=size) for size in (3, 7, 15, 19)]
-    statement = paper.insensitive(1, "K")
+    statement = statements.insensitive(1, "K")
     assert statement([optimum, *windows], "faithful").holds is True
     assert statement([optimum, *windows[:3]], "faithful").holds is None
     assert statement([optimum, cell_of("window3", 0.9, window=3)], "faithful").holds is False
     latents = [cell_of(f"latent{d}", area, latent=d) for d, area in ((50, 0.7), (200, 0.94), (1000, 0.95))]
-    assert paper.insensitive(0, "d")([optimum, *latents], "faithful").holds is True
+    assert statements.insensitive(0, "d")([optimum, *latents], "faithful").holds is True
 
 
 def test_only_what_is_verified_stands_beside_ours() -> None:
     """The comparison shows the paper's figures with their marks, and none that was recalled."""
     records = [*four("nanotwice", l2=0.6, ssim=0.9), *four("grid", ssim=0.9), *four("fabric03", ssim=0.9)]
     cells = [cell_of("optimum", 0.9), cell_of("latent50", 0.8, latent=50)]
-    rows = paper.comparison([*records, *cells])
+    rows = statements.comparison([*records, *cells])
     assert [(row["paper"], row["mark"]) for row in rows] == [
         (0.688, "text"),
         (0.966, "text"),
@@ -570,8 +586,8 @@ def test_only_what_is_verified_stands_beside_ours() -> None:
         (0.966, "text"),
         (None, None),
     ]
-    assert {figure.mark for figure in paper.PAPER} == {"text", "2nd", "mem"}
-    assert {figure.method for figure in paper.PAPER} <= {*METHODS, "Napoletano et al. 2018"}
+    assert {figure.mark for figure in statements.PAPER} == {"text", "2nd", "mem"}
+    assert {figure.method for figure in statements.PAPER} <= {*METHODS, "Napoletano et al. 2018"}
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -602,7 +618,7 @@ def test_figure_2_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_the_minutes_of_a_plan_are_added_up(data: Path, tmp_path: Path) -> None:
     """The total is that of what is still to do."""
     said: list[str] = []
-    asked = Request("figure6", table=(CLOTH, ABSENT), seeds=3)
+    asked = ExperimentRequest("figure6", table=(CLOTH, ABSENT), seeds=3)
     reproduce(asked, data, tmp_path, listing=True, say=said.append)
     steps = 6 * LONG_STEPS["nanotwice"]
     hours = steps / STEPS_A_MINUTE / 60
@@ -640,7 +656,7 @@ KEPT = [
 @pytest.mark.parametrize(("preset", "path"), KEPT, ids=[f"{preset}-{path.stem}" for preset, path in KEPT])
 def test_kept_records_are_of_the_plan(preset: Preset, path: Path, tmp_path: Path) -> None:
     """What the documentation is made from is read, not trained anew: settings and budget are the plan's."""
-    asked = Request(ALL, preset=preset, features=Path("squeezenet.safetensors"), feature_network="squeezenet")
+    asked = ExperimentRequest(ALL, preset=preset, features=Path("squeezenet.safetensors"), feature_network="squeezenet")
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / path.name).write_bytes(path.read_bytes())
     (training,) = (row for row in asked.trainings() if row.name == path.stem)

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawmap import jobs
-from flawmap.artifact import Artifact, save_artifact
-from flawmap.config import override, preset
-from flawmap.errors import InputError
-from flawmap.methods import build_network
-from flawmap.reproduction import drawings, examples, page
-from flawmap.reproduction.claims import Claim
-from flawmap.reproduction.paper import PAPER, Figure
-from flawmap.reproduction.plan import SETS
+import flawmap
+from flawmap.core.errors import InputError
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.methods.table import build_network
+from flawmap.scoring.model_file import Artifact, save_artifact
+from paper import examples, figures, page
+from paper.claims import Claim
+from paper.plan import SETS
+from paper.statements import PAPER, Figure
 
 AREAS = {"l2": 0.6137, "vae": 0.6021, "fm": 0.6589, "ssim": 0.9473}
 RATES = [0.001, 0.01, 0.05, 0.1, 0.3]
@@ -86,7 +87,7 @@ def a_record(name: str, set_name: str, method: str, seed: int, area: float, **ch
             "patches_per_second": 1111.1,
             "loss": 0.2073,
             "validation_loss": 0.2239,
-            "flat_loss": 0.91,
+            "constant_loss": 0.91,
             "history": [[1, 0.9, None], [62_500, 0.2073, 0.2239]],
         },
         "settings": settings,
@@ -119,9 +120,9 @@ def records() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def drawn(records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("drawn")
-    drawings.roc(records, folder / "figure6.png")
-    drawings.overlap(records, folder / "figure7.png")
-    drawings.table2(records, folder / "table2.png", PAPER)
+    figures.roc(records, folder / "figure6.png")
+    figures.overlap(records, folder / "figure7.png")
+    figures.table2(records, folder / "table2.png", PAPER)
     return {path.stem: path for path in sorted(folder.iterdir())}
 
 
@@ -174,7 +175,7 @@ def colours(path: Path) -> set[tuple[int, ...]]:
 
 
 def rgb(method: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(drawings.LINES[method]["color"][1:]))
+    return tuple(bytes.fromhex(figures.LINES[method]["color"][1:]))
 
 
 # ----------------------------------------------------------------------------------------------------------- drawings
@@ -189,23 +190,23 @@ def test_drawings_are_pictures_of_a_sane_size(drawn: dict[str, Path]) -> None:
             assert 1000 <= image.width <= 2500
             assert 400 <= image.height <= 2500
             assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
-    assert {rgb(method) for method in drawings.METHODS} <= colours(drawn["figure6"]) & colours(drawn["figure7"])
+    assert {rgb(method) for method in figures.METHODS} <= colours(drawn["figure6"]) & colours(drawn["figure7"])
     assert not [path for path in drawn["table2"].parent.iterdir() if path.suffix != ".png"]  # nothing half written
 
 
 def test_methods_differ_in_colour_and_in_line() -> None:
     """No two methods share a colour or a style, so that either tells them apart."""
     for key in ("color", "linestyle"):
-        assert len({str(line[key]) for line in drawings.LINES.values()}) == len(drawings.METHODS) == 4
+        assert len({str(line[key]) for line in figures.LINES.values()}) == len(figures.METHODS) == 4
 
 
 def test_a_method_that_was_not_run_is_not_drawn(records: list[dict[str, Any]], tmp_path: Path) -> None:
     """Without its records a method leaves no line of its colour; of no records at all there is a drawing, too."""
     few = [record for record in records if record["method"] != "fm" and record["set"] != "grid"]
-    drawings.roc(few, tmp_path / "few.png", "smoothed")
+    figures.roc(few, tmp_path / "few.png", "smoothed")
     assert rgb("ssim") in colours(tmp_path / "few.png")
-    drawings.roc([], tmp_path / "none.png")
-    assert not {rgb(method) for method in drawings.METHODS} & colours(tmp_path / "none.png")
+    figures.roc([], tmp_path / "none.png")
+    assert not {rgb(method) for method in figures.METHODS} & colours(tmp_path / "none.png")
     assert rgb("fm") not in colours(tmp_path / "few.png")
 
 
@@ -214,7 +215,7 @@ def test_what_is_only_recalled_is_not_drawn(records: list[dict[str, Any]], tmp_p
     recalled = [figure for figure in PAPER if figure.mark == "mem"]
     pictures = {}
     for name, paper in (("none", []), ("recalled", recalled), ("all", PAPER)):
-        drawings.table2(records, tmp_path / f"{name}.png", paper)
+        figures.table2(records, tmp_path / f"{name}.png", paper)
         pictures[name] = np.asarray(Image.open(tmp_path / f"{name}.png"))
     assert len(recalled) > 5
     assert np.array_equal(pictures["none"], pictures["recalled"])
@@ -223,8 +224,8 @@ def test_what_is_only_recalled_is_not_drawn(records: list[dict[str, Any]], tmp_p
 
 def test_runs_of_table_2_stay_out_of_figure_6(records: list[dict[str, Any]]) -> None:
     """Figure 6 takes the long runs, by seed; table 2 the short ones, by value, the optimum in every column."""
-    assert [run["seed"] for run in drawings.main_runs(records, "nanotwice", "ssim")] == [0, 1, 2]
-    cells = [drawings.sensitivity_runs(records, axis) for axis in range(3)]
+    assert [run["seed"] for run in figures.main_runs(records, "nanotwice", "ssim")] == [0, 1, 2]
+    cells = [figures.sensitivity_runs(records, axis) for axis in range(3)]
     assert [list(column) for column in cells] == [[50, 100, 500, 1000], [3, 7, 11, 19], [128]]
     assert [column[value][0]["name"] for column, value in zip(cells, (500, 11, 128), strict=True)] == [
         "table2-optimum"
@@ -233,8 +234,8 @@ def test_runs_of_table_2_stay_out_of_figure_6(records: list[dict[str, Any]]) -> 
 
 def test_cells_of_the_paper_are_found_by_their_names() -> None:
     """The optimum stands in all three columns, the others in their own."""
-    printed = [figure for figure in PAPER if drawings.is_table_2(figure)]
-    columns = [{value: figure.value for value, figure in drawings.printed_cells(printed, a).items()} for a in range(3)]
+    printed = [figure for figure in PAPER if figures.is_table_2(figure)]
+    columns = [{value: figure.value for value, figure in figures.printed_cells(printed, a).items()} for a in range(3)]
     assert [column[value] for column, value in zip(columns, (500, 11, 128), strict=True)] == [0.966] * 3
     assert sorted(columns[0]) == [50, 100, 200, 500, 1000]
     assert sorted(columns[2]) == [32, 64, 128]
@@ -262,7 +263,7 @@ def test_the_page_holds_every_figure(records: list[dict[str, Any]], shown: tuple
             assert any(row[:3] == [record["name"], name, area] for row in rows)
     for figure in PAPER:
         row = [figure.what, figure.set or "–", figure.method or "–", figure.quantity, f"{figure.value:g}"]
-        assert [*row, drawings.MARKS[figure.mark]] in rows
+        assert [*row, figures.MARKS[figure.mark]] in rows
 
 
 def test_recalled_figures_never_stand_as_facts(shown: tuple[Path, str, Text]) -> None:
@@ -279,7 +280,7 @@ def test_recalled_figures_never_stand_as_facts(shown: tuple[Path, str, Text]) ->
 def test_ours_stand_beside_the_papers(shown: tuple[Path, str, Text]) -> None:
     """The tables of figure 6, figure 7 and table 2 hold mean and range of seeds, and the paper's with its origin."""
     rows = shown[2].rows
-    title = drawings.SETS["nanotwice"]
+    title = figures.SETS["nanotwice"]
     areas = "0.943 (0.939 to 0.947)"
     ssim = [title, "SSIM", "0, 1, 2", areas, "0.926 to 0.964", "0.956 (0.952 to 0.960)", "0.966", "the paper's text"]
     assert ssim in rows
@@ -336,8 +337,8 @@ def test_gaps_are_said(records: list[dict[str, Any]], tmp_path: Path) -> None:
         scored |= {"metrics": {**scored["metrics"], "auroc": None}, "roc": None, "overlap": None, "intervals": {}}
     _, parsed = written(tmp_path, [*some, undefined], (), {}, None, ())
     assert any(row[:2] == ["fabric04-ssim-seed0", "faithful"] and row[2] == "–" for row in parsed.rows)
-    drawings.roc([*some, undefined], tmp_path / "roc.png")
-    drawings.overlap([*some, undefined], tmp_path / "overlap.png")
+    figures.roc([*some, undefined], tmp_path / "roc.png")
+    figures.overlap([*some, undefined], tmp_path / "overlap.png")
 
 
 # ----------------------------------------------------------------------------------------------------- Markdown, JSON
@@ -390,7 +391,7 @@ def test_programs_read_the_records_without_their_curves(
 def cloth(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], Path]:
     """Two untrained models of 32-pixel patches, and a tiny labelled set."""
     folder = tmp_path_factory.mktemp("cloth")
-    jobs.synth(folder / "set", "cloth", good=4, bad=4, size=(64, 64), seed=1)
+    flawmap.synth(folder / "set", "cloth", good=4, bad=4, size=(64, 64), seed=1)
     models = {}
     for method in ("l2", "ssim"):
         settings = override(preset("fast", method), {"model": {"patch": 32, "latent": 4, "channels": 1}})
@@ -411,7 +412,7 @@ def test_examples_end_to_end(cloth: tuple[dict[str, Path], Path], tmp_path: Path
         assert image.format == "PNG"
         assert image.width == 1860
         assert image.height > 1000
-    assert caption.endswith(drawings.EXAMPLES)
+    assert caption.endswith(figures.EXAMPLES)
 
 
 def test_examples_refuse_what_they_cannot_draw(cloth: tuple[dict[str, Path], Path], tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from flawmap.errors import InputError
-from flawmap.sampling import PatchSource, Piece, augment
+from flawmap.core.errors import InputError
+from flawmap.data.patches import PatchSource, TrainingImage
+from flawmap.methods.corruption import augment
 
 
 def numbered(height: int, width: int, start: int = 0) -> np.ndarray:
@@ -15,7 +16,7 @@ def numbered(height: int, width: int, start: int = 0) -> np.ndarray:
 def test_every_place_is_drawn_evenly() -> None:
     """Corners come from all places of all images, each with the same frequency."""
     images = [numbered(5, 6), numbered(4, 9, 1000)]
-    source = PatchSource(map(Piece, images), 3)
+    source = PatchSource(map(TrainingImage, images), 3)
     assert source.places == 3 * 4 + 2 * 7
     corners = source.sample(26_000, np.random.default_rng(0))[:, 0, 0, 0]
     expected = {
@@ -29,7 +30,7 @@ def test_every_place_is_drawn_evenly() -> None:
 def test_patches_are_pieces_of_the_image() -> None:
     """A patch is the image's rows and columns from its corner on, channels first."""
     image = np.random.default_rng(1).random((20, 30, 3), dtype=np.float32)
-    source = PatchSource([Piece(image)], 8)
+    source = PatchSource([TrainingImage(image)], 8)
     patches = source.cut(np.arange(source.places))
     assert patches.shape == (13 * 23, 3, 8, 8)
     for number in (0, 1, 22, 23, 298):
@@ -45,7 +46,7 @@ def test_masked_places_equal_a_naive_search(seed: int) -> None:
     mask[:5, :5] = True
     image = numbered(12, 17)
     expected = [float(image[y, x, 0]) for y in range(12 - 3) for x in range(17 - 3) if mask[y : y + 4, x : x + 4].all()]
-    source = PatchSource([Piece(numbered(9, 9, 500)), Piece(image, mask)], 4)
+    source = PatchSource([TrainingImage(numbered(9, 9, 500)), TrainingImage(image, mask)], 4)
     corners = source.cut(np.arange(source.places))[:, 0, 0, 0]
     assert corners[:36].min() == 500
     assert corners[36:].tolist() == expected
@@ -56,7 +57,7 @@ def test_places_are_kept_as_runs(share: float) -> None:
     """However many holes a mask has, what is kept of it is at most 8 / P bytes a pixel, and no place is lost."""
     mask = np.random.default_rng(0).random((120, 150)) >= share
     mask[:9, :9] = True
-    source = PatchSource([Piece(numbered(120, 150), mask)], 8)
+    source = PatchSource([TrainingImage(numbered(120, 150), mask)], 8)
     (field,) = source._fields
     assert field.runs is not None
     assert field.runs.starts.nbytes + field.runs.ends.nbytes <= (8 / 8) * mask.size
@@ -68,7 +69,7 @@ def test_places_are_kept_as_runs(share: float) -> None:
 
 def test_sampling_is_seeded_and_finite() -> None:
     """The same generator state gives the same patches."""
-    source = PatchSource([Piece(numbered(50, 60))], 16)
+    source = PatchSource([TrainingImage(numbered(50, 60))], 16)
     first, second = (source.sample(10, np.random.default_rng(4)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert np.isfinite(first).all()
@@ -83,19 +84,19 @@ def test_refusals() -> None:
     with pytest.raises(
         InputError, match=r"^b\.png is 30 x 20 as worked, a patch is 32 x 32; take a smaller patch, a larger scale"
     ):
-        PatchSource([Piece(numbered(40, 40)), Piece(image, None, "b.png")], 32)
+        PatchSource([TrainingImage(numbered(40, 40)), TrainingImage(image, None, "b.png")], 32)
     holes = np.ones((20, 30), np.bool_)
     holes[::5] = False
     with pytest.raises(
         InputError, match=r"no patch of 8 x 8 pixels fits into the region .* of image 0 \(30 x 20, 480 pixels inside\)"
     ):
-        PatchSource([Piece(image, holes)], 8)
+        PatchSource([TrainingImage(image, holes)], 8)
     with pytest.raises(InputError, match="images must have one number of channels, got grey and colour"):
-        PatchSource([Piece(image), Piece(np.zeros((20, 30, 3), np.float32))], 8)
+        PatchSource([TrainingImage(image), TrainingImage(np.zeros((20, 30, 3), np.float32))], 8)
     with pytest.raises(InputError, match="image 0 must be finite, got 600 NaN"):
-        PatchSource([Piece(image * np.nan)], 8)
+        PatchSource([TrainingImage(image * np.nan)], 8)
     with pytest.raises(InputError, match=r"a mask has its image's shape, \(20, 30\), got \(30, 20\)"):
-        PatchSource([Piece(image, holes.T)], 8)
+        PatchSource([TrainingImage(image, holes.T)], 8)
 
 
 @pytest.mark.parametrize(("how", "positions"), [("none", 1), ("flips", 4), ("turns", 8)])

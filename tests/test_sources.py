@@ -13,20 +13,21 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from flawmap import sources
-from flawmap.config import ImageSettings, RegionOfInterest
-from flawmap.datasets import Area, Tally, pieces
-from flawmap.errors import InputError, OutputError
-from flawmap.images import write_image
-from flawmap.sampling import PatchSource
-from flawmap.sources import Needs, needs_of, open_source
+from flawmap.core.errors import InputError, OutputError
+from flawmap.core.settings import ImageSettings, RegionOfInterest
+from flawmap.data import sources
+from flawmap.data.loading import LoadStatistics, pieces
+from flawmap.data.patches import PatchSource
+from flawmap.data.sources import StorageEstimate, open_patches, storage_estimate
+from flawmap.data.splits import ImageRegion
+from flawmap.imaging.writing import write_image
 
 RNG = np.random.default_rng(0)
 PATCH = 32
 SIZES = ((64, 64), (97, 71), (80, 130), (33, 200))
 
 
-def put(folder: Path, images: list[NDArray[Any]]) -> list[Area]:
+def put(folder: Path, images: list[NDArray[Any]]) -> list[ImageRegion]:
     """Areas of PNG files, or of TIFF files for 16 bit and floating point."""
     folder.mkdir(exist_ok=True)
     areas = []
@@ -36,7 +37,7 @@ def put(folder: Path, images: list[NDArray[Any]]) -> list[Area]:
             write_image(path, image)
         else:
             tifffile.imwrite(path, image, photometric="rgb" if image.ndim == 3 else "minisblack")
-        areas.append(Area(path, ""))
+        areas.append(ImageRegion(path, ""))
     return areas
 
 
@@ -51,12 +52,12 @@ def silent(sentence: str) -> None:
     return None
 
 
-def same_patches(areas: list[Area], settings: ImageSettings, path: Path) -> PatchSource:
+def same_patches(areas: list[ImageRegion], settings: ImageSettings, path: Path) -> PatchSource:
     """Asserts that a source of one's own, memory and disk give one and the same; returns the first."""
-    tally = Tally()
+    tally = LoadStatistics()
     plain, found, tallies = PatchSource(pieces(areas, settings, tally), PATCH), [], [tally]
     for budget in (10**9, 0):
-        with open_source(areas, settings, PATCH, budget=budget, path=path, say=silent) as (source, tally):
+        with open_patches(areas, settings, PATCH, budget=budget, path=path, say=silent) as (source, tally):
             assert path.exists() == (budget == 0)
             assert (source.places, source.channels) == (plain.places, plain.channels)
             edges = np.array([0, source.places - 1])
@@ -96,7 +97,7 @@ def test_regions_of_interest(tmp_path: Path) -> None:
         for scale in (1.0, 0.99):
             settings = ImageSettings(region=RegionOfInterest(**region), scale=scale)
             same_patches(areas, settings, tmp_path / "patches")
-    cut = [Area(area.path, "", (20, 0, 64, 33)) for area in areas]
+    cut = [ImageRegion(area.path, "", (20, 0, 64, 33)) for area in areas]
     assert same_patches(cut, ImageSettings(), tmp_path / "patches").places == 4 * 13 * 2
 
 
@@ -119,12 +120,12 @@ def test_needs_are_what_the_file_takes(
     """Headers tell to the byte what memory and disk will take."""
     areas, path = put(tmp_path / "good", pictures(kind, channels)), tmp_path / "patches"
     images = ImageSettings(**settings)
-    needs = needs_of(areas, images)
-    loaded = [piece.pixels for piece in pieces(areas, images, Tally())]
+    needs = storage_estimate(areas, images)
+    loaded = [piece.pixels for piece in pieces(areas, images, LoadStatistics())]
     assert needs.memory == sum(image.nbytes for image in loaded)
     padded = sum(image.shape[0] * -(-image.shape[1] // 64) * 64 * image.shape[2] for image in loaded)
-    assert needs == Needs(loaded[0].shape[2], needs.memory, bytes_a_value * padded)
-    with open_source(areas, images, PATCH, budget=0, path=path, say=silent):
+    assert needs == StorageEstimate(loaded[0].shape[2], needs.memory, bytes_a_value * padded)
+    with open_patches(areas, images, PATCH, budget=0, path=path, say=silent):
         assert path.stat().st_size == needs.disk
 
 
@@ -132,7 +133,7 @@ def test_a_box_cuts_the_needs(tmp_path: Path) -> None:
     """What lies outside of area and box takes nothing."""
     (area, *_) = put(tmp_path, [RNG.integers(0, 256, (100, 120), np.uint8)])
     settings = ImageSettings(region=RegionOfInterest(box=(10, 20, 90, 100)))
-    assert needs_of([Area(area.path, "", (0, 0, 50, 60))], settings).memory == 4 * 40 * 40
+    assert storage_estimate([ImageRegion(area.path, "", (0, 0, 50, 60))], settings).memory == 4 * 40 * 40
 
 
 def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,9 +141,9 @@ def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "SAY_SECONDS", -1)
     areas, path = put(tmp_path / "good", pictures("uint8", 1)), tmp_path / "m.patches"
     said: list[str] = []
-    with open_source(areas, ImageSettings(), PATCH, budget=10**6, path=path, say=said.append):
+    with open_patches(areas, ImageSettings(), PATCH, budget=10**6, path=path, say=said.append):
         assert said == [f"{number} of 4 images or areas read" for number in (1, 2, 3, 4)]
-    with open_source(areas, ImageSettings(), PATCH, budget=10_000, path=path, say=said.append):
+    with open_patches(areas, ImageSettings(), PATCH, budget=10_000, path=path, say=said.append):
         pass
     assert said[4:] == [
         f"4 images or areas take 0.1 MB of memory, 0.0 MB may be used (--memory): patches are read from {path}, which "
@@ -157,7 +158,7 @@ def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=6_100_000))
     with (
         pytest.raises(InputError) as error,
-        open_source(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent),
+        open_patches(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent),
     ):
         pass
     assert str(error.value) == (
@@ -171,17 +172,17 @@ def test_what_ends_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A damaged image, a full disk, an interruption: the file is gone, and so is one that a killed run has left."""
     areas, path = put(tmp_path / "good", pictures("uint8", 1)), tmp_path / "m.patches"
     path.write_text("left by a run that was killed")
-    with open_source(areas, ImageSettings(), PATCH, budget=10**9, path=path, say=silent):
+    with open_patches(areas, ImageSettings(), PATCH, budget=10**9, path=path, say=silent):
         assert not path.exists()
     path.write_text("left by a run that was killed")
-    with pytest.raises(KeyboardInterrupt), open_source(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent):
+    with pytest.raises(KeyboardInterrupt), open_patches(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent):
         raise KeyboardInterrupt
     assert not path.exists()
     whole = areas[2].path.read_bytes()
     areas[2].path.write_bytes(whole[: len(whole) // 2])
     with (
         pytest.raises(InputError, match="remove it, or leave such files out with --skip-unreadable"),
-        open_source(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent),
+        open_patches(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent),
     ):
         pass
     assert not path.exists()
@@ -192,7 +193,7 @@ def test_what_ends_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sources.TileStore, "add", full)
     with (
         pytest.raises(OutputError, match="no room"),
-        open_source(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent),
+        open_patches(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent),
     ):
         pass
     assert not path.exists()
@@ -202,8 +203,8 @@ def test_mixed_images_are_refused_by_their_headers(tmp_path: Path) -> None:
     """Grey and colour are counted before any image is read."""
     areas = put(tmp_path, [np.zeros((40, 40), np.uint8), np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)])
     with pytest.raises(InputError, match=r"^the images are mixed: 2 grey and 1 in colour; make them alike with "):
-        needs_of(areas, ImageSettings())
-    assert needs_of(areas, ImageSettings(mode="grey")).channels == 1
+        storage_estimate(areas, ImageSettings())
+    assert storage_estimate(areas, ImageSettings(mode="grey")).channels == 1
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -218,11 +219,11 @@ def test_memory_is_bounded(tmp_path: Path, masks: bool) -> None:
         put(tmp_path / "masks", [inside] * count)
         settings = ImageSettings(region=RegionOfInterest(masks=tmp_path / "masks"))
     one = 4 * size[0] * size[1]
-    with open_source(areas[:1], settings, PATCH, budget=0, path=tmp_path / "patches", say=silent) as (source, _):
+    with open_patches(areas[:1], settings, PATCH, budget=0, path=tmp_path / "patches", say=silent) as (source, _):
         source.sample(4, np.random.default_rng(0))  # whatever is imported or kept at the first time
     tracemalloc.start()
     try:
-        with open_source(areas, settings, PATCH, budget=0, path=tmp_path / "patches", say=silent) as (source, _):
+        with open_patches(areas, settings, PATCH, budget=0, path=tmp_path / "patches", say=silent) as (source, _):
             written = tracemalloc.get_traced_memory()
             tracemalloc.reset_peak()
             for seed in range(20):

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flawmap.config import SplitSettings
-from flawmap.errors import ArtifactError, ConfigError, InputError
-from flawmap.files import sha256_of
-from flawmap.images import write_image
-from flawmap.splits import ROLES, Split, cut_strip, refuse_trained, split_good
+from flawmap.core.errors import ArtifactError, ConfigError, InputError
+from flawmap.core.files import sha256_of
+from flawmap.core.settings import SplitSettings
+from flawmap.data.splits import ROLES, Split, cut_strip, refuse_trained, split_good
+from flawmap.imaging.writing import write_image
 
 HALF = SplitSettings(validation=0.1, test=0.1)
 

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from flawmap import training
-from flawmap.config import Config, override, parse, preset
-from flawmap.errors import ConfigError, InputError
-from flawmap.sampling import PatchSource, Piece
-from flawmap.spoiling import AREA, spoilt
-from flawmap.synthetic import good_images
+from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.overrides import override, parse
+from flawmap.core.presets import preset
+from flawmap.core.settings import Config
+from flawmap.data.patches import PatchSource, TrainingImage
+from flawmap.data.synthetic import good_images
+from flawmap.methods import gradient
+from flawmap.methods.corruption import AREA, corrupted
 
 
 def patches(count: int = 16, channels: int = 1, side: int = 32) -> Tensor:
@@ -20,7 +22,7 @@ def patches(count: int = 16, channels: int = 1, side: int = 32) -> Tensor:
 
 
 def stained(share: float, seed: int = 0, **size: int) -> Tensor:
-    return spoilt(patches(**size), share, torch.Generator().manual_seed(seed))
+    return corrupted(patches(**size), share, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -28,7 +30,7 @@ def test_patches_stay_patches(channels: int) -> None:
     """Same shape and type, within [0, 1], and the argument is left alone."""
     clean = patches(channels=channels)
     before = clean.clone()
-    found = spoilt(clean, 1.0, torch.Generator().manual_seed(0))
+    found = corrupted(clean, 1.0, torch.Generator().manual_seed(0))
     assert found.shape == clean.shape
     assert found.dtype == torch.float32
     assert found.min() >= 0
@@ -62,7 +64,7 @@ def test_the_generator_decides() -> None:
 def test_other_shapes_are_refused() -> None:
     """One patch alone, without its batch, is no batch."""
     with pytest.raises(InputError):
-        spoilt(patches()[0], 0.5, torch.Generator())
+        corrupted(patches()[0], 0.5, torch.Generator())
 
 
 def config_of(**changes: float) -> Config:
@@ -81,9 +83,9 @@ def test_training_shows_the_spoilt_and_compares_with_the_clean(monkeypatch: pyte
         return 1 - clean
 
     cloth = [image**2 for image in good_images("cloth", 3, (96, 96), seed=0)]  # its inversion has another mean
-    source = PatchSource(map(Piece, cloth), 32)
-    monkeypatch.setattr(training, "spoilt", inverted)
-    network = training.fit(config_of(spoil=0.7), source).network
+    source = PatchSource(map(TrainingImage, cloth), 32)
+    monkeypatch.setattr(gradient, "spoilt", inverted)
+    network = gradient.fit(config_of(corrupt=0.7), source).network
     clean = torch.from_numpy(source.sample(64, np.random.default_rng(5)))
     with torch.inference_mode():
         found = network(1 - clean)
@@ -94,9 +96,9 @@ def test_training_shows_the_spoilt_and_compares_with_the_clean(monkeypatch: pyte
 def test_stains_are_a_function_of_seed_and_step() -> None:
     """The same training twice gives the same weights, and other ones than without stains."""
     cloth = list(good_images("cloth", 1, (64, 64), seed=0))
-    source = PatchSource(map(Piece, cloth), 32)
+    source = PatchSource(map(TrainingImage, cloth), 32)
     weights = [
-        training.fit(config_of(spoil=share, steps=3), source).network.encoder[0].weight for share in (0.7, 0.7, 0.0)
+        gradient.fit(config_of(corrupt=share, steps=3), source).network.encoder[0].weight for share in (0.7, 0.7, 0.0)
     ]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -105,6 +107,6 @@ def test_stains_are_a_function_of_seed_and_step() -> None:
 def test_settings() -> None:
     """A share lies in [0, 1]; a VAE's noise floor would be that of stains."""
     with pytest.raises(ConfigError, match=r"training\.spoil"):
-        config_of(spoil=1.5)
+        config_of(corrupt=1.5)
     with pytest.raises(ConfigError, match="spoil is not for a vae, whose noise floor is the error on good patches"):
-        parse({"loss": {"name": "vae"}, "residual": {"name": "probability"}, "training": {"steps": 1, "spoil": 0.5}})
+        parse({"loss": {"name": "vae"}, "residual": {"name": "probability"}, "training": {"steps": 1, "corrupt": 0.5}})

@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawmap.errors import InputError, OutputError
-from flawmap.stores import FORMS, PLAIN, TILE, Corner, Form, MemoryStore, TileStore, form_of
+from flawmap.core.errors import InputError, OutputError
+from flawmap.data.tile_store import (
+    FLOAT32,
+    STORAGE_DTYPES,
+    TILE,
+    Corner,
+    MemoryStore,
+    StorageDtype,
+    TileStore,
+    lossless_dtype,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -58,29 +67,29 @@ def test_a_file_gives_what_memory_gives(tmp_path: Path, channels: int, side: int
 @pytest.mark.parametrize(
     ("values", "form"),
     [
-        (image(1, 20, 30, 1), Form(np.uint8, 255)),
-        (image(1, 20, 30, 15), Form(np.uint8, 255)),
-        (image(3, 20, 30, 255), Form(np.uint8, 255)),
-        *((image(1, 20, 30, form.white), form) for form in FORMS),
-        (image(1, 20, 30, 3000), PLAIN),
-        (image(1, 20, 30, None), PLAIN),
-        (image(1, 20, 30, 255) * 2, PLAIN),
-        (-image(1, 20, 30, 255), PLAIN),
-        (np.full((1, 3, 3), -0.0, np.float32), PLAIN),
-        (np.float32([[[0] * 9, [1e-9] * 9]]), PLAIN),
+        (image(1, 20, 30, 1), StorageDtype(np.uint8, 255)),
+        (image(1, 20, 30, 15), StorageDtype(np.uint8, 255)),
+        (image(3, 20, 30, 255), StorageDtype(np.uint8, 255)),
+        *((image(1, 20, 30, form.white), form) for form in STORAGE_DTYPES),
+        (image(1, 20, 30, 3000), FLOAT32),
+        (image(1, 20, 30, None), FLOAT32),
+        (image(1, 20, 30, 255) * 2, FLOAT32),
+        (-image(1, 20, 30, 255), FLOAT32),
+        (np.full((1, 3, 3), -0.0, np.float32), FLOAT32),
+        (np.float32([[[0] * 9, [1e-9] * 9]]), FLOAT32),
     ],
 )
-def test_the_smallest_form_that_is_exact(values: NDArray[np.float32], form: Form) -> None:
+def test_the_smallest_form_that_is_exact(values: NDArray[np.float32], form: StorageDtype) -> None:
     """8 bit, 16 bit and camera depths are known by their values; whatever does not come back is kept as it is."""
-    assert form_of(values) == form
+    assert lossless_dtype(values) == form
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_stored_value_comes_back(form: Form) -> None:
+@pytest.mark.parametrize("form", STORAGE_DTYPES)
+def test_every_stored_value_comes_back(form: StorageDtype) -> None:
     """All values of a form, not some of them."""
     assert form.white is not None
     every = (np.arange(form.white + 1, dtype=np.float32) / np.float32(form.white)).reshape(1, -1, 1)
-    assert form_of(every).white == form.white
+    assert lossless_dtype(every).white == form.white
 
 
 @pytest.mark.parametrize(
@@ -92,7 +101,7 @@ def test_bytes_of_an_image(tmp_path: Path, shape: tuple[int, int, int], white: i
     picture = image(*shape, white)
     with TileStore(tmp_path / "tiles") as store:
         store.add(picture)
-        assert store.path.stat().st_size == size == form_of(picture).bytes_of(*shape)
+        assert store.path.stat().st_size == size == lossless_dtype(picture).bytes_of(*shape)
 
 
 def test_without_positioned_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

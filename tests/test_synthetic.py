@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawmap.errors import InputError
-from flawmap.flaws import FLAWS, MARGIN, add_flaw, add_flaws, bad_images
-from flawmap.synthetic import FITTING, KINDS, good_images, texture
+from flawmap.core.errors import InputError
+from flawmap.data.defects import FLAWS, MARGIN, add_flaw, add_flaws, defective_images
+from flawmap.data.synthetic import FITTING, KINDS, good_images, texture
 
 PAIRS = list(itertools.product(KINDS, FLAWS))
 
@@ -272,7 +272,7 @@ def test_bad_images_go_through_the_kinds_in_turn() -> None:
     """Every good image gets one flaw, the kinds take turns, and a second run gives the same bits."""
     kinds = FITTING["fibres"]
     good = list(good_images("fibres", 6, (64, 64), 0, stream="bad"))
-    bad, again = (list(bad_images(iter(good), kinds, 9)) for _ in range(2))
+    bad, again = (list(defective_images(iter(good), kinds, 9)) for _ in range(2))
     assert [kind for kind, _, _ in bad] == [kinds[number % len(kinds)] for number in range(6)]
     for (_, image, mask), (_, same, _), source in zip(bad, again, good, strict=True):
         assert np.array_equal(image, same)

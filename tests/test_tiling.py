@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flawmap.errors import ConfigError, InputError
-from flawmap.tiling import Grid, Weights, merge, split
+from flawmap.core.errors import ConfigError, InputError
+from flawmap.scoring.tiling import Grid, Weights, merge, split
 
 
 def cases(count: int, seed: int) -> list[tuple[int, int, int, int, int]]:

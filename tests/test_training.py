@@ -22,15 +22,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from flawmap import training
-from flawmap.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from flawmap.config import Config, TrainingSettings, override, parse
-from flawmap.errors import ArtifactError, ConfigError, InputError, TrainingError
-from flawmap.losses import LOSSES
-from flawmap.methods import build_network
-from flawmap.sampling import PatchSource, Piece
-from flawmap.synthetic import texture
-from flawmap.training import Progress, Row, Trained, fit, learning_rate, write_history
+from flawmap.core.errors import ArtifactError, ConfigError, InputError, TrainingError
+from flawmap.core.overrides import override, parse
+from flawmap.core.settings import Config, TrainingSettings
+from flawmap.data.patches import PatchSource, TrainingImage
+from flawmap.data.synthetic import texture
+from flawmap.methods import gradient
+from flawmap.methods.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from flawmap.methods.gradient import Progress, Row, Trained, fit, learning_rate, write_history
+from flawmap.methods.losses import LOSSES
+from flawmap.methods.table import build_network
 
 PATCH = 32
 ALWAYS = 1e-9  # minutes between checkpoints: one after every row
@@ -75,7 +76,7 @@ class Recorded(PatchSource):
 
 
 def source_of(kind: str = "fibres", side: int = 128) -> Recorded:
-    return Recorded([Piece(texture(kind, (side, side), seed)) for seed in range(2)], PATCH)
+    return Recorded([TrainingImage(texture(kind, (side, side), seed)) for seed in range(2)], PATCH)
 
 
 class Noise:
@@ -148,7 +149,7 @@ def test_a_resumed_training_ends_at_the_same_bits(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped twice and resumed, weights, losses and rates equal those of a training that was never stopped."""
-    monkeypatch.setattr(training, "ROW_STEPS", 5)
+    monkeypatch.setattr(gradient, "ROW_STEPS", 5)
     config, path = config_of(**settings), tmp_path / "state"
     held_out = source_of().sample(6, np.random.default_rng(9))
     straight = fit(config, source_of(), held_out)
@@ -163,7 +164,7 @@ def test_a_resumed_training_ends_at_the_same_bits(
     assert same_weights(straight.network, resumed.network)
     assert without_time(straight) == without_time(resumed)
     assert [row.step for row in resumed.history] == [5, 10, 15, 16]
-    assert (straight.steps, straight.flat_loss) == (resumed.steps, resumed.flat_loss)
+    assert (straight.steps, straight.constant_loss) == (resumed.steps, resumed.constant_loss)
     again = fit(config, source_of(), held_out, checkpoint=path, resume=True)
     assert same_weights(straight.network, again.network), "resuming a finished training changes nothing"
     assert without_time(straight) == without_time(again)
@@ -272,13 +273,13 @@ class Clock:
 def test_minutes_are_turned_into_steps_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """0.1 minutes at 0.25 s a step are 24 steps; a resume on a slower machine keeps them, and so the same bits."""
     config, path = config_of(minutes=0.1, schedule="cosine"), tmp_path / "state"
-    monkeypatch.setattr(training, "time", Clock(0.25))
+    monkeypatch.setattr(gradient, "time", Clock(0.25))
     with pytest.raises(StoppedError):
         fit(config, source_of(), checkpoint=path, observe=stop_after(24))
     saved = load_checkpoint(path, config, "")
     assert saved is not None
     assert (saved.step, saved.steps) == (20, 24)
-    monkeypatch.setattr(training, "time", Clock(3.0))
+    monkeypatch.setattr(gradient, "time", Clock(3.0))
     resumed = fit(config, source_of(), checkpoint=path, resume=True)
     assert resumed.steps == 24
     by_steps = fit(config_of(steps=24, schedule="cosine"), source_of())
@@ -287,7 +288,7 @@ def test_minutes_are_turned_into_steps_once(tmp_path: Path, monkeypatch: pytest.
 
 def test_minutes_buy_at_least_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a very slow machine one step is made, not none."""
-    monkeypatch.setattr(training, "time", Clock(1000.0))
+    monkeypatch.setattr(gradient, "time", Clock(1000.0))
     assert fit(config_of(minutes=0.1), source_of()).steps == 1
 
 
@@ -369,7 +370,7 @@ def test_the_optimizer_gets_the_rate_of_the_schedule() -> None:
 
 def test_the_history_has_a_row_every_20_steps_and_one_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows hold the mean loss since the one before; validation is looked at now and then, and at the end."""
-    monkeypatch.setattr(training, "VALIDATION_ROWS", 2)
+    monkeypatch.setattr(gradient, "VALIDATION_ROWS", 2)
     config = config_of(steps=65)
     held_out = source_of("fibres", 160).sample(10, np.random.default_rng(3))
     told: list[Progress] = []
@@ -420,7 +421,7 @@ def test_the_flat_loss_is_that_of_every_patch_s_mean() -> None:
     source = source_of()
     trained = fit(config_of(loss="l2", steps=1, learning_rate=1e-5), source)
     patches = PatchSource.cut(source, np.array(source.cuts[0]))
-    assert trained.flat_loss == pytest.approx(patches.var(axis=(2, 3)).sum(1).mean() * PATCH**2, rel=1e-4)
+    assert trained.constant_loss == pytest.approx(patches.var(axis=(2, 3)).sum(1).mean() * PATCH**2, rel=1e-4)
 
 
 # --- learning
@@ -432,7 +433,7 @@ def test_ssim_training_leaves_the_plateau(seed: int) -> None:
     settings = {"steps": 80, "batch": 32, "learning_rate": 1e-3, "seed": seed}
     config = override(config_of(**settings), {"model": {"latent": 32}, "loss": {"ssim": {"size": 11}}})
     trained = fit(config, source_of(side=256))
-    assert trained.history[-1].loss < 0.9 * trained.flat_loss
+    assert trained.history[-1].loss < 0.9 * trained.constant_loss
 
 
 def test_l2_training_lowers_its_loss() -> None:
@@ -473,34 +474,34 @@ def test_a_loss_that_stays_on_the_plateau_ends_the_training() -> None:
 def test_the_plateau_may_be_ignored_and_is_not_met_twice() -> None:
     """plateau_steps = 0 trains on noise to the end; a loss that once left the plateau may come back."""
     assert fit(config_of(plateau_steps=0, steps=40), Noise()).steps == 40
-    run = training._Run(nn.Identity(), torch.optim.Adam([torch.zeros(1)]), 100, flat_loss=1.0, step=60)
+    run = gradient._Run(nn.Identity(), torch.optim.Adam([torch.zeros(1)]), 100, constant_loss=1.0, step=60)
     run.history = [Row(20, 1.0, None, 0.1, 1.0), Row(40, 0.9, None, 0.1, 2.0), Row(60, 0.999, None, 0.1, 3.0)]
-    training._check_loss(run, TrainingSettings(steps=100, plateau_steps=50))
+    gradient._check_loss(run, TrainingSettings(steps=100, plateau_steps=50))
     run.history[1] = Row(40, 0.99, None, 0.1, 2.0)
     with pytest.raises(TrainingError, match=r"after 60 steps the loss, 0\.9990, is still that"):
-        training._check_loss(run, TrainingSettings(steps=100, plateau_steps=50))
-    training._check_loss(run, TrainingSettings(steps=100, plateau_steps=61))
+        gradient._check_loss(run, TrainingSettings(steps=100, plateau_steps=50))
+    gradient._check_loss(run, TrainingSettings(steps=100, plateau_steps=61))
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_no_infinite_loss_passes(loss: float) -> None:
     """NaN and both infinities end a training."""
-    run = training._Run(nn.Identity(), torch.optim.Adam([torch.zeros(1)]), 100, flat_loss=1.0, step=20)
+    run = gradient._Run(nn.Identity(), torch.optim.Adam([torch.zeros(1)]), 100, constant_loss=1.0, step=20)
     run.history = [Row(20, loss, None, 0.1, 1.0)]
     with pytest.raises(TrainingError, match=f"the loss turned {loss} before step 20"):
-        training._check_loss(run, TrainingSettings(steps=100))
+        gradient._check_loss(run, TrainingSettings(steps=100))
 
 
 def test_a_loss_that_explodes_ends_the_training() -> None:
     """A finite one too: a network that far off would be written, and used."""
-    run = training._Run(nn.Identity(), torch.optim.Adam([torch.zeros(1)]), 100, flat_loss=70.0, step=20)
+    run = gradient._Run(nn.Identity(), torch.optim.Adam([torch.zeros(1)]), 100, constant_loss=70.0, step=20)
     first = Row(20, 240.0, None, 0.1, 1.0)
     for losses in ([first, Row(40, 239_000.0, None, 0.1, 2.0)], [Row(20, 1e6, None, 0.1, 1.0)]):
         run.history = losses
-        training._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3))
+        gradient._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3))
     run.history = [first, Row(40, 3.3e8, None, 0.1, 2.0)]
     with pytest.raises(TrainingError) as caught:
-        training._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3))
+        gradient._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3))
     assert str(caught.value) == (
         "the loss rose to 3.3e+08 before step 40, that of a flat reconstruction is 70: the training diverges; "
         "lower the learning rate (--learning-rate 7e-04)"
@@ -509,7 +510,7 @@ def test_a_loss_that_explodes_ends_the_training() -> None:
 
 def test_patches_that_do_not_fit_the_network_are_refused() -> None:
     """Colour patches for a grey network, or another side, name both shapes."""
-    source = PatchSource([Piece(np.repeat(texture("cloth", (64, 64), 0), 3, axis=2))], PATCH)
+    source = PatchSource([TrainingImage(np.repeat(texture("cloth", (64, 64), 0), 3, axis=2))], PATCH)
     with pytest.raises(ConfigError) as caught:
         fit(config_of(), source)
     assert str(caught.value) == (
@@ -521,7 +522,7 @@ def test_patches_that_do_not_fit_the_network_are_refused() -> None:
 def test_flat_images_are_refused() -> None:
     """Images without any structure are an error before the first step."""
     with pytest.raises(InputError, match="training patches must vary, but all of them are flat"):
-        fit(config_of(), PatchSource([Piece(np.full((64, 64, 1), 0.5, np.float32))], PATCH))
+        fit(config_of(), PatchSource([TrainingImage(np.full((64, 64, 1), 0.5, np.float32))], PATCH))
 
 
 # --- checkpoints that do not belong

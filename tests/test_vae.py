@@ -1,4 +1,4 @@
-"""The variational autoencoder: its divergence, its samples, what a pixel's probability is, and latent novelty."""
+"""The variational autoencoder: its divergence, its samples, and what a pixel's probability is."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.distance import mahalanobis
 from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from flawmap import training
-from flawmap.artifact import Artifact, load_artifact, save_artifact
-from flawmap.checkpoint import load_checkpoint
-from flawmap.cli import main
-from flawmap.config import Config, LossSettings, ResidualSettings, override, parse, preset
-from flawmap.detector import Detector
-from flawmap.errors import ArtifactError, ConfigError, InputError, TrainingError
-from flawmap.losses import l2_loss
-from flawmap.methods import METHODS, build_network, residual_of, score_image
-from flawmap.models import Autoencoder, VariationalAutoencoder, divergence, fixed_noise, initialise
-from flawmap.models.initialisation import LOG_VARIANCE as BORN_LOG_VARIANCE
-from flawmap.models.variational import LOG_VARIANCE, MEMORY, Posterior
-from flawmap.novelty import SHRINKAGE, LatentScores, latent_reference, latent_scores, sample_spread
-from flawmap.residuals import LEAST_NOISE, Decoded, l2_residual, probability_residual
-from flawmap.sampling import PatchSource, Piece
-from flawmap.synthetic import texture
-from flawmap.training import Progress, fit
+from flawmap.commands.cli import main
+from flawmap.core.errors import ArtifactError, ConfigError, InputError, TrainingError
+from flawmap.core.overrides import override, parse
+from flawmap.core.presets import preset
+from flawmap.core.settings import Config, LossSettings, ResidualSettings
+from flawmap.data.patches import PatchSource, TrainingImage
+from flawmap.data.synthetic import texture
+from flawmap.methods import gradient
+from flawmap.methods.checkpoint import load_checkpoint
+from flawmap.methods.gradient import Progress, fit
+from flawmap.methods.losses import l2_loss
+from flawmap.methods.residuals import LEAST_NOISE, Decoded, l2_residual, probability_residual
+from flawmap.methods.table import METHODS, build_network
+from flawmap.nets.autoencoder import Autoencoder
+from flawmap.nets.initialisation import LOG_VARIANCE as BORN_LOG_VARIANCE
+from flawmap.nets.initialisation import initialise
+from flawmap.nets.variational import LOG_VARIANCE, MEMORY, Posterior, VariationalAutoencoder, fixed_noise, kl_to_prior
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
+from flawmap.scoring.pipeline import residual_of, score_image
 
 PATCH, LATENT = 32, 5
 
@@ -59,7 +61,7 @@ def config_of(**changes: Any) -> Config:
 
 
 def source_of() -> PatchSource:
-    return PatchSource([Piece(texture("cloth", (96, 96), seed)) for seed in range(2)], PATCH)
+    return PatchSource([TrainingImage(texture("cloth", (96, 96), seed)) for seed in range(2)], PATCH)
 
 
 def cloth(count: int, seed: int = 0) -> Tensor:
@@ -94,23 +96,23 @@ def test_the_divergence_is_that_of_torch_s_distributions() -> None:
     posterior = posterior_of(7)
     mean, deviation = posterior.mean.double().flatten(1), (posterior.log_variance.double().flatten(1) / 2).exp()
     expected = kl_divergence(Normal(mean, deviation), Normal(0.0, 1.0)).sum(1)
-    torch.testing.assert_close(divergence(posterior).double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(kl_to_prior(posterior).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_divergence_is_0_for_the_prior_alone_and_never_negative() -> None:
     """0 at mean 0 and log-variance 0, and above it however little the distribution departs."""
     zero = torch.zeros(1, LATENT, 1, 1)
-    assert divergence(Posterior(zero, zero)).item() == 0
+    assert kl_to_prior(Posterior(zero, zero)).item() == 0
     for small in (1e-3, -1e-3, 1e-2):
-        assert divergence(Posterior(zero, zero + small)).item() == pytest.approx(LATENT * small**2 / 4, rel=0.01)
-        assert divergence(Posterior(zero + small, zero)).item() == pytest.approx(LATENT * small**2 / 2, rel=0.01)
-    assert divergence(posterior_of(200)).min() > 0
+        assert kl_to_prior(Posterior(zero, zero + small)).item() == pytest.approx(LATENT * small**2 / 4, rel=0.01)
+        assert kl_to_prior(Posterior(zero + small, zero)).item() == pytest.approx(LATENT * small**2 / 2, rel=0.01)
+    assert kl_to_prior(posterior_of(200)).min() > 0
 
 
 def test_the_divergence_s_gradient_is_by_hand() -> None:
     """d/dmean = mean, d/dlog-variance = (variance - 1) / 2."""
     mean, log_variance = (part.clone().requires_grad_() for part in posterior_of(3))
-    divergence(Posterior(mean, log_variance)).sum().backward()
+    kl_to_prior(Posterior(mean, log_variance)).sum().backward()
     assert mean.grad is not None
     assert log_variance.grad is not None
     torch.testing.assert_close(mean.grad, mean.detach())
@@ -125,7 +127,7 @@ def test_log_variances_are_held_in_a_range(level: float) -> None:
         network.log_variance.bias.fill_(level)  # type: ignore[union-attr]
         posterior = network.encode(cloth(2))
     assert set(posterior.log_variance.flatten().tolist()) == {LOG_VARIANCE[0 if level < 0 else 1]}
-    assert divergence(posterior).isfinite().all()
+    assert kl_to_prior(posterior).isfinite().all()
 
 
 def test_the_divergence_is_single_precision_under_autocast() -> None:
@@ -135,9 +137,9 @@ def test_the_divergence_is_single_precision_under_autocast() -> None:
         posterior = network.encode(cloth(3))
         drawn = network.draw(cloth(3), generator())
         assert network.encoder[0](cloth(3)).dtype == torch.bfloat16
-    assert drawn.divergence is not None
-    assert {part.dtype for part in (*posterior, drawn.divergence)} == {torch.float32}
-    torch.testing.assert_close(drawn.divergence, divergence(posterior).mean())
+    assert drawn.kl is not None
+    assert {part.dtype for part in (*posterior, drawn.kl)} == {torch.float32}
+    torch.testing.assert_close(drawn.kl, kl_to_prior(posterior).mean())
 
 
 # --- birth and network
@@ -309,7 +311,7 @@ def test_the_presets_take_six_samples_and_weight_1() -> None:
     """N = 6 and an unweighted divergence, and the method brings its residual."""
     for name in ("paper", "fast"):
         config = preset(name, "vae")  # type: ignore[arg-type]
-        assert (config.residual.name, config.residual.samples, config.loss.divergence) == ("probability", 6, 1)
+        assert (config.residual.name, config.residual.samples, config.loss.kl_weight) == ("probability", 6, 1)
         assert METHODS[config.loss.name].average == "residuals"
     assert override(preset("fast"), {"loss": {"name": "vae"}}).residual.name == "probability"
 
@@ -420,18 +422,18 @@ def test_held_out_patches_leave_the_noise_alone() -> None:
 
 def test_training_weighs_the_divergence() -> None:
     """The first loss is that of the pixels plus the weight times the divergence, for any weight."""
-    losses = [fit(config_of(steps=1, loss={"divergence": weight}), source_of()).history[0].loss for weight in (0, 1, 3)]
+    losses = [fit(config_of(steps=1, loss={"kl_weight": weight}), source_of()).history[0].loss for weight in (0, 1, 3)]
     assert losses[1] > losses[0] + 1
     assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-4)
 
 
 def test_training_learns_cloth_and_the_noise_follows() -> None:
     """Loss and noise of a few dozen steps fall below those of the birth and of a flat reconstruction."""
-    config = config_of(steps=60, loss={"divergence": 0.01}, learning_rate=2e-3)
+    config = config_of(steps=60, loss={"kl_weight": 0.01}, learning_rate=2e-3)
     trained = fit(config, source_of(), cloth(16, seed=7).numpy())
     assert trained.history[-1].loss < 0.8 * trained.history[0].loss
     assert trained.history[-1].validation is not None
-    assert trained.history[-1].validation < 0.9 * trained.flat_loss
+    assert trained.history[-1].validation < 0.9 * trained.constant_loss
     assert isinstance(trained.network, VariationalAutoencoder)
     patches = cloth(16)
     newborn = born()
@@ -444,9 +446,9 @@ def test_training_learns_cloth_and_the_noise_follows() -> None:
 
 def test_a_plateau_names_the_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the divergence outweighs the texture, the error says which weight to lower."""
-    monkeypatch.setattr(training, "ROW_STEPS", 2)
-    with pytest.raises(TrainingError, match=r"nothing is being learnt; lower the divergence's weight, 1000 \(diverg"):
-        fit(config_of(steps=4, plateau_steps=2, loss={"divergence": 1000.0}), source_of())
+    monkeypatch.setattr(gradient, "ROW_STEPS", 2)
+    with pytest.raises(TrainingError, match=r"nothing is learnt; lower the divergence's weight, 1000 \(diverg"):
+        fit(config_of(steps=4, plateau_steps=2, loss={"kl_weight": 1000.0}), source_of())
 
 
 class StoppedError(Exception):
@@ -458,7 +460,7 @@ def test_a_resumed_training_ends_at_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """Weights, noise and losses equal those of a training that was never stopped."""
-    monkeypatch.setattr(training, "ROW_STEPS", 2)
+    monkeypatch.setattr(gradient, "ROW_STEPS", 2)
     config, path = config_of(steps=7, checkpoint_minutes=1e-9, precision=precision), tmp_path / "state"
 
     def stop(progress: Progress) -> None:
@@ -497,8 +499,8 @@ def test_the_command_line_trains_inspects_and_evaluates(
 ) -> None:
     """`--loss vae` from folder to figures; info names the method."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("flawmap.jobs.VALIDATION_PATCHES", 8)
-    monkeypatch.setattr("flawmap.training.BIRTH_PATCHES", 16)
+    monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
+    monkeypatch.setattr("flawmap.methods.gradient.BIRTH_PATCHES", 16)
     small = ["--patch", "32", "--latent", "4", "--stride", "32", "--batch", "4", "--steps", "3", "--quiet"]
     assert main(["synth", "cloth", "--good", "4", "--bad", "2", "--size", "96x96", "--seed", "1", "--quiet"]) == 0
     assert main(["train", "cloth", "-o", "v.flawmap", "--loss", "vae", "--precision", "float32", *small]) == 0
@@ -508,81 +510,3 @@ def test_the_command_line_trains_inspects_and_evaluates(
     assert main(["inspect", "v.flawmap", "cloth/test", "-o", "found", "--quiet"]) == 0
     assert main(["evaluate", "v.flawmap", "cloth", "-o", "measured", "--quiet"]) == 0
     assert (tmp_path / "measured" / "metrics.json").is_file()
-
-
-# --- what the latent space and the samples say
-
-
-def test_the_distance_is_scipy_s_mahalanobis() -> None:
-    """Of the latent means, with the covariance shrunk; patches in any number and any order."""
-    network, good, others = born(), cloth(40), cloth(34, seed=5)
-    with torch.no_grad():
-        means, latent = (network.encode(part).mean.flatten(1).double().numpy() for part in (good, others))
-    covariance = np.cov(means, rowvar=False)
-    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / LATENT * np.eye(LATENT)
-    found = latent_scores(network, others, latent_reference(network, good))
-    expected = [mahalanobis(row, means.mean(0), np.linalg.inv(shrunk)) for row in latent]
-    np.testing.assert_allclose(found.distance.numpy(), expected, rtol=1e-3)
-    with torch.no_grad():
-        torch.testing.assert_close(found.divergence, divergence(network.encode(others)), rtol=1e-4, atol=1e-4)
-    assert found.largest() == (found.divergence.max().item(), found.distance.max().item())
-
-
-def test_good_patches_lie_about_a_deviation_away_in_each_dimension() -> None:
-    """The mean squared distance of the patches that were fitted is their dimension, but for the shrinkage."""
-    network, good = born(), cloth(60)
-    distance = latent_scores(network, good, latent_reference(network, good)).distance
-    assert 0.5 * LATENT < distance.square().mean().item() < LATENT / (1 - SHRINKAGE)
-
-
-def test_more_dimensions_than_good_patches_are_no_obstacle() -> None:
-    """The shrunk covariance is regular even of two patches."""
-    network = born()
-    scores = latent_scores(network, cloth(3, seed=2), latent_reference(network, cloth(2)))
-    assert scores.distance.isfinite().all()
-    assert (scores.distance > 0).all()
-
-
-def test_an_image_is_as_new_as_its_newest_patch() -> None:
-    """Largest over patches, each score by itself."""
-    scores = LatentScores(torch.tensor([1.0, 5.0, 2.0]), torch.tensor([9.0, 0.5, 3.0]))
-    assert scores.largest() == (5.0, 9.0)
-
-
-def test_references_that_cannot_be_are_refused() -> None:
-    """The exact texts."""
-    network = born()
-    with pytest.raises(InputError) as caught:
-        latent_reference(network, cloth(1))
-    assert str(caught.value) == "a covariance needs at least 2 patches, got 1; draw some hundred good ones"
-    with pytest.raises(InputError) as caught:
-        latent_reference(network, cloth(1).expand(4, -1, -1, -1))
-    assert str(caught.value) == (
-        "good patches must differ, but the network sees all of them as one; check network and patches"
-    )
-    reference = latent_reference(network, cloth(4))
-    with pytest.raises(InputError) as caught:
-        latent_scores(network, cloth(2), reference._replace(mean=torch.zeros(7)))
-    assert str(caught.value) == (
-        "reference must be of this network, of 5 latent dimensions, got one of shape (7); make it with latent_reference"
-    )
-    with pytest.raises(InputError) as caught:
-        sample_spread(network, cloth(2), 1)
-    assert str(caught.value) == "a spread needs at least 2 samples, got 1"
-
-
-def test_the_spread_is_that_of_the_samples() -> None:
-    """By hand from the samples; without a distribution's width there is none."""
-    network, patches = born(), cloth(33)
-    found = sample_spread(network, patches, 4)
-    with torch.no_grad():
-        samples = network.samples(patches, fixed_noise(4, LATENT)).double().numpy()
-    deviation = np.sqrt(samples.var(axis=1).mean(axis=(1, 2, 3)))
-    error = np.sqrt(np.square(samples.mean(axis=1) - patches.double().numpy()).mean(axis=(1, 2, 3)))
-    np.testing.assert_allclose(found.deviation.numpy(), deviation, rtol=1e-3)
-    np.testing.assert_allclose(found.error.numpy(), error, rtol=1e-4)
-    np.testing.assert_allclose(found.ratio.numpy(), deviation / error, rtol=1e-3)
-    with torch.no_grad():
-        network.log_variance.bias.fill_(LOG_VARIANCE[0])  # type: ignore[union-attr]
-        network.log_variance.weight.zero_()
-    assert (sample_spread(network, patches, 4).ratio < found.ratio / 5).all()

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from flawmap.workers import LARGE_PIXELS, side_by_side, turn
+from flawmap.core.parallel import LARGE_PIXELS, exclusive_slot, parallel_map
 
 
 @pytest.fixture(params=[1, 3])
@@ -28,14 +28,14 @@ def test_results_come_in_the_order_of_the_items(cores: int) -> None:
         time.sleep(waits[place])
         return place
 
-    assert list(side_by_side(late, range(5))) == [0, 1, 2, 3, 4]
-    assert list(side_by_side(late, [])) == []
+    assert list(parallel_map(late, range(5))) == [0, 1, 2, 3, 4]
+    assert list(parallel_map(late, [])) == []
 
 
 def test_no_more_items_are_taken_than_said(cores: int) -> None:
     """So that memory holds a few of them, however many there are."""
     begun: list[int] = []
-    for place, _ in enumerate(side_by_side(begun.append, range(20))):
+    for place, _ in enumerate(parallel_map(begun.append, range(20))):
         time.sleep(0.005)
         assert len(begun) <= place + 1 + cores
 
@@ -50,7 +50,7 @@ def test_an_error_arrives_where_its_result_would_and_ends_the_work(cores: int) -
             raise ValueError("two")
         return item
 
-    results = side_by_side(fails, range(50))
+    results = parallel_map(fails, range(50))
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         next(results)
@@ -60,7 +60,7 @@ def test_an_error_arrives_where_its_result_would_and_ends_the_work(cores: int) -
 def test_a_caller_that_has_enough_ends_the_work() -> None:
     """Closing waits for what is under way and begins nothing more."""
     begun: list[int] = []
-    results = side_by_side(begun.append, range(50))
+    results = parallel_map(begun.append, range(50))
     next(results)
     results.close()
     there = len(begun)
@@ -74,7 +74,7 @@ def test_threads_part_the_cores_among_them(items: int, each: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        assert set(side_by_side(lambda _: torch.get_num_threads(), range(items))) == {each}
+        assert set(parallel_map(lambda _: torch.get_num_threads(), range(items))) == {each}
         assert torch.get_num_threads() == 3
         with ThreadPoolExecutor(1) as later:
             assert later.submit(torch.get_num_threads).result() == 3
@@ -89,7 +89,7 @@ def test_large_images_take_turns_with_all_cores() -> None:
 
     def large(_: int) -> None:
         nonlocal at_work, most
-        with turn(LARGE_PIXELS + 1, 5):
+        with exclusive_slot(LARGE_PIXELS + 1, 5):
             with lock:
                 at_work += 1
                 most = max(most, at_work)
@@ -105,5 +105,5 @@ def test_large_images_take_turns_with_all_cores() -> None:
     assert most == 1
     assert sorted(cores) == sorted([5] * 6 + [-before] * 6)
     here = torch.get_num_threads()
-    with turn(LARGE_PIXELS, here + 1):
+    with exclusive_slot(LARGE_PIXELS, here + 1):
         assert torch.get_num_threads() == here, "a small one computes on what its thread has"

@@ -15,35 +15,41 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flawmap.artifact import Artifact
-    from flawmap.config import Config, preset, read_config
-    from flawmap.datasets import describe, find_dataset
-    from flawmap.detector import Detector
-    from flawmap.errors import ArtifactError, ConfigError, FlawmapError, InputError, TrainingError
-    from flawmap.jobs import evaluate_model, inspect, synth, train
-    from flawmap.records import Inspection, Region
+    from flawmap.commands.evaluate import evaluate_model
+    from flawmap.commands.inspect import inspect
+    from flawmap.commands.synth import synth
+    from flawmap.commands.train import train
+    from flawmap.core.errors import ArtifactError, ConfigError, FlawmapError, InputError, TrainingError
+    from flawmap.core.overrides import read_config
+    from flawmap.core.presets import preset
+    from flawmap.core.records import Inspection, Region
+    from flawmap.core.settings import Config
+    from flawmap.data.layouts import find_dataset
+    from flawmap.data.summary import describe
+    from flawmap.scoring.detector import Detector
+    from flawmap.scoring.model_file import Artifact
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Artifact": "artifact",
-    "ArtifactError": "errors",
-    "Config": "config",
-    "ConfigError": "errors",
-    "Detector": "detector",
-    "FlawmapError": "errors",
-    "InputError": "errors",
-    "Inspection": "records",
-    "Region": "records",
-    "TrainingError": "errors",
-    "describe": "datasets",
-    "evaluate_model": "jobs",
-    "find_dataset": "datasets",
-    "inspect": "jobs",
-    "preset": "config",
-    "read_config": "config",
-    "synth": "jobs",
-    "train": "jobs",
+    "Artifact": "scoring.model_file",
+    "ArtifactError": "core.errors",
+    "Config": "core.settings",
+    "ConfigError": "core.errors",
+    "Detector": "scoring.detector",
+    "FlawmapError": "core.errors",
+    "InputError": "core.errors",
+    "Inspection": "core.records",
+    "Region": "core.records",
+    "TrainingError": "core.errors",
+    "describe": "data.summary",
+    "evaluate_model": "commands.evaluate",
+    "find_dataset": "data.layouts",
+    "inspect": "commands.inspect",
+    "preset": "core.presets",
+    "read_config": "core.overrides",
+    "synth": "commands.synth",
+    "train": "commands.train",
 }
 
 __all__ = [

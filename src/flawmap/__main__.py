@@ -2,6 +2,6 @@
 
 import sys
 
-from flawmap.cli import main
+from flawmap.commands.cli import main
 
 sys.exit(main())

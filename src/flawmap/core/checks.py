@@ -1,0 +1,56 @@
+"""Checks of what callers pass in. Each raises an InputError that says what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawmap.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(str(side) for side in shape) + ")"
+
+
+def image_batch(batch: Tensor, name: str = "image") -> None:
+    """Refuse anything but floating point (N, C, H, W)."""
+    if batch.ndim != 4:
+        hint = f"; for one image pass {name}[None]" if batch.ndim == 3 else ""
+        raise InputError(f"{name} must be (N, C, H, W), got {shape_text(tuple(batch.shape))}{hint}")
+    if not batch.is_floating_point():
+        raise InputError(
+            f"{name} must be floating point in [0, 1], got {batch.dtype}; divide by the type's range first"
+        )
+
+
+def same_shape(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
+    if first.shape != second.shape:
+        raise InputError(
+            f"{first_name} and {second_name} must have one shape, "
+            f"got {shape_text(tuple(first.shape))} and {shape_text(tuple(second.shape))}"
+        )
+
+
+def image_array(image: NDArray[np.float32], name: str = "image") -> None:
+    """Refuse anything but a finite floating point (H, W, C) array with one or three channels."""
+    if image.ndim != 3 or image.shape[2] not in (1, 3):
+        hint = f"; for a grey image pass {name}[:, :, None]" if image.ndim == 2 else ""
+        raise InputError(f"{name} must be (H, W, 1) or (H, W, 3), got {shape_text(image.shape)}{hint}")
+    if image.size == 0:
+        raise InputError(f"{name} must have pixels, got {shape_text(image.shape)}")
+    if image.dtype.kind != "f":
+        raise InputError(
+            f"{name} must be floating point in [0, 1], got {image.dtype}; divide by the type's range first"
+        )
+    finite(image, name)
+
+
+def finite(values: NDArray[np.float32], name: str) -> None:
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise InputError(f"{name} must be finite, got {bad} NaN or infinite values of {values.size}")

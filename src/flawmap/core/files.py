@@ -1,0 +1,110 @@
+"""Files and folders: whole writes or none, room on the disk, digests, the order of names. Imports the errors alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from flawmap.core.errors import InputError, OutputError
+
+_DIGITS = re.compile("([0-9]+)")
+
+
+@contextmanager
+def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A file beside `path` to write into; it takes `path`'s name once the block ends well, and vanishes otherwise.
+
+    Readers see the old file or the new one, never a part. With `durable` the bytes reach the disk before the name
+    changes (model files and checkpoints: a power cut must not leave an empty one).
+
+    Raises:
+        OutputError: the file cannot be written: no such folder, no right, no room.
+    """
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    try:
+        yield part
+        if durable:
+            with part.open("rb+") as written:
+                os.fsync(written.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        with suppress(OSError):  # nothing was begun, or the folder itself is missing
+            part.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """The error that says so."""
+    return OutputError(f"{path} cannot be written: {_reason(error)}")
+
+
+def writable_folder(path: Path) -> Path:
+    """`path` as a folder that can be written to; made, with its parents, where it is missing.
+
+    Raises:
+        OutputError: it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {path} cannot be made: {_reason(error)}; name another one") from error
+    try:
+        with NamedTemporaryFile(prefix=".probe.part-", dir=path):
+            pass
+    except OSError as error:
+        raise OutputError(f"the folder {path} cannot be written to: {_reason(error)}; name another one") from error
+    return path
+
+
+def enough_space(folder: Path, needed: int) -> None:
+    """Refuse a folder, made already or not, whose disk has less than `needed` bytes free."""
+    present = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(present).free
+    if free < needed:
+        raise InputError(
+            f"{folder} has {size_text(free)} free, {size_text(needed)} are needed; make room or name a folder on "
+            "another disk"
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal. Raises InputError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def natural_key(path: Path) -> tuple[tuple[tuple[str | int, ...], ...], tuple[str, ...]]:
+    """A sorting key that puts 2.png before 10.png, folder by folder, and is total: no two paths share it.
+
+    >>> sorted((Path("b/10.png"), Path("b/2.png"), Path("a/30.png")), key=natural_key)[1].name
+    '2.png'
+    """
+    # Splitting at digits always alternates text, number, text ..., so that equal places hold equal types.
+    parts = tuple(
+        tuple(int(piece) if place % 2 else piece.casefold() for place, piece in enumerate(_DIGITS.split(part)))
+        for part in path.parts
+    )
+    return parts, path.parts
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def size_text(count: int) -> str:
+    """A number of bytes as people read it.
+
+    >>> size_text(2_500_000), size_text(7_168_000_000)
+    ('2.5 MB', '7.2 GB')
+    """
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

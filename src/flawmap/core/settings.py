@@ -1,0 +1,255 @@
+"""The settings: frozen models that refuse nonsense at birth, and the two presets.
+
+Every unit stands beside its field. A configuration is written and read as TOML or as a plain dictionary;
+unknown keys fail and name the nearest known one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PATCH_SIDES = (32, 64, 128, 256)
+
+Preset = Literal["paper", "fast"]
+MethodName = Literal["l2", "ssim", "vae", "fm"]
+ResidualName = Literal["l2", "ssim", "luminance", "contrast", "structure", "probability"]
+FeatureName = Literal["alexnet", "squeezenet"]
+
+RESIDUAL_OF: dict[MethodName, ResidualName] = {"l2": "l2", "ssim": "ssim", "vae": "probability", "fm": "l2"}
+"""What a method maps, unless told otherwise."""
+WINDOWED = ("ssim", "luminance", "contrast", "structure")
+"""Losses and residuals that compare windows."""
+# TOML and JSON have no tuples and no paths: lists and strings stand for them.
+Numbers = Annotated[tuple[float, float], Field(strict=False)]
+Size = Annotated[tuple[int, int], Field(strict=False)]
+Box = Annotated[tuple[int, int, int, int], Field(strict=False)]
+Folder = Annotated[Path, Field(strict=False)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown keys, no silent conversions of strings to numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class SSIMSettings(Settings):
+    """Structural similarity: window, constants, exponents."""
+
+    window: Literal["uniform", "gaussian"] = "uniform"
+    size: int = Field(11, ge=3, le=101)  # K, pixels, odd
+    sigma: float = Field(1.5, gt=0)  # of the Gaussian window, pixels
+    constants: Literal["paper", "wang"] | Numbers = "paper"  # (c1, c2) for intensities in [0, 1]
+    alpha: float = Field(1.0, ge=0)  # exponent of luminance
+    beta: float = Field(1.0, ge=0)  # exponent of contrast
+    gamma: float = Field(1.0, ge=0)  # exponent of structure
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if self.size % 2 == 0:
+            raise ValueError(f"window size must be odd, so that it has a centre, got {self.size}")
+        if not isinstance(self.constants, str) and min(self.constants) <= 0:
+            raise ValueError(f"constants must be positive (they keep flat patches finite), got {self.constants}")
+        if self.alpha == self.beta == self.gamma == 0:
+            raise ValueError("alpha, beta and gamma must not all be 0, or every two images are alike")
+        return self
+
+
+class ModelSettings(Settings):
+    """The network."""
+
+    name: Literal["autoencoder"] = "autoencoder"
+    patch: int = 128  # side, pixels
+    channels: Literal[1, 3] | None = None  # None: taken from the training images
+    latent: int = Field(100, gt=0, le=100_000)  # d, dimensions
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if self.patch not in PATCH_SIDES:
+            raise ValueError(f"patch must be one of {', '.join(map(str, PATCH_SIDES))} pixels, got {self.patch}")
+        return self
+
+
+class FeatureSettings(Settings):
+    """The pretrained network F whose features are matched (`fm`). It is read to train, and never again."""
+
+    network: FeatureName = "alexnet"
+    weights: Folder | None = None  # a file, .pth or .safetensors; None: where `flawmap weights fetch` puts it
+
+
+class LossSettings(Settings):
+    """What training minimises."""
+
+    name: MethodName = "ssim"
+    ssim: SSIMSettings = SSIMSettings()
+    kl_weight: float = Field(1.0, ge=0)  # weight of the KL divergence, of vae
+    features: FeatureSettings = FeatureSettings()
+    feature_weight: float = Field(
+        1.0, ge=0
+    )  # lambda: weight of the features' squared distance beside that of the pixels
+
+
+class ResidualSettings(Settings):
+    """What is mapped when an image is scored."""
+
+    name: ResidualName = "ssim"
+    ssim: SSIMSettings = SSIMSettings()
+    l2_weight: float = Field(0.0, ge=0)  # of the squared difference, added to the residual ssim
+    samples: int = Field(6, ge=1, le=1000)  # decoded for each patch, of probability
+    smoothing: float = Field(0.0, ge=0, le=100)  # deviation of a Gaussian over the map, pixels of the worked image
+    border_correction: bool = False  # divide by what good images leave at the same distance from the border
+
+
+class TilingSettings(Settings):
+    """How patches cover an image and are merged again."""
+
+    stride: int = Field(30, gt=0)  # pixels, of the worked image
+    average: Literal["reconstructions", "residuals"] | None = None  # None: what the method asks for
+    weights: Literal["uniform", "hann"] = "uniform"  # of a patch's pixels in the average
+    pad: bool = False  # reflect images that are smaller than a patch, instead of refusing them
+
+
+class RegionOfInterest(Settings):
+    """Where an image is trained on and scored. At most one of the three; none: everywhere."""
+
+    box: Box | None = None  # left, top, right, bottom; right and bottom are outside; pixels
+    masks: Folder | None = None  # folder of masks with the images' names; above half of the range = inside
+    brightness: Numbers | None = None  # lowest and highest intensity inside, of [0, 1], after a 31 px mean
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        named = [name for name in ("box", "masks", "brightness") if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise ValueError(f"a region of interest is given in one way, got {' and '.join(named)}")
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            if left < 0 or top < 0 or right <= left or bottom <= top:
+                raise ValueError(
+                    f"box must be left,top,right,bottom with left < right and top < bottom, got {self.box}"
+                )
+        if self.brightness is not None and not 0 <= self.brightness[0] < self.brightness[1] <= 1:
+            raise ValueError(
+                f"brightness must be lowest,highest with 0 <= lowest < highest <= 1, got {self.brightness}"
+            )
+        return self
+
+    @property
+    def everywhere(self) -> bool:
+        return self.box is None and self.masks is None and self.brightness is None
+
+
+class ImageSettings(Settings):
+    """How image files become arrays."""
+
+    mode: Literal["auto", "grey", "colour"] = "auto"  # auto: as they are, all alike; grey, colour: converted
+    scale: float | Size = 1.0  # a factor, or (width, height) in pixels; images are worked at this size
+    white: float | None = Field(None, gt=0)  # the stored value that becomes 1; None: the integer type's largest, or 1
+    pixel_limit: int = Field(400_000_000, gt=0)  # pixels; larger images are refused (decompression bombs)
+    roi: RegionOfInterest = RegionOfInterest()
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if isinstance(self.scale, tuple):
+            if min(self.scale) < 1:
+                raise ValueError(f"scale must be a factor or width,height in pixels, got {self.scale}")
+        elif not 0.01 <= self.scale <= 16:
+            raise ValueError(f"scale must lie between 0.01 and 16, got {self.scale}")
+        return self
+
+
+class SplitSettings(Settings):
+    """How the good images are parted into train, validation and held-out good test images."""
+
+    validation: float = Field(0.1, ge=0, lt=1)  # share of the good images
+    test: float = Field(0.1, ge=0, lt=1)  # share of the good images, never trained on
+    last: int | None = Field(None, ge=0)  # keep the last N good images by name as test images, instead of a share
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if self.validation + (0 if self.last is not None else self.test) >= 1:
+            raise ValueError(
+                f"validation and test must leave images to train on, got {self.validation} + {self.test} of 1"
+            )
+        return self
+
+
+class TrainingSettings(Settings):
+    """The loop. Of steps, epochs and minutes exactly one is set."""
+
+    steps: int | None = Field(None, gt=0)  # parameter updates
+    epochs: int | None = Field(None, gt=0)  # passes over the fixed pool
+    minutes: float | None = Field(None, gt=0)  # measured once at the start and turned into steps
+    batch: int = Field(32, gt=0)  # patches
+    pool: int | None = Field(None, gt=0)  # size of a fixed set of patches; None: fresh patches for ever
+    learning_rate: float = Field(1e-3, gt=0)  # Adam's, at its highest
+    warmup: int = Field(0, ge=0)  # steps
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = Field(0.0, ge=0)  # Adam's l2 penalty
+    augment: Literal["none", "flips", "turns"] = "none"  # flips: mirror both ways; turns: also by quarter turns
+    corrupt: float = Field(0.0, ge=0, le=1)  # share of the patches that get a stain, which the network is to take away
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    memory_gb: float | None = Field(None, ge=0)  # for images, 10^9 bytes; None: half of what the machine has free
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(0, ge=0)
+    checkpoint_minutes: float = Field(1.0, gt=0)  # between checkpoints
+    plateau_steps: int = Field(1000, ge=0)  # stop if nothing is learnt by then; 0: never
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of steps, epochs and minutes is needed, got {' and '.join(given) or 'none'}")
+        if self.epochs is not None and self.pool is None:
+            raise ValueError(
+                "epochs need a fixed pool of patches; set pool under [training] of --config, or give steps or minutes"
+            )
+        return self
+
+
+class ThresholdSettings(Settings):
+    """Where a residual becomes a flaw: taken from held-out good images alone."""
+
+    rule: Literal["quantile", "largest"] = "quantile"
+    false_positive_rate: float = Field(1e-4, gt=0, lt=1)  # share of good pixels above the threshold
+    opening: int = Field(4, ge=0, le=101)  # diameter of the opening's circle, pixels of the image; 0: none
+
+
+class Config(Settings):
+    """Everything that decides what a training does and what its detector says."""
+
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    residual: ResidualSettings = ResidualSettings()
+    tiling: TilingSettings = TilingSettings()
+    images: ImageSettings = ImageSettings()
+    split: SplitSettings = SplitSettings()
+    training: TrainingSettings = TrainingSettings(minutes=10)
+    threshold: ThresholdSettings = ThresholdSettings()
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if self.tiling.stride > self.model.patch:
+            raise ValueError(
+                f"stride must not exceed the patch, or pixels between patches go unseen, "
+                f"got stride {self.tiling.stride} with patch {self.model.patch}"
+            )
+        if self.training.corrupt and self.loss.name == "vae":
+            raise ValueError("spoil is not for a vae, whose noise floor is the error on good patches; set it to 0")
+        for part in (self.loss, self.residual):
+            if part.name in WINDOWED and part.ssim.size > self.model.patch:
+                raise ValueError(f"window size {part.ssim.size} must not exceed the patch, {self.model.patch}")
+        if self.residual.name == "probability":
+            if self.loss.name != "vae":
+                raise ValueError(
+                    f"residual probability needs a network that samples, loss vae, got loss {self.loss.name}; "
+                    f"train with --loss vae, or map {RESIDUAL_OF[self.loss.name]}"
+                )
+            if self.tiling.average == "reconstructions":
+                raise ValueError(
+                    "residual probability belongs to a patch, so average must be residuals, got reconstructions; "
+                    "leave it unset, or map l2"
+                )
+        return self

@@ -1,0 +1,155 @@
+"""Random patches of training images, wherever these lie. NumPy only; tensors are made by whoever trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawmap.core.checks import finite
+from flawmap.core.errors import InputError
+from flawmap.core.records import Mask
+from flawmap.data.tile_store import Corner, MemoryStore, Store
+
+Patches = NDArray[np.float32]
+"""(N, C, P, P) float32 in [0, 1]."""
+
+
+class TrainingImage(NamedTuple):
+    """An image, or an area of one, to take patches from.
+
+    pixels: (H, W, C) float32 in [0, 1] at the size it is worked at. inside: None (all of it) or (H, W) bool, True =
+    inside. name: what messages call it; none: its number.
+    """
+
+    pixels: NDArray[np.float32]
+    inside: Mask | None = None
+    name: str = ""
+
+
+class PatchSource:
+    """Patches drawn evenly over all places of all images where a whole patch lies inside.
+
+    An image with twice the places is drawn from twice as often. Images lie in a store; masks are not kept, but the runs
+    of places that they leave.
+    """
+
+    def __init__(self, pieces: Iterable[TrainingImage], patch: int, store: Store | None = None) -> None:
+        """
+        Args:
+            pieces: images of one number of channels, taken one by one; nothing but the store holds them.
+            patch: P, pixels. store: where they are put, empty so far; None: memory.
+        Raises:
+            InputError: no images, NaN in one, or one without a place for a patch.
+        """
+        self.patch = patch
+        self.channels = 0  # until there is an image
+        self._store: Store = MemoryStore() if store is None else store
+        self._fields: list[_Field] = []
+        self._starts = np.zeros(1, np.int64)  # number of each image's first place; last, that of all places
+        for piece in pieces:
+            self._add(piece)
+        if not self._fields:
+            raise InputError("no images to take patches from")
+
+    def _add(self, piece: TrainingImage) -> None:
+        pixels, inside, name = piece.pixels, piece.inside, piece.name or f"image {len(self._fields)}"
+        if inside is not None and inside.shape != pixels.shape[:2]:
+            raise InputError(f"a mask has its image's shape, {pixels.shape[:2]}, got {inside.shape}")
+        if pixels.shape[2] != (self.channels or pixels.shape[2]):
+            raise InputError("images must have one number of channels, got grey and colour; convert them to one mode")
+        finite(pixels, name)
+        height, width = pixels.shape[:2]
+        if height < self.patch or width < self.patch:
+            _refuse(name, height, width, self.patch)
+        columns = width - self.patch + 1
+        runs = None if inside is None else _Runs.of(_places(inside, self.patch, name))
+        count = (height - self.patch + 1) * columns if runs is None else runs.places
+        self._store.add(np.moveaxis(pixels, 2, 0))
+        self.channels = int(pixels.shape[2])
+        self._fields.append(_Field(columns, runs))
+        self._starts = np.append(self._starts, self.places + count)
+
+    @property
+    def places(self) -> int:
+        """How many different patches there are."""
+        return int(self._starts[-1])
+
+    def sample(self, count: int, rng: np.random.Generator) -> Patches:
+        """(count, C, P, P) float32, drawn with replacement."""
+        return self.cut(self.draw(count, rng))
+
+    def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """(count,) numbers of patches, from 0 to `places` - 1, all equally likely."""
+        return rng.integers(0, self.places, size=count)
+
+    def cut(self, numbers: NDArray[np.int64]) -> Patches:
+        """(count, C, P, P) float32: the patches with these numbers."""
+        patches = np.empty((len(numbers), self.channels, self.patch, self.patch), dtype=np.float32)
+        chosen = np.searchsorted(self._starts, numbers, side="right") - 1
+        places = numbers - self._starts[chosen]
+        corners = [self._corner(image, place) for image, place in zip(chosen.tolist(), places.tolist(), strict=True)]
+        self._store.read(corners, patches)
+        return patches
+
+    def _corner(self, image: int, place: int) -> Corner:
+        columns, runs = self._fields[image]
+        return Corner(image, *divmod(place if runs is None else runs.number(place), columns))
+
+
+class _Runs(NamedTuple):
+    """Ascending numbers as runs of neighbours. starts: the first of each run. ends: how many there are up to its end.
+
+    Between two runs of a row at least P places are missing, since a hole in the mask costs all patches that reach it.
+    So a row has at most (W + 1) / (P + 1) runs, and those of an image take 8 / P bytes a pixel at the very most.
+    """
+
+    starts: NDArray[np.integer]
+    ends: NDArray[np.integer]
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.int64]) -> _Runs:
+        ends = np.append(np.flatnonzero(np.diff(numbers) != 1) + 1, len(numbers))
+        starts = numbers[np.append(0, ends[:-1])]
+        narrow = np.int32 if numbers[-1] <= np.iinfo(np.int32).max else np.int64
+        return cls(starts.astype(narrow), ends.astype(narrow))
+
+    @property
+    def places(self) -> int:
+        return int(self.ends[-1])
+
+    def number(self, place: int) -> int:
+        """The number that `place` others come before."""
+        run = int(np.searchsorted(self.ends, place, side="right"))
+        return int(self.starts[run]) + place - (int(self.ends[run - 1]) if run else 0)
+
+
+class _Field(NamedTuple):
+    """The places of an image. columns: how many there are in a row. runs: of those that count, None = all."""
+
+    columns: int
+    runs: _Runs | None
+
+
+def _places(mask: Mask, patch: int, label: str) -> NDArray[np.int64]:
+    """Numbers (row * columns + column) of the top left pixels whose whole patch is inside, by a summed-area table."""
+    height, width = mask.shape
+    table = np.zeros((height + 1, width + 1), dtype=np.int64)
+    table[1:, 1:] = mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    inside = table[patch:, patch:] - table[:-patch, patch:] - table[patch:, :-patch] + table[:-patch, :-patch]
+    places = np.flatnonzero(inside == patch * patch)
+    if places.size == 0:
+        raise InputError(
+            f"no patch of {patch} x {patch} pixels fits into the region of interest of {label} "
+            f"({width} x {height}, {int(mask.sum()):,} pixels inside); take a smaller patch or a wider region"
+        )
+    return places
+
+
+def _refuse(label: str, height: int, width: int, patch: int) -> None:
+    raise InputError(
+        f"{label} is {width} x {height} as worked, a patch is {patch} x {patch}; "
+        "take a smaller patch, a larger scale, or leave the image out"
+    )

@@ -1,0 +1,262 @@
+"""From a residual map to regions: opening, threshold, connected components.
+
+A flat opening commutes with thresholding, so one grey-value opening of the map gives the opened mask at every
+threshold: the map is opened once, and thresholds may move afterwards at no cost.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from flawmap.core.checks import finite, shape_text
+from flawmap.core.errors import InputError
+from flawmap.core.records import FloatMap, Mask, Region
+
+
+def disk(diameter: int) -> NDArray[np.uint8]:
+    """The circle of a diameter on the pixel grid, as 0 and 1.
+
+    A pixel belongs to it when its centre lies within diameter / 2 of the circle's centre. The circle's centre is the
+    centre of a pixel for odd diameters and a corner between four pixels for even ones; 4 is 4x4 without its corners.
+
+    Args:
+        diameter: pixels, at least 1.
+    Returns:
+        (diameter, diameter) uint8.
+    Raises:
+        InputError: the diameter is below 1.
+    """
+    if diameter < 1:
+        raise InputError(f"diameter must be at least 1 pixel, got {diameter}")
+    twice = 2 * np.arange(diameter) - (diameter - 1)  # offsets in half pixels: the test stays in whole numbers
+    return (twice[:, None] ** 2 + twice[None, :] ** 2 <= diameter**2).astype(np.uint8)
+
+
+def opened(residual: FloatMap, diameter: int) -> FloatMap:
+    """Grey-value opening of a residual map with a circle: flaws into which the circle does not fit vanish.
+
+    At every pixel the largest value that a circle which covers it holds throughout. Circles may reach over the border
+    as long as their centre lies in the image; what lies outside is ignored. Never above the map, the same when
+    repeated or done on a turned or mirrored map, and `opened(m, d) > t` is the binary opening of `m > t` at every t.
+
+    Args:
+        residual: (H, W) float32, finite.
+        diameter: of the circle, pixels; 0 and 1 leave the map as it is (a copy).
+    Returns:
+        (H, W) float32.
+    Raises:
+        InputError: not (H, W), not floating point, not finite, or a negative diameter.
+    References:
+        Steger, Ulrich, Wiedemann 2018, Machine Vision Algorithms and Applications; the circle of diameter 4 is that
+        of Bergmann et al. 2019, arXiv:1807.02011.
+    """
+    _check_map(residual, "residual")
+    if diameter < 0:
+        raise InputError(f"diameter must be 0 (no opening) or more pixels, got {diameter}")
+    image = np.array(residual, dtype=np.float32, order="C")
+    if diameter <= 1 or image.size == 0:
+        return image
+    height, width = image.shape
+    circle = disk(diameter)
+    # Between n pixels there are n + 1 corners where an even circle's centre may lie, borders included: one more row
+    # and column make room for them. OpenCV ignores what lies outside, and so must this padding: it holds infinity.
+    even = 1 - diameter % 2
+    room = cv2.copyMakeBorder(image, 0, even, 0, even, cv2.BORDER_CONSTANT, value=[np.inf])
+    # cv2.MORPH_OPEN dilates with the anchor of the erosion, which for even circles moves the result by a pixel.
+    anchor, mirrored = diameter // 2, diameter - 1 - diameter // 2
+    eroded = cv2.erode(room, circle, anchor=(anchor, anchor))
+    dilated = cv2.dilate(eroded, circle, anchor=(mirrored, mirrored))
+    return np.ascontiguousarray(dilated[:height, :width], dtype=np.float32)
+
+
+def threshold_mask(opened: FloatMap, threshold: float, inside: Mask | None = None) -> Mask:
+    """The pixels strictly above a threshold, within a region of interest.
+
+    Strict for every threshold, also for one between two float32 values, so a mask is empty exactly when the largest
+    value in it does not exceed the threshold.
+
+    Args:
+        opened: (H, W) float32, finite.
+        threshold: in the map's unit; infinity gives an empty mask.
+        inside: (H, W) bool, True = inspected; None: everywhere.
+    Returns:
+        (H, W) bool.
+    Raises:
+        InputError: a shape, a type, or a NaN.
+    """
+    _check_map(opened, "opened")
+    if np.isnan(threshold):
+        raise InputError("threshold must be a number, got NaN")
+    with np.errstate(over="ignore"):
+        limit = np.float32(threshold)
+    if float(limit) > threshold:  # rounded upwards: the next value below gives the same answer as the exact threshold
+        limit = np.nextafter(limit, np.float32(-np.inf))
+    mask: Mask = opened > limit
+    if inside is not None:
+        check_mask(inside, opened.shape, "inside")
+        mask &= inside
+    return mask
+
+
+def find_regions(mask: Mask, opened_residual: FloatMap) -> tuple[Region, ...]:
+    """The 8-connected components of a mask, by falling peak; equal peaks from the top, then from the left.
+
+    Args:
+        mask: (H, W) bool.
+        opened_residual: (H, W) float32, finite: where peak and mean are taken.
+    Returns:
+        One Region per component; () for an empty mask.
+    Raises:
+        InputError: a shape, a type, or a NaN.
+    """
+    gathering = RegionGathering()
+    gathering.add(mask, opened_residual)
+    return gathering.regions()
+
+
+class RegionGathering:
+    """`find_regions` for a mask that comes by bands of rows: components that a seam cuts are put together again.
+
+    Memory grows with the number of components, not with the number of rows.
+    """
+
+    def __init__(self) -> None:
+        self._closed: list[_Tally] = []  # components that no later band can touch
+        self._open = _no_components()
+        self._seam: NDArray[np.int64] | None = None  # numbers of the open components in the last row, -1 = none
+        self._top = 0
+
+    def add(self, mask: Mask, opened_residual: FloatMap) -> None:
+        """The band below the one before: (h, W) bool and (h, W) float32. InputError for a shape, a type, or a NaN."""
+        _check_map(opened_residual, "opened_residual")
+        check_mask(mask, opened_residual.shape, "mask")
+        if mask.size == 0:
+            return
+        labels, tally = _components(mask, opened_residual, self._top)
+        self._top += len(mask)
+        above, first, last = self._seam, labels[0].astype(np.int64) - 1, labels[-1].astype(np.int64) - 1
+        number = len(self._open)
+        group = _joined(number + len(tally), _touching(above, np.where(first >= 0, first + number, -1)))
+        tally = _added(np.concatenate((self._open, tally)), group)
+        ends = np.full(len(last), -1, np.int64)
+        ends[last >= 0] = group[last[last >= 0] + number]
+        going_on = np.unique(ends[ends >= 0])
+        self._closed.append(np.delete(tally, going_on))
+        self._open = tally[going_on]
+        self._seam = np.where(ends >= 0, np.searchsorted(going_on, ends), -1)
+
+    def regions(self) -> tuple[Region, ...]:
+        """The components of all bands, by falling peak; equal peaks from the top, then from the left."""
+        found = np.concatenate((*self._closed, self._open))
+        order = np.lexsort((found["left"], found["top"], -found["peak"]))
+        return tuple(_region(found[place]) for place in order)
+
+
+_Tally = NDArray[np.void]
+"""One entry for each component, of what adds up."""
+
+_SUMS, _LEAST, _MOST = ("area", "x", "y", "residual"), ("left", "top"), ("right", "bottom", "peak")
+_ENTRY = np.dtype([(name, np.float64) for name in (*_SUMS, *_LEAST, *_MOST)])  # exact for whole numbers up to 2^53
+
+
+def _no_components() -> _Tally:
+    return np.zeros(0, _ENTRY)
+
+
+def _components(mask: Mask, residual: FloatMap, top: int) -> tuple[NDArray[np.int32], _Tally]:
+    """Labels from 1 of a band whose first row is `top`, and what they add up to."""
+    if not mask.any():
+        return np.zeros(mask.shape, np.int32), _no_components()
+    count, marked, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    labels: NDArray[np.int32] = np.asarray(marked, dtype=np.int32)
+    y, x = np.nonzero(labels)
+    owner, values = labels[y, x] - 1, residual[y, x]
+    tally = np.zeros(count - 1, _ENTRY)
+    tally["area"] = stats[1:, cv2.CC_STAT_AREA]
+    for name, weights in (("x", x), ("y", y + top), ("residual", values)):
+        tally[name] = np.bincount(owner, weights=weights, minlength=count - 1)
+    tally["left"], tally["top"] = stats[1:, cv2.CC_STAT_LEFT], stats[1:, cv2.CC_STAT_TOP] + top
+    tally["right"] = tally["left"] + stats[1:, cv2.CC_STAT_WIDTH]
+    tally["bottom"] = tally["top"] + stats[1:, cv2.CC_STAT_HEIGHT]
+    tally["peak"] = -np.inf
+    np.maximum.at(tally["peak"], owner, values)
+    return labels, tally
+
+
+def _touching(above: NDArray[np.int64] | None, below: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Pairs of numbers that are 8-neighbours across a seam: rows (W,) of numbers, -1 = none."""
+    if above is None:
+        return []
+    width, pairs = len(below), []
+    for shift in (-1, 0, 1):
+        upper = above[max(0, shift) : width + min(0, shift)]
+        lower = below[max(0, -shift) : width + min(0, -shift)]
+        both = (upper >= 0) & (lower >= 0)
+        pairs.append(np.stack((upper[both], lower[both]), axis=1))
+    return [(int(one), int(other)) for one, other in np.unique(np.concatenate(pairs), axis=0)]
+
+
+def _joined(number: int, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
+    """(number,): from 0, alike for those that a chain of pairs connects."""
+    parents = list(range(number))
+
+    def root(place: int) -> int:
+        while parents[place] != place:
+            parents[place] = parents[parents[place]]
+            place = parents[place]
+        return place
+
+    for one, other in pairs:
+        parents[root(one)] = root(other)
+    roots = np.array([root(place) for place in range(number)], np.int64)
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+
+
+def _added(tally: _Tally, group: NDArray[np.int64]) -> _Tally:
+    """One entry for each group."""
+    together = np.zeros(int(group.max()) + 1 if len(group) else 0, _ENTRY)
+    for name in _SUMS:
+        np.add.at(together[name], group, tally[name])
+    for names, extreme, start in ((_LEAST, np.minimum, np.inf), (_MOST, np.maximum, -np.inf)):
+        for name in names:
+            together[name] = start
+            extreme.at(together[name], group, tally[name])
+    return together
+
+
+def _region(entry: np.void) -> Region:
+    area, left, top = int(entry["area"]), int(entry["left"]), int(entry["top"])
+    return Region(
+        area=area,
+        box=(left, top, int(entry["right"]) - left, int(entry["bottom"]) - top),
+        centroid=(float(entry["x"] / area), float(entry["y"] / area)),
+        peak=float(entry["peak"]),
+        mean=float(entry["residual"] / area),
+    )
+
+
+def label(mask: Mask) -> tuple[NDArray[np.int32], int]:
+    """The 8-connected components of a (H, W) bool mask: (H, W) int32 with 0 outside and 1 to n inside, and n."""
+    check_mask(mask, mask.shape, "mask")
+    if mask.size == 0:
+        return np.zeros(mask.shape, dtype=np.int32), 0
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    return np.asarray(labels, dtype=np.int32), count - 1
+
+
+def check_mask(mask: Mask, shape: tuple[int, ...], name: str) -> None:
+    """Refuse anything but a bool array of a (H, W) shape."""
+    if mask.dtype != np.bool_:
+        raise InputError(f"{name} must be bool, got {mask.dtype}; pass {name} > 0 if non-zero means True")
+    if mask.ndim != 2 or mask.shape != shape:
+        raise InputError(f"{name} must be (H, W) = {shape_text(shape)}, got {shape_text(mask.shape)}")
+
+
+def _check_map(values: FloatMap, name: str) -> None:
+    if values.ndim != 2:
+        raise InputError(f"{name} must be (H, W), got {shape_text(values.shape)}")
+    if values.dtype != np.float32:
+        raise InputError(f"{name} must be float32, got {values.dtype}; pass {name}.astype(np.float32)")
+    finite(values, name)

@@ -1,0 +1,118 @@
+"""The state of a training that goes on: safetensors with a JSON header, like a model file, and never pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from flawmap.core.errors import ArtifactError, ConfigError
+from flawmap.core.files import atomic
+from flawmap.core.settings import Config
+
+KEY = "flawmap-checkpoint"
+FREE = ("device", "memory_gb", "checkpoint_minutes")  # training settings that may change between stop and resume
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Network, Adam's moments, and where in the training they belong. steps: of the whole, minutes already turned."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    data_digest: str
+    step: int
+    steps: int
+    seconds: float
+    history: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, network: nn.Module, optimizer: torch.optim.Optimizer, *, config: Config, **where: Any) -> Checkpoint:
+        names = [name for name, _ in network.named_parameters()]
+        tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+        moments = optimizer.state_dict()["state"]
+        for place, name in enumerate(names):
+            tensors |= {f"optimizer.{key}.{name}": value for key, value in moments[place].items()}
+        return cls({name: tensor.detach().clone() for name, tensor in tensors.items()}, _comparable(config), **where)
+
+    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put the saved state into a freshly built network and optimizer, in place.
+
+        Raises:
+            ArtifactError: it lacks a part of them, or holds one of another shape.
+        """
+        prefix = "network."
+        state = {}
+        try:
+            network.load_state_dict({k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)})
+            for place, (name, parameter) in enumerate(network.named_parameters()):
+                state[place] = {"step": self.tensors[f"optimizer.step.{name}"].clone()}
+                for key in ("exp_avg", "exp_avg_sq"):
+                    # It lies in memory as its parameter does (channels last), as if training had never stopped.
+                    moment = torch.empty_like(parameter, requires_grad=False)
+                    state[place][key] = moment.copy_(self.tensors[f"optimizer.{key}.{name}"])
+        except (KeyError, RuntimeError) as error:
+            raise ArtifactError(
+                f"the checkpoint does not hold the state of this network ({error}); remove it to start anew"
+            ) from None
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write beside, then rename: a kill at any moment leaves the checkpoint before this one, or this one."""
+    header = {key: value for key, value in vars(checkpoint).items() if key != "tensors"}
+    # A .contiguous() copy: safetensors stores values in row order, whatever their layout in memory.
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    blob = safetensors.torch.save(tensors, metadata={KEY: json.dumps(header)})
+    with atomic(path, durable=True) as part:
+        part.write_bytes(blob)
+
+
+def load_checkpoint(path: Path, config: Config, data_digest: str) -> Checkpoint | None:
+    """The checkpoint at `path`; None if there is none yet.
+
+    Raises:
+        ArtifactError: damaged, or not a checkpoint.
+        ConfigError: it belongs to other settings or other training images.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[KEY])
+        checkpoint = Checkpoint(safetensors.torch.load_file(path), **header)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is not a readable checkpoint ({error}); remove it to start anew") from None
+    changed = _differences(checkpoint.config, _comparable(config))
+    if changed:
+        raise ConfigError(
+            f"{path} was written with other settings: {'; '.join(changed[:3])}; resume with the same ones, or remove "
+            "the checkpoint to start anew"
+        )
+    if checkpoint.data_digest != data_digest:
+        raise ConfigError(f"{path} was written while training on other images; remove it to start anew")
+    return checkpoint
+
+
+def _comparable(config: Config) -> dict[str, Any]:
+    settings = config.model_dump(mode="json")
+    for name in FREE:
+        del settings["training"][name]
+    return settings
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key} was {before}, is {after}")
+    return found

@@ -1,0 +1,121 @@
+"""What is mapped when an image is scored: a table of names to functions of an image and its reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from flawmap.core.checks import same_shape
+from flawmap.core.errors import InputError
+from flawmap.core.settings import ResidualSettings
+from flawmap.nets.ssim import ssim, ssim_parts
+
+LEAST_NOISE = 1e-6  # variance of a pixel; rounding to 8 bits is of this size, and below it nothing is measured
+
+
+class Decoded(NamedTuple):
+    """What a network makes of an image. reconstruction: (N, C, H, W); of a network that samples, the samples' mean.
+
+    spread: variance of the samples, of the same shape. noise: variance of a pixel's error on good patches, a scalar.
+    Both None: nothing was sampled.
+    """
+
+    reconstruction: Tensor
+    spread: Tensor | None = None
+    noise: Tensor | None = None
+
+
+Residual = Callable[[Tensor, Decoded, ResidualSettings], Tensor]
+
+
+def l2_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
+    """Squared difference per pixel, mean over channels.
+
+    image, reconstruction: (N, C, H, W). Returns (N, H, W); 0 = the same, larger is worse.
+    """
+    same_shape(image, reconstruction, "image", "reconstruction")
+    return (reconstruction.float() - image).square().mean(dim=1)
+
+
+def ssim_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
+    """Local structural disagreement: (1 - SSIM) / 2 per pixel, mean over channels.
+
+    With an `l2_weight`, that times the squared difference is added: SSIM looks at structure and hardly at brightness,
+    which is all that some flaws change.
+
+    image, reconstruction: (N, C, H, W), intensities in [0, 1]. Returns (N, H, W), without an `l2_weight` in [0, 1]:
+    0 = same structure, 1 = inverted structure. Larger is worse. Borders reflect, so no pixel is lost.
+
+    References:
+        Wang et al. 2004, doi:10.1109/TIP.2003.819861; Bergmann et al. 2019, eq. 4-8.
+    """
+    structural = _disagreement(ssim(image, reconstruction, settings.ssim, border="reflect"))
+    if settings.l2_weight == 0:
+        return structural
+    return structural + settings.l2_weight * l2_residual(image, reconstruction, settings)
+
+
+def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSettings) -> Tensor:
+    """The reconstruction probability: -log p(x) per pixel, shifted by a constant to start at 0; mean over channels.
+
+    p is a Gaussian at the samples' mean. Its variance is the samples' own, s^2, which is how much the decoder
+    hesitates, plus the noise n, which is how well it draws good patches:
+
+        -log p(x) + log p_0 = (log(1 + s^2 / n) + (x - mean)^2 / (s^2 + n)) / 2,    p_0 = 1 / sqrt(2 pi n)
+
+    Both terms count: "the variability of the decoded outputs", by which Bergmann et al. 2019 describe this residual,
+    and the distance to them, without which a network that is wrong and sure of it would find nothing. p_0 is the
+    density of a pixel met exactly by samples that agree; it depends on the network alone, so maps of different images
+    compare. The distance alone is the residual `l2`, which compares with the decoded mean.
+
+    image: (N, C, H, W) in [0, 1]. Returns (N, H, W) in nats, at least 0: 0 = met exactly, and samples agree. Larger is
+    worse: it grows with the distance without bound, and with the spread where s^2 + n exceeds the squared distance.
+
+    References:
+        An and Cho 2015, Variational autoencoder based anomaly detection using reconstruction probability.
+    Raises:
+        InputError: nothing was sampled, or shapes differ.
+    """
+    mean, spread, noise = decoded
+    if spread is None or noise is None:
+        raise InputError(
+            "the reconstruction probability needs the spread of samples and the noise, got a reconstruction alone; "
+            "use a network that samples (vae), or map l2"
+        )
+    same_shape(image, mean, "image", "reconstruction")
+    same_shape(mean, spread, "reconstruction", "spread")
+    least = noise.float().clamp(min=LEAST_NOISE)
+    distance = (mean.float() - image).square()
+    return 0.5 * (torch.log1p(spread / least) + distance / (spread + least)).mean(dim=1)
+
+
+def _of(function: Callable[[Tensor, Tensor, ResidualSettings], Tensor]) -> Residual:
+    """A residual of reconstructions, whatever they come from."""
+    return lambda image, decoded, settings: function(image, decoded.reconstruction, settings)
+
+
+def _part_residual(part: str) -> Callable[[Tensor, Tensor, ResidualSettings], Tensor]:
+    def residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
+        similarity: Tensor = getattr(ssim_parts(image, reconstruction, settings.ssim, border="reflect"), part)
+        return _disagreement(similarity)
+
+    residual.__doc__ = f"""One part of SSIM, its {part}, by itself: (1 - {part}) / 2 per pixel, as `ssim_residual`."""
+    return residual
+
+
+def _disagreement(similarity: Tensor) -> Tensor:
+    """(N, C, H, W) in [-1, 1] to (N, H, W) in [0, 1]; rounding may lift the similarity of equal windows above 1."""
+    return ((1 - similarity.mean(dim=1)) / 2).clamp(0, 1)
+
+
+RESIDUALS: dict[str, Residual] = {
+    "l2": _of(l2_residual),
+    "ssim": _of(ssim_residual),
+    "luminance": _of(_part_residual("luminance")),
+    "contrast": _of(_part_residual("contrast")),
+    "structure": _of(_part_residual("structure")),
+    "probability": probability_residual,
+}

@@ -1,0 +1,98 @@
+"""The convolutional autoencoder of Bergmann et al. 2019, table 1, for 128x128 patches (kernel / stride / padding):
+
+    Conv1  4/2/1  64x64x32        Conv4  4/2/1  16x16x64       Conv7  3/1/1  8x8x64
+    Conv2  4/2/1  32x32x32        Conv5  3/1/1  16x16x64       Conv8  3/1/1  8x8x32
+    Conv3  3/1/1  32x32x32        Conv6  4/2/1  8x8x128        Conv9  8/1/0  1x1xd
+
+The decoder is the same read backwards, by transposed convolutions. LeakyReLU with slope 0.2 follows every layer but
+the last of the encoder and the last of the decoder, which are linear: reconstructions may leave [0, 1] a little.
+
+Other patch sides: the kernel of Conv9 covers the side that is left (2 for 32, 4 for 64); patches of 256 have one more
+4/2/1 layer of 32 channels in front, as in MVTec AD (Bergmann et al. 2021, doi:10.1007/s11263-020-01400-4).
+
+Shapes: N batch, C channels, P patch side, D latent dimension.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flawmap.core.settings import ModelSettings
+from flawmap.nets.transposed import TransposedConvolution
+
+SLOPE = 0.2
+
+
+class Layer(NamedTuple):
+    channels: int
+    kernel: int
+    stride: int
+    padding: int
+
+
+TABLE_1 = (
+    Layer(32, 4, 2, 1),
+    Layer(32, 4, 2, 1),
+    Layer(32, 3, 1, 1),
+    Layer(64, 4, 2, 1),
+    Layer(64, 3, 1, 1),
+    Layer(128, 4, 2, 1),
+    Layer(64, 3, 1, 1),
+    Layer(32, 3, 1, 1),
+)
+FRONT_256 = Layer(32, 4, 2, 1)
+
+
+class Drawn(NamedTuple):
+    """reconstructions: (N, C, P, P). divergence: a scalar that is added to the loss; None: nothing."""
+
+    reconstructions: Tensor
+    kl: Tensor | None
+
+
+class Autoencoder(nn.Module):
+    """Patches (N, C, P, P) to a latent vector (N, D, 1, 1) and back to their reconstruction (N, C, P, P)."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        layers = encoder_layers(settings)
+        inputs = [settings.channels or 1, *(layer.channels for layer in layers[:-1])]
+        self.encoder = nn.Sequential(*_stack(nn.Conv2d, inputs, layers))
+        mirrored = [
+            Layer(channels, layer.kernel, layer.stride, layer.padding)
+            for channels, layer in zip(reversed(inputs), reversed(layers), strict=True)
+        ]
+        self.decoder = nn.Sequential(
+            *_stack(TransposedConvolution, [layer.channels for layer in reversed(layers)], mirrored)
+        )
+
+    def forward(self, x_NCPP: Tensor) -> Tensor:
+        reconstruction: Tensor = self.decoder(self.encoder(x_NCPP))
+        return reconstruction
+
+    def draw(self, x_NCPP: Tensor, generator: torch.Generator) -> Drawn:
+        """What training compares with the patches; networks that sample take their noise from the generator."""
+        return Drawn(self(x_NCPP), None)
+
+
+def encoder_layers(settings: ModelSettings) -> tuple[Layer, ...]:
+    """Table 1 for a patch side: the rows, and the last one fitted to the side that is left."""
+    rows = (FRONT_256, *TABLE_1) if settings.patch == 256 else TABLE_1
+    left = settings.patch
+    for row in rows:
+        left //= row.stride
+    return (*rows, Layer(settings.latent, left, 1, 0))
+
+
+def _stack(
+    convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d], inputs: list[int], layers: tuple[Layer, ...] | list[Layer]
+) -> list[nn.Module]:
+    """Convolutions with LeakyReLU between them, none after the last."""
+    modules: list[nn.Module] = []
+    for channels, layer in zip(inputs, layers, strict=True):
+        modules.append(convolution(channels, layer.channels, layer.kernel, stride=layer.stride, padding=layer.padding))
+        modules.append(nn.LeakyReLU(SLOPE, inplace=True))
+    return modules[:-1]

@@ -1,0 +1,93 @@
+"""The variational autoencoder (Kingma and Welling 2014, arXiv:1312.6114) on table 1's layers.
+
+An encoder that gives a distribution, Q(z|x) = N(mean, diag exp(log-variance)), instead of a point. The mean is what the
+plain encoder gives; a second convolution beside its last one, of the same kernel, gives the log-variances. Together
+they are one last convolution of 2D channels. The decoder is the plain one.
+
+The network also keeps the mean squared error of its reconstructions of good patches: without it a probability of a
+pixel could not be said, because decoded samples say how much the decoder hesitates, not how well it draws.
+
+Shapes: N batch, S samples, C channels, P patch side, D latent dimension.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flawmap.core.settings import ModelSettings
+from flawmap.nets.autoencoder import Autoencoder, Drawn, encoder_layers
+
+LOG_VARIANCE = (-10.0, 4.0)  # held in here: deviations of 0.007 to 7.4 times the prior's, so that exp stays finite
+MEMORY = 0.99  # share of the noise that a step keeps
+
+
+class Posterior(NamedTuple):
+    """Q(z|x), a Gaussian with independent dimensions. mean, log_variance: (N, D, 1, 1) float32."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def at(self, noise: Tensor) -> Tensor:
+        """The latent vectors that standard normal noise, of a shape that broadcasts to the mean's, stands for."""
+        return self.mean + torch.exp(0.5 * self.log_variance) * noise
+
+
+class VariationalAutoencoder(Autoencoder):
+    """Patches (N, C, P, P) to a distribution over latent vectors, and samples of it to reconstructions.
+
+    `forward` decodes the mean. noise: a buffer, the variance of a pixel's error on good patches.
+    """
+
+    noise: Tensor
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__(settings)
+        *_, before, last = encoder_layers(settings)
+        self.log_variance = nn.Conv2d(before.channels, settings.latent, last.kernel)
+        self.register_buffer("noise", torch.ones(()))
+
+    def encode(self, x_NCPP: Tensor) -> Posterior:
+        """The distribution of each patch's latent vector, in single precision whatever the network runs in."""
+        features = self.encoder[:-1](x_NCPP)
+        mean, log_variance = self.encoder[-1](features).float(), self.log_variance(features).float()
+        return Posterior(mean, log_variance.clamp(*LOG_VARIANCE))
+
+    def draw(self, x_NCPP: Tensor, generator: torch.Generator) -> Drawn:
+        """One sample's reconstruction, and the mean divergence of a patch, not yet weighted.
+
+        In training the noise follows the error of what is drawn: a mean over the last hundred steps or so.
+        """
+        posterior = self.encode(x_NCPP)
+        noise_ND11 = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
+        reconstructions = self.decoder(posterior.at(noise_ND11))
+        if self.training:
+            with torch.no_grad():
+                error = (reconstructions.float() - x_NCPP).square().mean()
+                self.noise.lerp_(error, 1 - MEMORY)
+        return Drawn(reconstructions, kl_to_prior(posterior).mean())
+
+    def samples(self, x_NCPP: Tensor, noise_SD: Tensor) -> Tensor:
+        """(N, S, C, P, P) float32: every patch decoded once for each row of standard normal noise (S, D)."""
+        posterior = self.encode(x_NCPP)
+        # One at a time: a batch of N suits the caches, one of N x S does not.
+        decoded = [self.decoder(posterior.at(noise_D[:, None, None])).float() for noise_D in noise_SD]
+        return torch.stack(decoded, dim=1)
+
+
+def kl_to_prior(posterior: Posterior) -> Tensor:
+    """KL(Q(z|x) || N(0, I)) of each patch in nats, summed over the latent dimensions: (N,), 0 = the prior itself.
+
+    References:
+        Kingma and Welling 2014, arXiv:1312.6114, appendix B.
+    """
+    mean, log_variance = posterior
+    # expm1, because exp(v) - 1 - v cancels where Q is close to the prior.
+    return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).flatten(1).sum(1)
+
+
+def fixed_noise(samples: int, latent: int) -> Tensor:
+    """(S, D) standard normal numbers, the same ones at every call: what an image scores is a function of the image."""
+    return torch.randn(samples, latent, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,179 @@
+"""Files of pretrained weights: which are known, where they lie, and the one place of flawmap that uses the network.
+
+Nothing is fetched unless `flawmap weights fetch` is given. What comes is compared with a SHA-256 that stands here, and
+only then takes its place. Imports neither torch nor NumPy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flawmap.core.errors import InputError
+from flawmap.core.files import atomic, enough_space, sha256_of, writable_folder
+from flawmap.core.settings import FeatureName, FeatureSettings
+
+CHUNK = 1 << 20  # bytes read at once, and the unit of progress
+LARGEST = 1 << 30  # bytes; whatever is longer is not one of these files
+TIMEOUT = 30.0  # seconds without an answer
+SCHEMES = ("https", "file")  # plain http could be changed on the way
+
+Done = Callable[[int, int, str], None]
+"""Told (done, of how many, what) as work goes on."""
+
+
+class Pinned(NamedTuple):
+    """A published file of weights. sha256: in hexadecimal, or as many of its first digits as are published."""
+
+    url: str
+    sha256: str
+
+    @property
+    def file(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+# torchvision's own files. The last 8 digits of such a name are the first of the file's SHA-256. AlexNet's whole digest
+# is the one that independent projects record for this file; of SqueezeNet's none but the 8 are published.
+PINNED: dict[FeatureName, Pinned] = {
+    "alexnet": Pinned(
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+    ),
+    "squeezenet": Pinned("https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth", "b66bff10"),
+}
+
+
+def cache_folder() -> Path:
+    """Where fetched weights lie: flawmap/weights in $XDG_CACHE_HOME, or in ~/.cache where that is no absolute path."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path("~/.cache").expanduser()) / "flawmap" / "weights"
+
+
+def weights_file(settings: FeatureSettings) -> Path:
+    """The file of weights that the settings name, or else the fetched one.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if settings.weights is not None:
+        if not settings.weights.is_file():
+            raise InputError(
+                f"no file of weights {settings.weights}; expected {settings.network}'s as .pth or .safetensors: name "
+                "another one with --features FILE"
+            )
+        return settings.weights
+    path = cache_folder() / PINNED[settings.network].file
+    if not path.is_file():
+        raise InputError(
+            f"feature matching needs the pretrained weights of {settings.network}, but there is no {path}; get them "
+            f"with `flawmap weights fetch {settings.network}`, or name a file with --features FILE"
+        )
+    return path
+
+
+def weights_summary(settings: FeatureSettings) -> dict[str, str]:
+    """What a reader of figures needs to know of a feature network: its name, its file's, and that file's SHA-256."""
+    path = weights_file(settings)
+    return {"network": settings.network, "file": path.name, "sha256": sha256_of(path)}
+
+
+def known_weights() -> dict[str, Any]:
+    """The known files and what is there of each: `absent`, `there`, or `damaged` if its digest is another."""
+    folder = cache_folder()
+    rows = []
+    for network, pinned in PINNED.items():
+        path = folder / pinned.file
+        state = "absent" if not path.is_file() else "there" if _is(path, pinned) else "damaged"
+        size = None if state == "absent" else path.stat().st_size
+        rows.append({"network": network, "state": state, "bytes": size, "file": str(path), **pinned._asdict()})
+    return {"folder": str(folder), "weights": rows}
+
+
+def fetch_weights(
+    network: FeatureName,
+    *,
+    url: str | None = None,
+    out: Path | None = None,
+    done: Done = lambda done, total, what: None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Path:
+    """Fetch the published weights of a network; a file that is there already and is the right one is left alone.
+
+    Written beside its place and renamed once its SHA-256 is as expected, so that nothing else ever lies there.
+
+    Args:
+        url: where a copy of the very same file lies, https:// or file://; None: where it was published.
+        out: the file to write; None: where trainings look for it, in `cache_folder`.
+        done: told in megabytes. say: told in a sentence where from and where to, before anything is fetched.
+    Raises:
+        InputError: the address cannot be read, what came is another file, or it cannot be written.
+    """
+    pinned = PINNED[network]
+    source, target = url or pinned.url, out or cache_folder() / pinned.file
+    _checked_scheme(source)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder, the weights are a file; name one in it: -o {target / pinned.file}")
+    if target.exists():
+        if _is(target, pinned):
+            say(f"{target} is there already, and is what was published")
+            return target
+        raise InputError(
+            f"{target} exists, and is not {pinned.file} as published (SHA-256 {pinned.sha256}); remove it to fetch "
+            "that, or name another place with -o"
+        )
+    writable_folder(target.absolute().parent)
+    say(f"fetching {source} to {target}")
+    with atomic(target, durable=True) as part:
+        digest = hashlib.sha256()
+        with part.open("wb") as file:
+            for chunk in _read(source, target, done):
+                digest.update(chunk)
+                file.write(chunk)
+        if not digest.hexdigest().startswith(pinned.sha256):
+            raise InputError(
+                f"{source} is not {pinned.file} as published: expected the SHA-256 {pinned.sha256}, got "
+                f"{digest.hexdigest()[: len(pinned.sha256)]}; nothing was kept: try again, or another --url"
+            )
+    return target
+
+
+def _is(path: Path, pinned: Pinned) -> bool:
+    return sha256_of(path).startswith(pinned.sha256)
+
+
+def _checked_scheme(url: str) -> None:
+    if url.partition("://")[0].lower() not in SCHEMES or "://" not in url:
+        raise InputError(f"an address must begin with https:// or file://, got {url}; give another --url")
+
+
+def _read(url: str, target: Path, done: Done) -> Iterator[bytes]:
+    """The bytes at an address, piece by piece. Trouble with the network is an InputError; with the disk it is not."""
+    response = _attempt(url, lambda: urllib.request.urlopen(url, timeout=TIMEOUT))
+    with response:
+        _checked_scheme(response.url)  # after redirections
+        announced = int(response.headers.get("Content-Length") or 0)
+        enough_space(target.absolute().parent, announced)
+        total, come = max(1, announced // CHUNK), 0
+        while chunk := _attempt(url, lambda: response.read(CHUNK)):
+            come += len(chunk)
+            if come > LARGEST:
+                raise InputError(f"{url} is longer than {LARGEST >> 20} MB, and no file of weights; give another --url")
+            yield chunk
+            done(min(come // CHUNK, total), total, f"MB of {target.name}")
+
+
+def _attempt(url: str, action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise InputError(
+            f"{url} cannot be fetched: {reason}; check the address and the connection, or fetch the file by other "
+            "means and name it with `flawmap train --loss fm --features FILE`"
+        ) from error

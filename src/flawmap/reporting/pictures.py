@@ -1,0 +1,147 @@
+"""Pictures of images, masks and residual maps: outlines, heat maps, sizes for a page. (H, W, 3) uint8 arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from flawmap.core.checks import finite, image_array, shape_text
+from flawmap.core.errors import InputError
+from flawmap.core.records import FloatMap, Mask
+from flawmap.imaging.resize import to_working_size
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3) uint8, red green blue."""
+
+DETECTED = (0, 230, 90)  # green
+TRUTH = (255, 45, 60)  # red
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+
+
+def overlay(
+    image: NDArray[np.float32],
+    mask: Mask,
+    truth: Mask | None = None,
+    *,
+    heat: Picture | None = None,
+    opacity: float = 0.45,
+    width: int | None = None,
+) -> Picture:
+    """An image with the detected flaws outlined in green and the ground truth in red.
+
+    Outlines run around a flaw, outside it, so that the flaw itself stays visible: green next to it, red around that.
+    Along the image's border, where there is no outside, they run inside.
+
+    Args:
+        image: (H, W, 1) or (H, W, 3), floating point, intensities in [0, 1]; values outside are clipped.
+        mask: (H, W) bool, detected. truth: (H, W) bool, or None.
+        heat: (H, W, 3) uint8, from `heatmap`, laid over the image below the outlines.
+        opacity: of the heat, 0 = invisible, 1 = hides the image.
+        width: of the outlines, pixels; None: one pixel in images below 768 pixels, and wider with the longer side.
+    Returns:
+        (H, W, 3) uint8.
+    Raises:
+        InputError: a shape, a type, NaN, or an opacity outside [0, 1].
+    """
+    image_array(image)
+    size = image.shape[:2]
+    for name, layer, shape in (("mask", mask, size), ("truth", truth, size), ("heat", heat, (*size, 3))):
+        if layer is not None and layer.shape != shape:
+            raise InputError(
+                f"{name} must be {shape_text(shape)}, as large as the image, got {shape_text(layer.shape)}"
+            )
+    if not 0 <= opacity <= 1:
+        raise InputError(f"opacity must lie in [0, 1], got {opacity}")
+    levels = np.clip(image, 0, 1) * np.float32(255)
+    if heat is not None:
+        levels = (1 - opacity) * levels + opacity * heat
+    picture: Picture = np.rint(np.broadcast_to(levels, (*size, 3))).astype(np.uint8)
+    width = width or max(1, round(max(size) / 512))
+    if truth is not None:
+        picture[_outline(truth, width, gap=width)] = TRUTH
+    picture[_outline(mask, width)] = DETECTED
+    return picture
+
+
+def heatmap(residual: FloatMap, low: float, high: float) -> Picture:
+    """A residual map in the colours of `inferno`, perceptually even: black = low or below, light yellow = high or more.
+
+    The limits are given, not taken from the map: two maps with the same limits compare.
+
+    Args:
+        residual: (H, W) float32, finite. low, high: residuals at the ends of the colour scale, low < high.
+    Returns:
+        (H, W, 3) uint8.
+    Raises:
+        InputError: a shape, NaN, or limits that span nothing.
+    """
+    if residual.ndim != 2:
+        raise InputError(f"residual must be (H, W), got {shape_text(residual.shape)}")
+    finite(residual, "residual")
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise InputError(f"low and high must be finite with low < high, got {low} and {high}")
+    share = np.clip((residual.astype(np.float64) - low) / (high - low), 0, 1)
+    levels = np.rint(share * 255).astype(np.uint8)
+    coloured = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
+    return np.ascontiguousarray(coloured[:, :, ::-1], dtype=np.uint8)
+
+
+def _outline(mask: Mask, width: int, gap: int = 0) -> Mask:
+    """The ring of a width, `gap` pixels outside a mask; where the mask meets the border, the ring's part inside it."""
+    inner, outer = _grown(mask, gap), _grown(mask, gap + width)
+    border = np.ones(mask.shape, np.bool_)
+    border[width:-width, width:-width] = False
+    ring: Mask = (outer & ~inner) | (mask & border)
+    return ring
+
+
+def _grown(mask: Mask, pixels: int) -> Mask:
+    if pixels == 0:
+        return mask.astype(np.bool_)
+    ball = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), ball), dtype=np.bool_)
+
+
+LONGEST, SHORTEST = 1400, 256  # pixels: a page's pictures shrink until one side fits; strips keep their height
+CAP = 8192  # pixels: and no side is longer
+
+Levels = NDArray[np.uint8]
+"""(H, W) or (H, W, 3) uint8."""
+
+
+def picture(values: NDArray[np.floating[Any]] | Mask) -> Levels:
+    """An image, a reconstruction or a mask to look at. What lies outside [0, 1] is clipped.
+
+    Args:
+        values: (H, W, 1) or (H, W, 3), floating point; or (H, W) bool.
+    Returns:
+        uint8, (H, W) or (H, W, 3): 255 = 1 or True.
+    Raises:
+        InputError: a shape, a type, NaN or infinite values.
+    """
+    if values.dtype == np.bool_ and values.ndim == 2:
+        return values.astype(np.uint8) * np.uint8(255)
+    image_array(values)  # type: ignore[arg-type]  # it says what is wrong with anything else
+    levels: Levels = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return levels[:, :, 0] if levels.shape[2] == 1 else levels
+
+
+def shrunk(values: Levels) -> Levels:
+    """A picture at the size a page holds: by area, until its longer side has 1400 pixels or its shorter one 256.
+
+    A strip of 2770 x 256 stays as it is; no side is longer than 8192.
+    """
+    height, width = values.shape[:2]
+    longer, shorter = max(height, width), min(height, width)
+    scale = min(1.0, max(LONGEST / longer, min(1.0, SHORTEST / shorter)), CAP / longer)
+    if scale == 1:
+        return values
+    layers = values if values.ndim == 3 else values[:, :, None]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small: Levels = np.rint(to_working_size(layers.astype(np.float32), size)).astype(np.uint8)
+    return small if values.ndim == 3 else small[:, :, 0]

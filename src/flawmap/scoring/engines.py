@@ -1,0 +1,212 @@
+"""What runs a network: PyTorch, ONNX Runtime or OpenVINO. Everything around the network is the same for all of them.
+
+The two others are optional. They take the network as an ONNX model in memory, run on the CPU, and answer sooner than
+PyTorch where few patches come at a time.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flawmap.core.device import choose_device, choose_precision
+from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.settings import Config
+from flawmap.nets.autoencoder import Autoencoder
+from flawmap.scoring.pipeline import BATCH, Reconstruct
+
+OPSET, IR_VERSION = 13, 8  # of the ONNX model: old enough for every release of both engines that is taken
+COMPILED = 4  # batch sizes that OpenVINO keeps a compiled network for; a detector needs one
+
+
+class Engine(NamedTuple):
+    """start: a network, on its device, and its precision to what reconstructs patches (N, C, P, P) float32.
+
+    batch: most patches that a detector gives it at once on a CPU. Engines that are quick with one take one.
+    """
+
+    start: Callable[[Autoencoder, torch.dtype], Reconstruct]
+    batch: int
+
+
+def choose_engine(engine: str, device: str, precision: str, config: Config) -> tuple[torch.device, torch.dtype]:
+    """Where and in which precision an engine runs a model; `auto` takes what the engine can do.
+
+    Raises:
+        ConfigError: there is no such engine, or it cannot run there, in that precision, or this model.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"engine must be torch, onnxruntime or openvino, got {engine!r}")
+    if engine == "torch":
+        where = choose_device(device)
+        return where, choose_precision(precision, where)
+    if device != "auto" and not device.startswith("cpu"):
+        raise ConfigError(
+            f"the engine {engine} runs on the CPU, got the device {device}; use --device cpu, or --engine torch"
+        )
+    if config.residual.name == "probability":
+        raise ConfigError(
+            f"the residual probability decodes samples, which the engine {engine} does not; use --engine torch"
+        )
+    if engine == "onnxruntime" and precision == "bfloat16":
+        raise ConfigError(
+            "the engine onnxruntime computes in float32, got the precision bfloat16; "
+            "use --precision float32, or --engine openvino"
+        )
+    if engine == "onnxruntime" and precision == "auto":
+        precision = "float32"
+    where = choose_device("cpu" if device == "auto" else device)
+    return where, choose_precision(precision, where)
+
+
+def start_engine(engine: str, network: Autoencoder, precision: torch.dtype) -> Reconstruct:
+    """A network, on its device and in evaluation mode, as the engine runs it.
+
+    Raises:
+        InputError: a package of the extra is missing. ConfigError: the engine lacks the precision on this processor.
+    """
+    try:
+        return ENGINES[engine].start(network, precision)
+    except ModuleNotFoundError:
+        raise InputError(
+            f"--engine {engine} needs a package that is not installed; pip install 'flawmap[export]'"
+        ) from None
+
+
+# --------------------------------------------------------------------------------------------------------------- model
+
+
+def onnx_model(network: Autoencoder) -> bytes:
+    """The network as an ONNX model with its weights in float32: "patches" (N, C, P, P) to "reconstructions", any N.
+
+    A network that gives a distribution decodes its mean, as its `forward` does. Training is not described.
+    """
+    from onnx import TensorProto, helper  # noqa: PLC0415 - an extra
+
+    layers = [*network.encoder, *network.decoder]
+    names = ["patches", *(f"layer{number}" for number in range(1, len(layers))), "reconstructions"]
+    nodes, weights = [], []
+    for layer, before, after in zip(layers, names, names[1:], strict=False):
+        node, constants = _node(layer, before, after)
+        nodes.append(node)
+        weights += constants
+    side = _patch_side(layers)
+    shape = ["N", layers[0].in_channels, side, side]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in (names[0], names[-1])]
+    graph = helper.make_graph(nodes, "autoencoder", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _node(layer: nn.Module, before: str, after: str) -> tuple[Any, list[Any]]:
+    """ONNX's node for a layer, from the value before it to the one after it, and its constants."""
+    from onnx import helper, numpy_helper  # noqa: PLC0415 - an extra
+
+    if isinstance(layer, nn.LeakyReLU):
+        return helper.make_node("LeakyRelu", [before], [after], alpha=layer.negative_slope), []
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)  # the networks of table 1 have no others
+    constants = [
+        numpy_helper.from_array(values.detach().float().cpu().numpy(), f"{after}.{name}")
+        for name, values in layer.named_parameters()
+    ]
+    node = helper.make_node(
+        "Conv" if isinstance(layer, nn.Conv2d) else "ConvTranspose",
+        [before, *(constant.name for constant in constants)],
+        [after],
+        kernel_shape=layer.kernel_size,
+        strides=layer.stride,
+        pads=[int(pad) for pad in layer.padding] * 2,
+    )
+    return node, constants
+
+
+def _patch_side(layers: list[nn.Module]) -> int:
+    """P: what the transposed convolutions make of a latent vector's single pixel."""
+    side = 1
+    for layer in layers:
+        if isinstance(layer, nn.ConvTranspose2d):
+            side = (side - 1) * layer.stride[0] - 2 * int(layer.padding[0]) + layer.kernel_size[0]
+    return side
+
+
+# ------------------------------------------------------------------------------------------------------------- engines
+
+
+def _torch(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
+    """The network itself, its weights cast once instead of at every batch; the detector runs it under autocast."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.to(precision)
+    return network
+
+
+def _onnxruntime(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
+    import onnxruntime  # noqa: PLC0415 - an extra
+
+    onnxruntime.disable_telemetry_events()  # builds for Windows report to their maker otherwise
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(onnx_model(network), options, providers=["CPUExecutionProvider"])
+
+    def reconstruct(patches: Tensor) -> Tensor:
+        (reconstructions,) = session.run(None, {"patches": patches.contiguous().numpy()})
+        return torch.from_numpy(reconstructions)
+
+    return reconstruct
+
+
+def _openvino(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
+    with _without_telemetry():
+        import openvino  # noqa: PLC0415 - an extra
+    core = openvino.Core()
+    if precision == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ConfigError(
+            "the engine openvino has no bfloat16 on this processor; use --precision float32, or --engine torch"
+        )
+    model = core.read_model(onnx_model(network))
+    properties = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+
+    @lru_cache(COMPILED)
+    def compiled(shape: tuple[int, ...]) -> Any:
+        """The network for one shape of batch: with a free batch size it would be slower."""
+        fixed = model.clone()
+        fixed.reshape(list(shape))
+        return core.compile_model(fixed, "CPU", properties)
+
+    def reconstruct(patches: Tensor) -> Tensor:
+        run = compiled(tuple(patches.shape))
+        return torch.from_numpy(run.infer_new_request(patches.contiguous().numpy())[0])  # its own request: for threads
+
+    return reconstruct
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """While openvino is first imported: it reports that to its maker, unless the package that does so is not found."""
+    name = "openvino_telemetry"
+    if name in sys.modules:  # the caller's own doing
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+ENGINES: dict[str, Engine] = {
+    "torch": Engine(_torch, BATCH),
+    "onnxruntime": Engine(_onnxruntime, 1),
+    "openvino": Engine(_openvino, 1),
+}

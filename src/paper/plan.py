@@ -1,0 +1,307 @@
+"""Which trainings an experiment of the paper needs: data sets, methods, seeds, settings. Numbers alone, no torch.
+
+Every training is one row, named by what it is; experiments share rows, so that nothing is trained twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flawmap.core.errors import ConfigError
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset as settings_of
+from flawmap.core.settings import Config, MethodName, Preset
+
+Experiment = Literal["figure1", "figure2", "figure3", "figure5", "figure6", "figure7", "table2", "ours", "timing"]
+EXPERIMENTS: tuple[Experiment, ...] = (
+    "figure1",
+    "figure2",
+    "figure3",
+    "figure5",
+    "figure6",
+    "figure7",
+    "table2",
+    "ours",
+    "timing",
+)
+ALL = "all"
+METHODS: tuple[MethodName, ...] = ("l2", "vae", "fm", "ssim")
+FABRICS = ("fabric03", "fabric04")
+
+LATENTS, WINDOWS, PATCHES = (50, 100, 200, 500, 1000), (3, 7, 11, 15, 19), (32, 64, 128)
+OPTIMUM = (500, 11, 128)  # latent dimensions, side of the SSIM window, side of a patch, in pixels
+# Parameter updates with the preset fast, so that a busy or a slower machine gives the same networks: on one core they
+# are about 30 minutes on NanoTWICE, 10 on another set, 6 for a cell of table 2, 10 for figure 3's network.
+LONG_STEPS = {"nanotwice": 6200}
+SET_STEPS, CELL_STEPS, BOARDS_STEPS = 2000, 1200, 2000
+OURS_STEPS = 6200  # our own recipe is trained as long on every set
+STEPS_A_MINUTE = 210  # about, on one core; for the plan's total
+MATCHING = {"alexnet": 1.0, "squeezenet": 1e-8}
+"""The weight of feature matching by its network: the paper's 1 for AlexNet. The activations of the SqueezeNet at hand
+are larger by orders of magnitude: on good patches 1e-8 makes its term about as large as that of the pixels."""
+COLLAPSING: dict[str, Any] = {"training": {"plateau_steps": 0, "learning_rate": 5e-4}}
+"""A variational autoencoder on faint texture: a code costs more divergence than it saves error, so a flat one is best,
+and a training that stays there is a result. The others' rate of 2e-3 lets it diverge once it is flat."""
+OURS: dict[str, Any] = {"training": {"corrupt": 0.7}}
+"""What our own recipe adds to the training; how it is scored is told by `scorings`."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of the experiments.
+
+    key: its short name. folder: below the folder of all data sets. title: what it is, for readers. changes: laid over
+    a preset's settings for every training on it. residual: our own way to score it, laid over a method's; chosen by
+    flaws pasted into good images, see `benchmarks/choose.py`.
+    """
+
+    key: str
+    folder: str
+    title: str
+    changes: Mapping[str, Any] = field(hash=False)
+    residual: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+_FABRIC = {"split": {"last": 5}}
+_WEAVE_RESIDUAL = {"ssim": {"window": "gaussian", "size": 11}, "smoothing": 4, "border_correction": True}
+SETS: tuple[DataSet, ...] = (
+    DataSet(
+        "nanotwice",
+        "nanotwice",
+        "NanoTWICE (nanofibres)",
+        {"model": {"latent": 500}},
+        {"ssim": {"window": "uniform", "size": 11}, "smoothing": 8, "border_correction": True},
+    ),
+    DataSet(
+        "grid",
+        "mvtec_grid_512",
+        "MVTec AD grid, scale 0.5",
+        {"images": {"scale": 0.5}, "split": {"last": 60}},
+        _WEAVE_RESIDUAL,
+    ),
+    DataSet(
+        "fabric03",
+        "aitex_fabric03",
+        "AITEX fabric 03 (plain weave)",
+        {"images": {"roi": {"box": (1280, 0, 4050, 256)}}, **_FABRIC},
+        _WEAVE_RESIDUAL,
+    ),
+    DataSet(
+        "fabric04",
+        "aitex_fabric04",
+        "AITEX fabric 04 (twill)",
+        {"images": {"roi": {"box": (640, 0, 4050, 256)}}, **_FABRIC},
+        _WEAVE_RESIDUAL,
+    ),
+)
+"""In the order of their weight; fabric 04, on which nothing was chosen, comes last."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training and what is measured of it. name: unique. changes: laid over the data set's own."""
+
+    name: str
+    dataset: DataSet
+    method: MethodName
+    seed: int
+    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def cell(self) -> bool:
+        """Whether it is a cell of table 2, trained for a shorter time."""
+        return series_of(self.name) == "table2"
+
+
+def series_of(name: str) -> str:
+    """What a training of this name belongs to: "table2", "ours", or "figures" for the four methods as they are."""
+    before, _, _ = name.partition("-")
+    return before if before in ("table2", "ours") else "figures"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long each training goes on; at most one is given, none: the preset's usual."""
+
+    minutes: float | None = None
+    steps: int | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.changes) > 1:
+            raise ConfigError(f"a budget is given in one way, got {' and '.join(self.changes)}; keep one of them")
+
+    @property
+    def changes(self) -> dict[str, float]:
+        """Of the training's settings."""
+        given = {"minutes": self.minutes, "steps": self.steps, "epochs": self.epochs}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{value:g} {name}" for name, value in self.changes.items()) or "the preset's own"
+
+
+def trainings(
+    what: str,
+    *,
+    sets: Sequence[DataSet] = SETS,
+    methods: Sequence[str] = METHODS,
+    seeds: int = 3,
+) -> tuple[Training, ...]:
+    """The trainings of an experiment, or of `all` of them, each once, in the order in which they are best done.
+
+    Args:
+        sets, methods: no others are trained on or with.
+        seeds: of SSIM on NanoTWICE in figures 6 and 7; everything else has seed 0.
+    Raises:
+        ConfigError: an experiment or method that is not there, or fewer than one seed.
+    """
+    if what not in (*EXPERIMENTS, ALL):
+        raise ConfigError(f"there is no experiment {what!r}; the experiments are {', '.join(EXPERIMENTS)} and {ALL}")
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise ConfigError(f"there is no method {unknown[0]!r}; the methods are {', '.join(METHODS)}")
+    if seeds < 1:
+        raise ConfigError(f"seeds counts how often SSIM is trained and must be at least 1, got {seeds}")
+    wanted: dict[str, Training] = {}
+    for experiment in EXPERIMENTS if what == ALL else (what,):
+        for training in _EXPERIMENT_ROWS.get(experiment, _none)(sets, seeds):
+            if training.method in methods:
+                wanted.setdefault(training.name, training)
+    order = [dataset.key for dataset in sets]
+    return tuple(sorted(wanted.values(), key=lambda one: (one.cell, order.index(one.dataset.key), one.seed)))
+
+
+def chosen_sets(keys: Sequence[str], sets: Sequence[DataSet] = SETS) -> tuple[DataSet, ...]:
+    """The data sets of these keys, in the table's order; no keys: all. Raises ConfigError over an unknown key."""
+    known = {dataset.key: dataset for dataset in sets}
+    unknown = [key for key in keys if key not in known]
+    if unknown:
+        raise ConfigError(f"there is no set {unknown[0]!r}; the sets are {', '.join(known)}")
+    return tuple(dataset for dataset in sets if not keys or dataset.key in keys)
+
+
+def scorings(training: Training) -> dict[str, dict[str, Any]]:
+    """Ways to score one training: what is laid over its settings.
+
+    "faithful": as the method asks. "smoothed": our own for the set, where there is one; only SSIM feels the window, and
+    a cell of table 2 keeps the one that it is about.
+    """
+    own = {name: value for name, value in training.dataset.residual.items() if not (training.cell and name == "ssim")}
+    return {"faithful": {}} | ({"smoothed": {"residual": own}} if own else {})
+
+
+def usual_budget(training: Training, preset: Preset) -> Budget:
+    """What is spent on a training unless told otherwise: the paper's 200 epochs, or steps with the preset fast."""
+    if preset == "paper":
+        return Budget(epochs=200)
+    if series_of(training.name) == "ours":
+        return Budget(steps=OURS_STEPS)
+    return Budget(steps=CELL_STEPS if training.cell else LONG_STEPS.get(training.dataset.key, SET_STEPS))
+
+
+def config_of(
+    training: Training, preset: Preset, budget: Budget | None = None, settings: Mapping[str, Any] | None = None
+) -> Config:
+    """The whole settings of a training.
+
+    Args:
+        budget: None, or an empty one: the usual. settings: laid over everything, nested like a configuration file.
+    Raises:
+        ConfigError: settings that make no sense together.
+    """
+    given = budget if budget is not None and budget.changes else usual_budget(training, preset)
+    config = settings_of(preset, training.method)
+    own = {"training": {"seed": training.seed, **given.changes}}
+    for changes in (training.dataset.changes, training.changes, own, settings or {}):
+        config = override(config, dict(changes))
+    return config
+
+
+def pictured(training: Training) -> bool:
+    """Whether figure 1 or 5 shows images of its model, so that the model is kept."""
+    return series_of(training.name) == "figures" and training.seed == 0 and training.method in ("l2", "ssim")
+
+
+# ---------------------------------------------------------------------------------------------------- rows of the plan
+
+
+def _row(dataset: DataSet, method: MethodName, seed: int = 0) -> Training:
+    changes = COLLAPSING if method == "vae" and dataset.key in FABRICS else {}
+    return Training(f"{dataset.key}-{method}-seed{seed}", dataset, method, seed, changes)
+
+
+def _none(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    """Figures 2 and 3 draw their own images; timing needs no trained weights."""
+    return []
+
+
+def _figure1(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    return [_row(dataset, method) for dataset in sets if dataset.key == "nanotwice" for method in ("l2", "ssim")]
+
+
+def _figure5(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    return [_row(dataset, method) for dataset in sets if dataset.key in FABRICS for method in ("l2", "ssim")]
+
+
+def _four(dataset: DataSet, seeds: int) -> list[Training]:
+    repeats = range(1, seeds) if dataset.key == "nanotwice" else ()
+    return [_row(dataset, method) for method in METHODS] + [_row(dataset, "ssim", seed) for seed in repeats]
+
+
+def _figure6(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    return [training for dataset in sets for training in _four(dataset, seeds)]
+
+
+def _figure7(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    return [training for dataset in sets if dataset.key == "nanotwice" for training in _four(dataset, seeds)]
+
+
+def _table2(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    """One setting at a time around the optimum, which the three series share."""
+    latent, window, patch = OPTIMUM
+    cells = {"table2-optimum": OPTIMUM}
+    cells |= {f"table2-latent{value}": (value, window, patch) for value in LATENTS if value != latent}
+    cells |= {f"table2-window{value}": (latent, value, patch) for value in WINDOWS if value != window}
+    cells |= {f"table2-patch{value}": (latent, window, value) for value in PATCHES if value != patch}
+    return [
+        Training(name, dataset, "ssim", 0, _cell_changes(*cell))
+        for dataset in sets
+        if dataset.key == "nanotwice"
+        for name, cell in cells.items()
+    ]
+
+
+def _ours(sets: Sequence[DataSet], seeds: int) -> list[Training]:
+    """SSIM with our own additions: seeds on NanoTWICE, one on every other set."""
+    return [
+        Training(f"ours-{dataset.key}-seed{seed}", dataset, "ssim", seed, OURS)
+        for dataset in sets
+        for seed in range(seeds if dataset.key == "nanotwice" else 1)
+    ]
+
+
+def _cell_changes(latent: int, window: int, patch: int) -> dict[str, Any]:
+    """A cell's settings: one window, uniform (a Gaussian hardly feels its side), in loss and residual.
+
+    The stride keeps its share of the patch, about a quarter, so that patches of every side overlap alike.
+    """
+    ssim = {"ssim": {"window": "uniform", "size": window}}
+    return {
+        "model": {"latent": latent, "patch": patch},
+        "loss": ssim,
+        "residual": ssim,
+        "tiling": {"stride": min(30, patch // 4)},
+    }
+
+
+_EXPERIMENT_ROWS = {
+    "figure1": _figure1,
+    "figure5": _figure5,
+    "figure6": _figure6,
+    "figure7": _figure7,
+    "table2": _table2,
+    "ours": _ours,
+}

@@ -1,0 +1,372 @@
+"""One training and everything that is measured of it, as a record that outlives its weights.
+
+A record is JSON (schema 1) in OUT/records/NAME.json: figures, curves and counts, enough to draw every picture of the
+experiments but those that show images.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from flawmap.commands.outputs import Done
+from flawmap.commands.train import train
+from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.files import writable_folder
+from flawmap.core.overrides import override, parse
+from flawmap.core.settings import Config, FeatureSettings, Preset
+from flawmap.data.layouts import Sample, find_dataset
+from flawmap.data.splits import ImageRegion, Split
+from flawmap.evaluation.bootstrap import bootstrap
+from flawmap.evaluation.calibration import calibrated
+from flawmap.evaluation.evaluate import Case, located, score_case, unseen_samples
+from flawmap.evaluation.histograms import ScoreHistogram, bin_edge
+from flawmap.evaluation.metrics import PixelMetrics, image_metrics, overlap_quantiles, roc, thin
+from flawmap.methods.gradient import Progress
+from flawmap.nets.variational import VariationalAutoencoder
+from flawmap.reporting.logs import write_json
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import Artifact, load_artifact
+from flawmap.scoring.pipeline import Reconstruct
+from paper.plan import MATCHING, Budget, Training, config_of, scorings
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+"""As JSON's types; its keys are those of `record_of`."""
+
+SCHEMA = 1
+WITHOUT_PATHS: dict[str, Any] = {"loss": {"features": {"weights": None}}}  # the file's digest says more than its place
+
+HISTORY_ROWS, CURVE_POINTS, HISTOGRAM_BINS, TIMED_IMAGES = 100, 200, 512, 5
+RATES = tuple(sorted({*(round(float(rate), 6) for rate in np.geomspace(0.001, 0.3, 39)), 0.05}))
+"""False positive rates of the region overlap."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all trainings of a call share.
+
+    settings: laid over every training's own. features: settings of feature matching, for `fm` alone. command: what
+    a user types to get these records again.
+    """
+
+    data: Path
+    out: Path
+    preset: Preset = "fast"
+    budget: Budget = field(default_factory=Budget)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    features: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    precision: str = "auto"
+    command: str = ""
+
+    def config(self, training: Training) -> Config:
+        own: dict[str, Any] = {"training": {"device": self.device, "precision": self.precision}}
+        if training.method == "fm" and self.features:
+            network = self.features.get("network") or FeatureSettings().network
+            own["loss"] = {"features": dict(self.features), "feature_weight": MATCHING[network]}
+        return override(config_of(training, self.preset, self.budget, self.settings), own)
+
+    def folder(self, training: Training) -> Path:
+        """Where the training's images lie."""
+        return self.data / training.dataset.folder
+
+    def model(self, training: Training) -> Path:
+        return self.out / "models" / f"{training.name}.flawmap"
+
+    def record(self, training: Training) -> Path:
+        return self.out / "records" / f"{training.name}.json"
+
+
+def perform(
+    training: Training,
+    recipe: RunContext,
+    *,
+    observe: Callable[[Progress], None] = lambda progress: None,
+    done: Done = lambda done, total, what: None,
+    say: Callable[[str], None] = log.info,
+) -> Record:
+    """The record of a training: read if it is there, else the training is gone on with, scored, and recorded.
+
+    Args:
+        observe: told of every row of the training's history. done: told of every image scored.
+    Raises:
+        ConfigError: the folder holds a record or a model of this name made with other settings.
+        InputError, TrainingError: the data, or the course of the training.
+    """
+    config, place, model = recipe.config(training), recipe.record(training), recipe.model(training)
+    if place.exists():
+        record = read_record(place)
+        _refuse_others(parse(record["settings"]), config, place)
+        return record
+    writable_folder(place.parent)
+    if model.exists():
+        _refuse_others(load_artifact(model).config, config, model)
+    else:
+        resume = model.with_suffix(".checkpoint").exists()
+        train(recipe.folder(training), model, config, resume=resume, observe=observe, say=say)
+    record = record_of(training, recipe, load_artifact(model), done=done)
+    write_json(place, record)
+    return record
+
+
+def read_record(path: Path) -> Record:
+    """A record of this schema. Raises InputError over anything else."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        schema = record["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no record of flawmap reproduce ({error}); remove it to make it anew") from None
+    if schema != SCHEMA:
+        raise InputError(f"{path} has schema {schema}, this flawmap reads {SCHEMA}; remove it to make it anew")
+    return dict(record)
+
+
+def record_of(
+    training: Training, recipe: RunContext, artifact: Artifact, *, done: Done = lambda done, total, what: None
+) -> Record:
+    """Everything that is measured of a trained model, on all unseen images of its set."""
+    dataset = find_dataset(recipe.folder(training))
+    provenance = artifact.provenance
+    split = Split.from_dict(provenance["data"]["split"])
+    ways = scorings(training)
+    areas = {"training": located(dataset, split.train), "held_out": located(dataset, split.validation)}
+    detectors = detectors_of(artifact, ways, **areas, device=recipe.device, precision=recipe.precision)
+    samples = unseen_samples(dataset, split)
+    pools = score_all(detectors, samples, done)
+    return {
+        "schema": SCHEMA,
+        "name": training.name,
+        "set": training.dataset.key,
+        "title": training.dataset.title,
+        "method": training.method,
+        "seed": training.seed,
+        "changes": dict(training.changes),
+        "command": recipe.command,
+        "preset": recipe.preset,
+        "date": datetime.date.today().isoformat(),
+        "machine": provenance["machine"],
+        "versions": provenance["versions"],
+        "training": {**provenance["training"], "history": history_of(recipe.model(training))},
+        "settings": override(artifact.config, WITHOUT_PATHS).model_dump(mode="json"),
+        "seconds_per_image": seconds_per_image(detectors["faithful"], samples),
+        "features": features_of(artifact),
+        "scorings": {
+            name: {"changes": ways[name], "threshold": detectors[name].artifact.threshold, **pool.result()}
+            for name, pool in pools.items()
+        },
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- scoring
+
+
+@dataclass
+class Pool:
+    """What one way of scoring gave on the images so far.
+
+    defective: pixels of the defective images, as the paper counts. everything: those and the good test images.
+    scores: (score, defective) of each image.
+    """
+
+    defective: PixelMetrics = field(default_factory=PixelMetrics)
+    everything: PixelMetrics = field(default_factory=PixelMetrics)
+    scores: list[tuple[float, bool]] = field(default_factory=list)
+
+    def add(self, case: Case) -> None:
+        """Count an image; one whose flaws all lie outside the region of interest counts for nothing."""
+        if case.label == "outside":
+            return
+        flawed = case.label == "defective"
+        self.scores.append((case.inspection.score, flawed))
+        if case.truth is None:
+            return
+        found = (case.inspection.residual, case.truth, case.explained.inside)
+        self.everything.add(*found)
+        if flawed:
+            self.defective.add(*found)
+
+    def result(self) -> dict[str, Any]:
+        """The figures as JSON's types."""
+        good = any(not flawed for _, flawed in self.scores)
+        measure = image_metrics([score for score, _ in self.scores], [flawed for _, flawed in self.scores])["auroc"]
+        curve = roc(self.defective.histogram)
+        points = None if curve is None else thin(curve, CURVE_POINTS, tolerance=math.inf)
+        return {
+            "metrics": metrics_of(self.defective, measure.value),
+            "metrics_with_good": metrics_of(self.everything, measure.value) if good else None,
+            "intervals": intervals_of(self.defective),
+            "roc": points and {"x": _numbers(points.false_positive_rate), "y": _numbers(points.true_positive_rate)},
+            "overlap": overlap_of(self.defective),
+            "histogram": histogram_of(self.defective.histogram),
+        }
+
+
+def detectors_of(
+    artifact: Artifact,
+    ways: Mapping[str, dict[str, Any]],
+    *,
+    training: Sequence[ImageRegion],
+    held_out: Sequence[ImageRegion],
+    device: str,
+    precision: str,
+) -> dict[str, Detector]:
+    """A detector for each way of scoring, all with one network, each with a border and a threshold of its own.
+
+    training: good images or areas for the border. held_out: others for the threshold; none: there is none.
+    """
+    plain = Detector.of(artifact, device=device, precision=precision)
+    detectors = {}
+    for name, changes in ways.items():
+        if not changes:
+            detectors[name] = plain
+            continue
+        bare = replace(artifact, config=override(artifact.config, changes), threshold=None, border=None)
+        detectors[name] = calibrated(replace(plain, artifact=bare), training, held_out)
+    return detectors
+
+
+def score_all(detectors: Mapping[str, Detector], samples: Sequence[Sample], done: Done) -> dict[str, Pool]:
+    """Every image by every detector. Raises InputError over an unreadable one: figures of a part would mislead."""
+    pools = {name: Pool() for name in detectors}
+    memory = {id(detector.network): Remembering(detector.network) for detector in detectors.values()}
+    for number, sample in enumerate(samples, start=1):
+        for network in memory.values():
+            network.forget()
+        for name, detector in detectors.items():
+            network = memory[id(detector.network)]
+            case, problem = score_case(network.lent_to(detector), sample)
+            if problem is not None:
+                log.warning("%s: %s", sample.path, problem)
+            pools[name].add(case)
+        done(number, len(samples), str(sample.path))
+    return pools
+
+
+class Remembering(nn.Module):
+    """A network that reconstructs the batches of an image once, however many ways of scoring ask for them in turn."""
+
+    def __init__(self, network: Reconstruct) -> None:
+        super().__init__()
+        self.network = network
+        self.forget()
+
+    def forget(self) -> None:
+        """Before another image."""
+        self.kept: dict[bytes, Tensor] = {}
+
+    def lent_to(self, detector: Detector) -> Detector:
+        """The detector with this network instead of its own; one that samples keeps its own."""
+        return detector if isinstance(self.network, VariationalAutoencoder) else replace(detector, network=self)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """The reconstruction, computed unless this very batch was asked for before, by whichever thread."""
+        key = batch.cpu().numpy().tobytes()
+        if key not in self.kept:
+            self.kept[key] = self.network(batch)
+        return self.kept[key]
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+
+
+def metrics_of(pixels: PixelMetrics, image: float | None) -> dict[str, Any]:
+    """The figures that a record keeps. image: AUROC of whole images, None without good ones."""
+    result = pixels.result()
+    names = ("auroc", "average_precision", "f1_max", "au_pro_30", "au_pro_05", "images")
+    return {**{name: result[name] for name in names}, "image_auroc": image}
+
+
+def intervals_of(pixels: PixelMetrics) -> dict[str, list[float]]:
+    """Bootstrap intervals over images, [low, high] by metric; empty where the metrics are undefined."""
+    return {name: _numbers(interval) for name, interval in bootstrap(pixels.per_image).intervals.items()}
+
+
+def overlap_of(pixels: PixelMetrics) -> dict[str, list[float]] | None:
+    """Quantiles of the region overlap at RATES; None where they are undefined."""
+    regions = pixels.regions
+    rows = [overlap_quantiles(pixels.histogram, regions, rate) for rate in RATES]
+    kept = [row for row in rows if row is not None]
+    if len(kept) < len(RATES):
+        return None
+    return {"rates": list(RATES), **{name: _numbers(row[name] for row in kept) for name in ("q25", "q50", "q75")}}
+
+
+def histogram_of(histogram: ScoreHistogram) -> dict[str, Any] | None:
+    """Counts of good and of defective pixels in bins of one width from the least to the largest score."""
+    occupied = np.flatnonzero(histogram.good + histogram.defective)
+    if not len(occupied):
+        return None
+    scores = bin_edge(occupied).astype(np.float64)
+    edges = np.linspace(scores[0], max(scores[-1], np.nextafter(scores[0], np.inf)), HISTOGRAM_BINS + 1)
+    counts = {
+        name: np.histogram(scores, edges, weights=values[occupied])[0].astype(int).tolist()
+        for name, values in (("good", histogram.good), ("defective", histogram.defective))
+    }
+    return {"edges": _numbers(edges), **counts}
+
+
+def history_of(model: Path) -> list[list[float | None]]:
+    """[step, loss, validation] of at most HISTORY_ROWS rows; rows with a validation loss first, if there are many."""
+    path = model.with_suffix(".history.csv")
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [
+            [int(row["step"]), float(row["loss"]), float(row["validation"]) if row["validation"] else None]
+            for row in csv.DictReader(file)
+        ]
+    validated = [row for row in rows if row[2] is not None]
+    chosen = validated if len(rows) > HISTORY_ROWS and 2 * len(validated) >= HISTORY_ROWS else rows
+    places = np.unique(np.linspace(0, len(chosen) - 1, HISTORY_ROWS).round().astype(int))
+    return [chosen[place] for place in places]
+
+
+def seconds_per_image(detector: Detector, samples: Sequence[Sample]) -> dict[str, Any] | None:
+    """From file to mask, one whole image after another, the model loaded: over some defective images of the set."""
+    if detector.artifact.threshold is None:
+        return None
+    paths = [sample.path for sample in samples if sample.label == "defective"][:TIMED_IMAGES]
+    durations = []
+    for path in (*paths[:1], *paths):  # the first one warms up
+        started = time.perf_counter()
+        detector.inspect(path)
+        durations.append(time.perf_counter() - started)
+    timed = sorted(durations[1:])
+    if not timed:
+        return None
+    return {"median": round(timed[len(timed) // 2], 4), "least": round(timed[0], 4), "images": len(timed)}
+
+
+def features_of(artifact: Artifact) -> dict[str, str] | None:
+    """Which feature network a training was matched with; None for methods without one."""
+    found = artifact.provenance.get("features")
+    return None if found is None else {key: found[key] for key in ("network", "sha256")}
+
+
+def _refuse_others(found: Config, wanted: Config, place: Path) -> None:
+    """The settings that decide a figure must be those asked for; where it is computed is another matter."""
+    where = {"training": {"device": "auto", "precision": "auto", "memory_gb": None}, **WITHOUT_PATHS}
+    same = {"model": {"channels": found.model.channels}, **where}  # the images decide the channels
+    if override(found, where) != override(wanted, same):
+        raise ConfigError(
+            f"{place} was made with other settings (preset, budget or data set) than are asked for; name another "
+            "folder with -o, or remove it to make it anew"
+        )
+
+
+def _numbers(values: Iterable[Any]) -> list[float]:
+    """Six digits are more than any figure of a record has."""
+    return [float(f"{float(value):.6g}") for value in values]

@@ -1,0 +1,113 @@
+"""How long the network, SSIM and the opening take, beside the paper's two figures.
+
+Weights do not change durations: the network is born at random, and the image is noise. Medians of several repeats,
+after some that do not count.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from flawmap.core.device import autocast, choose_device, choose_precision, describe_machine
+from flawmap.core.overrides import override
+from flawmap.core.presets import preset
+from flawmap.core.settings import Config, Preset
+from flawmap.imaging.morphology import opened
+from flawmap.methods.table import build_network
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import Artifact
+from flawmap.scoring.pipeline import residual_of
+from flawmap.scoring.tiling import Grid, split
+
+SCHEMA = 1
+LATENT, IMAGE = 500, (1024, 696)  # d, and (width, height) of NanoTWICE's defective images
+BATCHES = (1, 32)
+WARM = 2  # repeats that do not count
+
+
+def settings(name: Preset, latent: int = LATENT, patch: int = 128) -> Config:
+    """SSIM by a preset, on grey patches."""
+    config = preset(name, "ssim")
+    stride = min(config.tiling.stride, patch)
+    return override(config, {"model": {"latent": latent, "patch": patch, "channels": 1}, "tiling": {"stride": stride}})
+
+
+def measure(
+    config: Config,
+    *,
+    size: tuple[int, int] = IMAGE,
+    repeats: int = 7,
+    device: str = "auto",
+    precision: str = "auto",
+) -> dict[str, Any]:
+    """Durations of a forward pass and of one whole image, as JSON's types.
+
+    Args:
+        config: a grey model's. size: (width, height) of the image, pixels. repeats: of which medians are taken.
+    Returns:
+        "ms_per_patch": by batch, in milliseconds a patch. "image": its "size", "windows", and "seconds" of the "whole"
+        (from pixels to mask) and of its parts "network", "ssim" and "opening".
+    """
+    where = choose_device(device)
+    how = choose_precision(precision, where)
+    network = build_network(config).to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    detector = Detector.of(Artifact(config, network.state_dict(), 1.0, {}, {}), device=device, precision=precision)
+    rng = np.random.default_rng(0)
+    pixels = rng.random((size[1], size[0], 1), dtype=np.float32)
+    image = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(where)
+    patches = split(image, Grid(config.model.patch, config.tiling.stride))
+    residual = residual_of(config.residual)
+    rebuilt = torch.from_numpy(rng.random(tuple(image.shape), dtype=np.float32)).to(where)
+    flat = rng.random((size[1], size[0]), dtype=np.float32)
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        with autocast(where, how):
+            out: torch.Tensor = network(batch.contiguous(memory_format=torch.channels_last))
+        return out
+
+    def seconds(work: Callable[[], object]) -> float:
+        durations = []
+        for _ in range(WARM + repeats):
+            started = time.perf_counter()
+            with torch.inference_mode():
+                work()
+            if where.type == "cuda":
+                torch.cuda.synchronize(where)
+            durations.append(time.perf_counter() - started)
+        return statistics.median(durations[WARM:])
+
+    batches = {count: patches[:1].repeat(count, 1, 1, 1) for count in BATCHES}
+    return {
+        "schema": SCHEMA,
+        "date": datetime.date.today().isoformat(),
+        "machine": describe_machine(),
+        "versions": {name: version(name) for name in ("flawmap", "torch", "numpy")}
+        | {"python": platform.python_version()},
+        "device": str(where),
+        "precision": str(how).removeprefix("torch."),
+        "latent": config.model.latent,
+        "repeats": repeats,
+        "ms_per_patch": {
+            str(count): round(1e3 * seconds(lambda batch=batch: forward(batch)) / count, 4)  # type: ignore[misc]
+            for count, batch in batches.items()
+        },
+        "image": {
+            "size": list(size),
+            "windows": len(patches),
+            "seconds": {
+                "whole": round(seconds(lambda: detector.judge(detector.explain(pixels))), 5),
+                "network": round(seconds(lambda: [forward(part) for part in torch.split(patches, BATCHES[-1])]), 5),
+                "ssim": round(seconds(lambda: residual(image[None], rebuilt[None])), 5),
+                "opening": round(seconds(lambda: opened(flat, config.threshold.opening)), 5),
+            },
+        },
+    }
