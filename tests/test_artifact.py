@@ -8,13 +8,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from flawmap.core.errors import ArtifactError, InputError
-from flawmap.core.overrides import parse
-from flawmap.methods.table import build_network
+from flawmap.core.tensor_file import DIGEST, digest_of
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.overrides import parse
 from flawmap.scoring import model_file as module
 from flawmap.scoring.model_file import FORMAT, Artifact, load_artifact, read_header, save_artifact, version_hash
 
@@ -26,8 +28,8 @@ def artifact_of(threshold: float | None = 0.1 + 0.2, **model: Any) -> Artifact:
     """A small, untrained model with everything in its header."""
     config = parse(
         {
-            "model": {"patch": 32, "latent": 5, "channels": 1, **model},
-            "loss": {"ssim": {"constants": [1e-3, 2e-3]}},
+            "model": {"patch": 32, "channels": 1, **model},
+            "method": {"latent": 5, "ssim": {"constants": [1e-3, 2e-3]}},
             "images": {"scale": [64, 48], "roi": {"masks": "some/where"}},
             "tiling": {"stride": 16},
             "training": {"steps": 5},
@@ -39,8 +41,10 @@ def artifact_of(threshold: float | None = 0.1 + 0.2, **model: Any) -> Artifact:
 
 def raw(header: Any) -> bytes:
     """A safetensors file with a header of one's own."""
-    metadata = {"flawmap": header if isinstance(header, str) else json.dumps(header)}
-    return safetensors.torch.save({"x": torch.zeros(2)}, metadata=metadata)
+    tensors = {"x": torch.zeros(2)}
+    if not isinstance(header, str):
+        header = json.dumps(header | {DIGEST: digest_of(header, tensors)} if isinstance(header, dict) else header)
+    return safetensors.torch.save(tensors, metadata={"flawmap": header})
 
 
 def weights_part(blob: bytes) -> bytes:
@@ -99,7 +103,7 @@ def test_the_header_is_read_without_the_weights(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(safetensors.torch, "load_file", lambda path: pytest.fail("weights were read"))
     header = read_header(path)
     assert header["format"] == FORMAT
-    assert header["config"]["model"]["latent"] == 5
+    assert header["config"]["method"]["latent"] == 5
     assert header["provenance"] == PROVENANCE
 
 
@@ -230,7 +234,7 @@ def test_a_format_that_never_was_is_refused(version: int, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"config": None}, "Input should be a valid dictionary or instance of Config, got None"),
+        ({"config": None}, "settings must be a table of sections, got None"),
         ({"config": {"model": {"patch": 31}}}, "model: patch must be one of 32, 64, 128, 256 pixels, got 31"),
         ({"config": {"modle": {}}}, "unknown setting modle; did you mean model?"),
         ({"threshold": "high"}, "threshold must be a number, got 'high'"),
@@ -285,3 +289,35 @@ def test_older_headers_are_brought_up_step_by_step(tmp_path: Path, monkeypatch: 
 def test_there_is_an_upgrade_from_every_older_format() -> None:
     """Whoever raises FORMAT writes the way up from the format before."""
     assert set(module.UPGRADES) == set(range(1, FORMAT))
+
+
+# --- damage
+
+
+def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    """A bit of the header or of the weights that is not what was written: the model is refused, and never scored."""
+    path, rng = tmp_path / "model.flawmap", np.random.default_rng(0)
+    save_artifact(artifact_of(), path)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = [*rng.integers(8, header, 40), *rng.integers(header, len(whole), 60)]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(ArtifactError, match=r"damaged|not a flawmap model|format"):
+            load_artifact(path)
+
+
+def test_a_flipped_weight_says_what_to_do(tmp_path: Path) -> None:
+    """The message names the file, and what was expected."""
+    path = tmp_path / "model.flawmap"
+    save_artifact(artifact_of(), path)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 16
+    path.write_bytes(bytes(content))
+    with pytest.raises(ArtifactError) as caught:
+        load_artifact(path)
+    assert str(caught.value) == (
+        f"{path} is damaged: its content does not have the SHA-256 that stands in it; copy it again or train anew"
+    )

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 import flawmap
 from flawmap.core.errors import ArtifactError
-from flawmap.core.overrides import override, parse
 from flawmap.data.patches import TrainingImage
 from flawmap.data.splits import ImageRegion
 from flawmap.data.synthetic import texture
 from flawmap.evaluation.calibration import BORDER_IMAGES, border_from_good, evenly
 from flawmap.imaging.writing import write_image
-from flawmap.methods.table import build_network
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.overrides import override, parse
 from flawmap.scoring.borders import border_corrected, border_profile, distances
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
@@ -101,7 +101,7 @@ def test_distances_that_no_pixel_has() -> None:
 
 
 SETTINGS: dict[str, Any] = {
-    "model": {"patch": 32, "latent": 4, "channels": 1},
+    "model": {"patch": 32, "channels": 1}, "method": {"latent": 4},
     "residual": {"name": "l2", "border_correction": True},
     "tiling": {"stride": 12},
     "training": {"steps": 3, "batch": 4, "precision": "float32"},

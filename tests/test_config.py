@@ -11,13 +11,18 @@ import pytest
 from pydantic import ValidationError
 
 from flawmap.core.errors import ConfigError
-from flawmap.core.overrides import override, parse, read_config, to_toml
-from flawmap.core.presets import preset
-from flawmap.core.settings import Config, ModelSettings, TrainingSettings
+from flawmap.core.settings import ModelSettings, TrainingSettings
+from flawmap.methods.config import Config
+from flawmap.methods.overrides import override, parse, read_config, to_toml
+from flawmap.methods.presets import preset
 
 RICH = {
-    "model": {"patch": 64, "latent": 500, "channels": 3},
-    "loss": {"name": "ssim", "ssim": {"constants": [0.02, 1e-5], "size": 7, "window": "gaussian", "gamma": 0.5}},
+    "model": {"patch": 64, "channels": 3},
+    "method": {
+        "latent": 500,
+        "name": "ssim",
+        "ssim": {"constants": [0.02, 1e-5], "size": 7, "window": "gaussian", "gamma": 0.5},
+    },
     "residual": {"name": "l2"},
     "tiling": {"stride": 16, "average": "residuals", "weights": "hann", "pad": True},
     "images": {"mode": "grey", "scale": [320, 240], "white": 4095.0, "roi": {"masks": 'a "b"\\c\n\x7f ü/ä'}},
@@ -40,9 +45,9 @@ def refused(data: dict[str, Any]) -> str:
 def test_the_paper_preset_has_the_paper_s_numbers(loss: Any) -> None:
     """128 pixel patches, d = 100, K = 11, 10,000 patches for 200 epochs, Adam at 2e-4 with decay 1e-5, stride 30."""
     config = preset("paper", loss)
-    assert (config.model.patch, config.model.latent, config.model.name) == (128, 100, "autoencoder")
-    for part in (config.loss, config.residual):
-        assert part.name == loss
+    assert (config.model.patch, config.method.latent) == (128, 100)
+    assert (config.method.name, config.residual.name, config.mapped.name) == (loss, None, loss)
+    for part in (config.residual, *([config.method] if loss == "ssim" else [])):
         assert (part.ssim.window, part.ssim.size, part.ssim.constants) == ("uniform", 11, "paper")
         assert part.ssim.alpha == part.ssim.beta == part.ssim.gamma == 1
     training = config.training
@@ -67,8 +72,8 @@ def test_presets_are_valid_and_survive_json(name: Any, loss: Any) -> None:
 def test_the_fast_preset_names_its_window_and_constants() -> None:
     """A Gaussian window trains and a uniform one scores, both with Wang's constants, for ten minutes."""
     config = preset("fast")
-    assert (config.loss.ssim.window, config.residual.ssim.window) == ("gaussian", "uniform")
-    assert (config.loss.ssim.constants, config.residual.ssim.constants) == ("wang", "wang")
+    assert (config.method.ssim.window, config.residual.ssim.window) == ("gaussian", "uniform")
+    assert (config.method.ssim.constants, config.residual.ssim.constants) == ("wang", "wang")
     assert config.training.minutes == 10
 
 
@@ -85,7 +90,7 @@ def test_another_preset_is_refused() -> None:
 def test_settings_are_frozen() -> None:
     """Nothing changes after birth, at any depth, and equal settings are equal."""
     config = Config()
-    for settings, name in ((config, "model"), (config.model, "patch"), (config.loss.ssim, "size")):
+    for settings, name in ((config, "model"), (config.model, "patch"), (config.method.ssim, "size")):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(settings, name, getattr(settings, name))
     assert config == Config()
@@ -103,7 +108,7 @@ def test_settings_are_frozen() -> None:
             "unknown setting training.learnin_rate; did you mean training.learning_rate?",
         ),
         ({"trainig": {"steps": 1}}, "unknown setting trainig; did you mean training?"),
-        ({"loss": {"size": 7}}, "unknown setting loss.size; did you mean loss.ssim.size?"),
+        ({"method": {"size": 7}}, "unknown setting method.size; did you mean method.ssim.size?"),
         (
             {"residual": {"ssim": {"sise": 7}}},
             "unknown setting residual.ssim.sise; did you mean residual.ssim.size?",
@@ -129,8 +134,8 @@ def test_an_unknown_key_names_the_nearest_known_one(data: dict[str, Any], messag
         ),
         ({"tiling": {"stride": 0}}, "tiling.stride: Input should be greater than 0, got 0"),
         (
-            {"loss": {"ssim": {"size": 10}}},
-            "loss.ssim: window size must be odd, so that it has a centre, got 10",
+            {"method": {"ssim": {"size": 10}}},
+            "method.ssim: window size must be odd, so that it has a centre, got 10",
         ),
         (
             {"model": {"patch": 32}, "residual": {"ssim": {"size": 33}}},
@@ -138,18 +143,18 @@ def test_an_unknown_key_names_the_nearest_known_one(data: dict[str, Any], messag
         ),
         ({"residual": {"ssim": {"size": 1}}}, "residual.ssim.size: Input should be greater than or equal to 3, got 1"),
         (
-            {"loss": {"ssim": {"constants": [0.01, 0]}}},
-            "loss.ssim: constants must be positive (they keep flat patches finite), got (0.01, 0.0)",
+            {"method": {"ssim": {"constants": [0.01, 0]}}},
+            "method.ssim: constants must be positive (they keep flat patches finite), got (0.01, 0.0)",
         ),
         (
-            {"loss": {"ssim": {"alpha": 0, "beta": 0, "gamma": 0}}},
-            "loss.ssim: alpha, beta and gamma must not all be 0, or every two images are alike",
+            {"method": {"ssim": {"alpha": 0, "beta": 0, "gamma": 0}}},
+            "method.ssim: alpha, beta and gamma must not all be 0, or every two images are alike",
         ),
-        ({"loss": {"ssim": {"gamma": -1}}}, "loss.ssim.gamma: Input should be greater than or equal to 0, got -1"),
-        ({"model": {"latent": 0}}, "model.latent: Input should be greater than 0, got 0"),
+        ({"method": {"ssim": {"gamma": -1}}}, "method.ssim.gamma: Input should be greater than or equal to 0, got -1"),
+        ({"method": {"latent": 0}}, "method.latent: Input should be greater than 0, got 0"),
         ({"model": {"patch": 100}}, "model: patch must be one of 32, 64, 128, 256 pixels, got 100"),
         ({"model": {"channels": 2}}, "model.channels: Input should be 1 or 3, got 2"),
-        ({"loss": {"name": "mse"}}, "loss.name: Input should be 'l2', 'ssim', 'vae' or 'fm', got 'mse'"),
+        ({"method": {"name": "mse"}}, "method.name must be one of ssim, l2, vae, fm, got 'mse'"),
         (
             {"training": {"steps": 5, "minutes": 1}},
             "training: exactly one of steps, epochs and minutes is needed, got steps and minutes",
@@ -196,9 +201,11 @@ def test_nonsense_is_refused_at_birth(data: dict[str, Any], message: str) -> Non
 
 def test_several_faults_are_told_together_but_no_more_than_three() -> None:
     """Sentences are joined by semicolons."""
-    text = refused({"model": {"latent": 0, "patch": 1}, "tiling": {"stride": 0}, "split": {"test": 2}, "x": 1})
+    text = refused(
+        {"model": {"patch": 1}, "method": {"latent": 0}, "tiling": {"stride": 0}, "split": {"test": 2}, "x": 1}
+    )
     assert text.count("; ") == 2
-    assert text.startswith("model.latent: Input should be greater than 0, got 0; ")
+    assert text.startswith("method.latent: Input should be greater than 0, got 0; ")
 
 
 def test_settings_built_in_python_refuse_too() -> None:
@@ -228,8 +235,8 @@ def test_toml_and_back_is_the_same(config: Config, tmp_path: Path) -> None:
 def test_toml_reads_as_a_person_would_write_it() -> None:
     """Sections in order, numbers plain, and what is not set is left out."""
     text = to_toml(preset("paper"))
-    assert text.startswith('[model]\nname = "autoencoder"\npatch = 128\nlatent = 100\n\n[loss]\nname = "ssim"\n')
-    assert text.index("[loss]") < text.index("[loss.ssim]\n") < text.index("[residual]")
+    assert text.startswith('[model]\npatch = 128\n\n[method]\nname = "ssim"\nlatent = 100\n')
+    assert text.index("[method]") < text.index("[method.ssim]\n") < text.index("[residual]")
     assert "\nlearning_rate = 0.0002\n" in text
     assert "\nminutes" not in text
     assert text.endswith("opening = 4\n")
@@ -238,10 +245,10 @@ def test_toml_reads_as_a_person_would_write_it() -> None:
 def test_a_configuration_file_is_laid_over_its_base(tmp_path: Path) -> None:
     """Only what the file says changes; a budget in it replaces the base's."""
     path = tmp_path / "flawmap.toml"
-    path.write_text("[training]\nsteps = 77\n[loss.ssim]\nsize = 7\n")
+    path.write_text("[training]\nsteps = 77\n[method.ssim]\nsize = 7\n")
     config, base = read_config(path, preset("paper")), preset("paper")
     assert (config.training.steps, config.training.epochs, config.training.pool) == (77, None, 10_000)
-    assert config.loss.ssim == base.loss.ssim.model_copy(update={"size": 7})
+    assert config.method.ssim == base.method.ssim.model_copy(update={"size": 7})
     assert config.residual == base.residual
     assert config.model == base.model
 
@@ -298,10 +305,10 @@ def test_two_budgets_in_one_change_are_refused() -> None:
 def test_an_override_changes_nothing_else() -> None:
     """The base stays as it is; nothing in, nothing changed; sections that are no tables are refused."""
     base = preset("fast")
-    changed = override(base, {"images": {"roi": {"box": (0, 0, 64, 64)}}, "model": {"latent": 7}})
+    changed = override(base, {"images": {"roi": {"box": (0, 0, 64, 64)}}, "method": {"latent": 7}})
     assert base == preset("fast")
     assert changed.images.roi.box == (0, 0, 64, 64)
-    assert changed.model_copy(update={"images": base.images, "model": base.model}) == base
+    assert changed.model_copy(update={"images": base.images, "method": base.method}) == base
     assert override(base, {}) == base
     with pytest.raises(ConfigError, match="training: Input should be a valid dictionary"):
         override(base, {"training": 5})

@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flawmap.core.errors import ArtifactError, ConfigError, InputError
-from flawmap.core.overrides import override, parse
 from flawmap.core.records import Inspection
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import texture
 from flawmap.evaluation.metrics import PixelMetrics
+from flawmap.methods.autoencoder import build_network
 from flawmap.methods.gradient import fit
-from flawmap.methods.table import build_network
+from flawmap.methods.overrides import override, parse
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, save_artifact
 
@@ -37,8 +37,8 @@ def image_of(width: int = 96, height: int = 70, seed: int = 0, channels: int = 1
 def settings(**changes: Any) -> dict[str, Any]:
     ssim = {"size": 7, "constants": "wang"}
     return {
-        "model": {"patch": PATCH, "latent": 16, "channels": 1},
-        "loss": {"ssim": {**ssim, "window": "gaussian"}},
+        "model": {"patch": PATCH, "channels": 1},
+        "method": {"latent": 16, "ssim": {**ssim, "window": "gaussian"}},
         "residual": {"ssim": ssim},
         "tiling": {"stride": 12},
         "training": {"steps": 40, "batch": 16, "precision": "float32"},
@@ -468,7 +468,7 @@ def test_weights_that_do_not_fit_are_refused(trained: Artifact) -> None:
     weights.pop("encoder.0.weight")
     for artifact in (
         replace(trained, weights=weights),
-        replace(trained, config=override(trained.config, {"model": {"latent": 5}})),
+        replace(trained, config=override(trained.config, {"method": {"latent": 5}})),
     ):
         with pytest.raises(ArtifactError, match="the weights do not fit the settings beside them: "):
             Detector.of(artifact)

@@ -24,15 +24,15 @@ import flawmap
 from flawmap.commands.cli import main
 from flawmap.core.device import has_bfloat16
 from flawmap.core.errors import ConfigError, InputError
-from flawmap.core.overrides import override, parse
-from flawmap.core.presets import preset
-from flawmap.core.settings import Config
 from flawmap.data.synthetic import texture
-from flawmap.methods.table import build_network
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.config import Config
+from flawmap.methods.overrides import override, parse
+from flawmap.methods.presets import preset
 from flawmap.nets.autoencoder import Autoencoder
+from flawmap.nets.engines import COMPILED, ENGINES, onnx_model, start_engine
 from flawmap.nets.initialisation import initialise
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.engines import COMPILED, ENGINES, onnx_model, start_engine
 from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
 
 PATCH = 32
@@ -52,7 +52,7 @@ Pixels = NDArray[np.float32]
 def settings(channels: int = 1, **changes: Any) -> Config:
     return parse(
         {
-            "model": {"patch": PATCH, "latent": 8, "channels": channels},
+            "model": {"patch": PATCH, "channels": channels}, "method": {"latent": 8},
             "residual": {"ssim": {"size": 7}},
             "tiling": {"stride": 12},
             **changes,
@@ -101,7 +101,7 @@ def message_of(call: Callable[[], object], kind: type[Exception]) -> str:
 def test_the_model_is_valid_and_says_its_shapes(patch: int, channels: int) -> None:
     """ONNX's own checker accepts it and infers the shapes that it states: any number of patches of the side P."""
     onnx = pytest.importorskip("onnx")
-    config = override(settings(channels), {"model": {"patch": patch, "latent": 4}})
+    config = override(settings(channels), {"model": {"patch": patch}, "method": {"latent": 4}})
     model = onnx.load_from_string(onnx_model(build_network(config)))
     onnx.checker.check_model(model, full_check=True)
     for value in (*model.graph.input, *model.graph.output):
@@ -219,7 +219,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of cloth with flaws, and a model of it."""
     folder = tmp_path_factory.mktemp("engines")
     flawmap.synth(folder / "cloth", "cloth", good=3, bad=2, size=(64, 64), seed=0)
-    tiny = {"model": {"patch": PATCH, "latent": 4}, "training": {"steps": 2, "batch": 4, "precision": "float32"}}
+    tiny = {"model": {"patch": PATCH}, "method": {"latent": 4}, "training": {"steps": 2, "batch": 4, "precision": "float32"}}
     with pytest.MonkeyPatch.context() as patch:  # what costs more than the training
         patch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
         patch.setattr("flawmap.commands.train.loss_figure", lambda *_: None)

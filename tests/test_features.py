@@ -22,13 +22,14 @@ import flawmap
 from flawmap.commands import evaluate as commands_evaluate
 from flawmap.commands.cli import main
 from flawmap.core.errors import InputError
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
-from flawmap.core.settings import Config, FeatureName, FeatureSettings, LossSettings
+from flawmap.core.settings import FeatureName, FeatureSettings, LossSettings
 from flawmap.data.synthetic import good_images
 from flawmap.imaging.writing import write_image
 from flawmap.methods import gradient
+from flawmap.methods.config import Config
 from flawmap.methods.losses import LOSSES, l2_loss
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 from flawmap.nets import weights
 from flawmap.nets.pretrained import (
     DEVIATION,
@@ -573,8 +574,8 @@ def test_the_command_lists_and_fetches(
 
 def config_of(weights_path: Path | None, **changes: Any) -> Config:
     tiny = {
-        "model": {"patch": 32, "latent": 8},
-        "loss": {"features": {"weights": weights_path}},
+        "model": {"patch": 32},
+        "method": {"latent": 8, "features": {"weights": weights_path}},
         "tiling": {"stride": 16},
         "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
     }
@@ -597,7 +598,7 @@ def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_model_needs_its_features_to_train_and_never_again(
     good: Path, files: dict[FeatureName, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Trained with --loss fm, a model holds the autoencoder alone and inspects by l2 when F's file is gone; it still
+    """Trained with --method fm, a model holds the autoencoder alone and inspects by l2 when F's file is gone; it still
     says which file that was."""
     here = tmp_path / "f.pth"
     here.write_bytes(files["alexnet"].read_bytes())
@@ -608,7 +609,7 @@ def test_a_model_needs_its_features_to_train_and_never_again(
     assert {key.split(".")[0] for key in artifact.weights} == {"encoder", "decoder"}
     assert model.stat().st_size < 4_000_000
     assert artifact.config.residual.name == "l2"
-    assert artifact.config.loss.features == FeatureSettings(weights=here)
+    assert artifact.config.method.features == FeatureSettings(weights=here)
     digest = hashlib.sha256(files["alexnet"].read_bytes()).hexdigest()
     assert artifact.provenance["features"] == {"network": "alexnet", "file": "f.pth", "sha256": digest}
     rows = flawmap.inspect(model, [good / "000.png"], tmp_path / "out")
@@ -623,7 +624,7 @@ def test_a_model_needs_its_features_to_train_and_never_again(
 
 def test_matching_features_lowers_their_distance(good: Path, files: dict[FeatureName, Path], tmp_path: Path) -> None:
     """Twenty steps with a large lambda bring the loss down to less than half of where it began."""
-    loud = {"loss": {"feature_weight": 10.0}, "training": {"steps": 20}}
+    loud = {"method": {"feature_weight": 10.0}, "training": {"steps": 20}}
     history = flawmap.train(good, tmp_path / "m.flawmap", config_of(files["alexnet"], **loud)).history
     assert history[-1].loss < 0.5 * history[0].loss
 
@@ -636,11 +637,11 @@ def test_without_features_nothing_is_trained(good: Path, cache: Path, tmp_path: 
 
 
 def test_options_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """--features and --feature-network reach the settings of --loss fm, and are refused with another loss."""
+    """--features and --feature-network reach the settings of --method fm, and are refused with another loss."""
     arguments = ["train", "--show-config", "--json", "--features", "a b.pth", "--feature-network", "squeezenet"]
-    assert main([*arguments, "--loss", "fm"]) == 0
+    assert main([*arguments, "--method", "fm"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["loss"]["features"] == {"network": "squeezenet", "weights": "a b.pth"}
-    assert (shown["loss"]["name"], shown["residual"]["name"]) == ("fm", "l2")
+    assert shown["method"]["features"] == {"network": "squeezenet", "weights": "a b.pth"}
+    assert (shown["method"]["name"], shown["residual"]["name"]) == ("fm", "l2")
     assert main(arguments) == 2
-    assert capsys.readouterr().err == "error: --features is for --loss fm, got the loss ssim; leave it out\n"
+    assert capsys.readouterr().err == "error: --features is for --method fm, got the loss ssim; leave it out\n"

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 import flawmap
 from flawmap.commands.inspect_bands import by_bands, inspect_bands, judge_bands
 from flawmap.core.errors import InputError, OutputError
-from flawmap.core.overrides import override, parse
 from flawmap.core.records import Findings, Inspection
 from flawmap.core.settings import ImageSettings
 from flawmap.data.synthetic import texture
@@ -32,7 +31,8 @@ from flawmap.imaging.morphology import RegionGathering, find_regions
 from flawmap.imaging.reading import opened_image, read_image, read_mask
 from flawmap.imaging.resize import resized_bands, to_working_size
 from flawmap.imaging.rows import BlockReduce, RowBuffer, block_counts, map_bands, windows
-from flawmap.methods.table import build_network
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.overrides import override, parse
 from flawmap.scoring.borders import border_corrected
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, save_artifact
@@ -66,7 +66,7 @@ def stored(width: int = 96, height: int = 130, seed: int = 0, channels: int = 1)
 def detector_of(*, channels: int = 1, border: tuple[float, ...] | None = None, **changes: Any) -> Detector:
     """A detector whose network blurs; a variational one, untrained but fixed."""
     settings = {
-        "model": {"patch": PATCH, "latent": 4, "channels": channels},
+        "model": {"patch": PATCH, "channels": channels}, "method": {"latent": 4},
         "residual": {"ssim": {"size": 7, "constants": "wang"}},
         "tiling": {"stride": 12},
         "training": {"steps": 1, "precision": "float32"},
@@ -77,7 +77,7 @@ def detector_of(*, channels: int = 1, border: tuple[float, ...] | None = None, *
     detector = Detector.of(Artifact(config, network.state_dict(), 0.1, {}, {}), precision="float32", device="cpu")
     if border is not None:
         detector = replace(detector, artifact=replace(detector.artifact, border=border))
-    if config.loss.name == "vae":
+    if config.method.name == "vae":
         return detector
     return replace(detector, network=nn.AvgPool2d(5, stride=1, padding=2, count_include_pad=False))
 
@@ -150,7 +150,7 @@ CASES: dict[str, dict[str, Any]] = {
     "squared differences": {"residual": {"name": "l2"}},
     "both": {"residual": {"l2_weight": 3.0}},
     "contrast": {"residual": {"name": "contrast"}},
-    "variational": {"loss": {"name": "vae"}, "residual": {"name": "probability", "samples": 2}},
+    "variational": {"method": {"name": "vae"}, "residual": {"name": "probability", "samples": 2}},
     "all at once": {
         "images": {"scale": 0.6, "roi": {"box": (3, 5, 96, 128)}},
         "residual": {"smoothing": 1.5},
@@ -622,7 +622,7 @@ def test_a_full_disk_is_an_output_error(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A model file, of a network that nobody trained."""
-    config = parse({"model": {"patch": PATCH, "latent": 4, "channels": 1}, "tiling": {"stride": 16}})
+    config = parse({"model": {"patch": PATCH, "channels": 1}, "method": {"latent": 4}, "tiling": {"stride": 16}})
     torch.manual_seed(0)
     path = tmp_path / "m.flawmap"
     save_artifact(Artifact(config, build_network(config).state_dict(), 0.1, {}, {}), path)

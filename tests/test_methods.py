@@ -11,19 +11,13 @@ import torch
 from torch import Tensor
 
 from flawmap.core.errors import InputError
-from flawmap.core.overrides import parse
-from flawmap.core.settings import (
-    RESIDUAL_OF,
-    Config,
-    LossSettings,
-    MethodName,
-    ResidualName,
-    ResidualSettings,
-    SSIMSettings,
-)
+from flawmap.core.settings import RESIDUAL_OF, LossSettings, MethodName, ResidualName, ResidualSettings, SSIMSettings
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.config import Config
 from flawmap.methods.losses import LOSSES, l2_loss, ssim_loss
+from flawmap.methods.overrides import parse
 from flawmap.methods.residuals import RESIDUALS, l2_residual, ssim_residual
-from flawmap.methods.table import METHODS, build_network
+from flawmap.methods.table import METHODS
 from flawmap.nets.autoencoder import Autoencoder
 from flawmap.scoring.pipeline import residual_of, score_image
 from flawmap.scoring.tiling import Grid, merge, split
@@ -38,8 +32,8 @@ def config_of(**tiling: Any) -> Config:
     ssim = {"size": 7, "constants": "wang"}
     return parse(
         {
-            "model": {"patch": 32, "latent": 4},
-            "loss": {"ssim": ssim},
+            "model": {"patch": 32},
+            "method": {"latent": 4, "ssim": ssim},
             "residual": {"name": tiling.pop("residual", "ssim"), "ssim": ssim},
             "tiling": {"stride": 12, **tiling},
         }

@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flawmap.core.errors import InputError
-from flawmap.core.settings import ModelSettings
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import KINDS, texture
-from flawmap.methods.table import NETWORKS
-from flawmap.nets.autoencoder import SLOPE, Autoencoder, encoder_layers
+from flawmap.nets.autoencoder import SLOPE, Autoencoder, NetworkShape, encoder_layers
 from flawmap.nets.initialisation import initialise
 from flawmap.nets.transposed import TransposedConvolution
 
@@ -56,7 +54,7 @@ def patches_of(kind: str, patch: int, count: int = 32, seed: int = 0, channels: 
 
 
 def born(patch: int = 32, latent: int = 12, channels: int = 1, seed: int = 0, kind: str = "fibres") -> Autoencoder:
-    network = Autoencoder(ModelSettings(patch=patch, latent=latent, channels=3 if channels == 3 else 1))
+    network = Autoencoder(NetworkShape(patch=patch, latent=latent, channels=3 if channels == 3 else 1))
     initialise(network, patches_of(kind, patch, channels=channels), seed)
     return network
 
@@ -66,13 +64,13 @@ def born(patch: int = 32, latent: int = 12, channels: int = 1, seed: int = 0, ki
 
 def test_the_paper_s_network_has_as_many_parameters_as_derived() -> None:
     """1,048,549 parameters for d = 100 and one channel."""
-    network = NETWORKS["autoencoder"](ModelSettings(patch=128, latent=100))
+    network = Autoencoder(NetworkShape(patch=128, latent=100))
     assert sum(parameter.numel() for parameter in network.parameters()) == 1_048_549
 
 
 def test_every_layer_has_the_shape_of_table_1() -> None:
     """Each output of the encoder, and of the decoder read backwards, is as the table prints it."""
-    network = Autoencoder(ModelSettings(patch=128, latent=100))
+    network = Autoencoder(NetworkShape(patch=128, latent=100))
     shapes = {layer: tuple(output.shape) for layer, output in outputs_of(network, torch.rand(2, 1, 128, 128)).items()}
     encoder = [shapes[layer] for layer in convolutions(network.encoder)]
     assert encoder == [(2, channels, side, side) for channels, side in TABLE_1] + [(2, 100, 1, 1)]
@@ -88,7 +86,7 @@ def test_every_layer_has_the_shape_of_table_1() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_patches_of_every_side_come_back_as_they_went_in(patch: int, channels: int) -> None:
     """The latent vector is (N, D, 1, 1) and the reconstruction has the patch's shape, grey or colour."""
-    settings = ModelSettings(patch=patch, latent=7, channels=3 if channels == 3 else 1)
+    settings = NetworkShape(patch=patch, latent=7, channels=3 if channels == 3 else 1)
     network = Autoencoder(settings)
     patches = torch.rand(2, channels, patch, patch)
     with torch.no_grad():
@@ -102,7 +100,7 @@ def test_patches_of_every_side_come_back_as_they_went_in(patch: int, channels: i
 @pytest.mark.parametrize("patch", [32, 128, 256])
 def test_the_decoder_mirrors_the_encoder(patch: int) -> None:
     """Layer for layer from the other end: kernel, stride, padding, and channels the other way round."""
-    network = Autoencoder(ModelSettings(patch=patch, latent=9, channels=3))
+    network = Autoencoder(NetworkShape(patch=patch, latent=9, channels=3))
     for forth, back in zip(convolutions(network.encoder), reversed(convolutions(network.decoder)), strict=True):
         assert isinstance(forth, nn.Conv2d)
         assert isinstance(back, nn.ConvTranspose2d)
@@ -113,7 +111,7 @@ def test_the_decoder_mirrors_the_encoder(patch: int) -> None:
 
 def test_leaky_relu_follows_every_layer_but_the_two_last() -> None:
     """Slope 0.2 everywhere, and linear outputs of encoder and decoder."""
-    network = Autoencoder(ModelSettings(patch=128, latent=100))
+    network = Autoencoder(NetworkShape(patch=128, latent=100))
     assert SLOPE == 0.2
     for part in (network.encoder, network.decoder):
         kinds = [type(layer) for layer in part]
@@ -176,7 +174,7 @@ def test_one_seed_gives_the_same_bits_and_another_gives_others() -> None:
 
 def test_birth_leaves_the_global_generator_alone() -> None:
     """Neither reads nor moves the state of torch's own random numbers."""
-    network, patches = Autoencoder(ModelSettings(patch=32, latent=5)), patches_of("twill", 32)
+    network, patches = Autoencoder(NetworkShape(patch=32, latent=5)), patches_of("twill", 32)
     torch.manual_seed(1)
     before = torch.get_rng_state()
     initialise(network, patches, 0)
@@ -199,7 +197,7 @@ def test_birth_takes_no_gradients_and_leaves_parameters_trainable() -> None:
 def test_reconstructions_are_born_similar_to_their_patches(kind: str) -> None:
     """On every material the mean correlation of patch and reconstruction is positive before any training."""
     for seed in range(2):
-        network = Autoencoder(ModelSettings(patch=64, latent=50))
+        network = Autoencoder(NetworkShape(patch=64, latent=50))
         patches = patches_of(kind, 64, seed=seed)
         initialise(network, patches, seed)
         with torch.no_grad():
@@ -213,7 +211,7 @@ def test_reconstructions_are_born_similar_to_their_patches(kind: str) -> None:
 def test_flat_patches_are_refused(patches: Tensor) -> None:
     """Patches without any structure, of one level or of several, cannot be trained on."""
     with pytest.raises(InputError) as caught:
-        initialise(Autoencoder(ModelSettings(patch=32, latent=5)), patches, 0)
+        initialise(Autoencoder(NetworkShape(patch=32, latent=5)), patches, 0)
     assert str(caught.value) == (
         "training patches must vary, but all of them are flat; check the images, their region of interest, "
         "and the value that becomes white (--white)"

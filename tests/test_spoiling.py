@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from flawmap.core.errors import ConfigError, InputError
-from flawmap.core.overrides import override, parse
-from flawmap.core.presets import preset
-from flawmap.core.settings import Config
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import good_images
 from flawmap.methods import gradient
+from flawmap.methods.config import Config
 from flawmap.methods.corruption import AREA, corrupted
+from flawmap.methods.overrides import override, parse
+from flawmap.methods.presets import preset
 
 
 def patches(count: int = 16, channels: int = 1, side: int = 32) -> Tensor:
@@ -68,9 +68,9 @@ def test_other_shapes_are_refused() -> None:
 
 
 def config_of(**changes: float) -> Config:
-    small = {"model": {"patch": 32, "latent": 16, "channels": 1}, "training": {"steps": 60, "batch": 16, **changes}}
+    small = {"model": {"patch": 32, "channels": 1}, "method": {"latent": 16}, "training": {"steps": 60, "batch": 16, **changes}}
     return override(
-        override(preset("fast", "l2"), {"loss": {"ssim": {"size": 7}}, "residual": {"ssim": {"size": 7}}}), small
+        override(preset("fast", "l2"), {"method": {"ssim": {"size": 7}}, "residual": {"ssim": {"size": 7}}}), small
     )
 
 
@@ -109,4 +109,4 @@ def test_settings() -> None:
     with pytest.raises(ConfigError, match=r"training\.spoil"):
         config_of(corrupt=1.5)
     with pytest.raises(ConfigError, match="spoil is not for a vae, whose noise floor is the error on good patches"):
-        parse({"loss": {"name": "vae"}, "residual": {"name": "probability"}, "training": {"steps": 1, "corrupt": 0.5}})
+        parse({"method": {"name": "vae"}, "residual": {"name": "probability"}, "training": {"steps": 1, "corrupt": 0.5}})

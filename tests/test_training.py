@@ -23,18 +23,33 @@ from numpy.typing import NDArray
 from torch import nn
 
 from flawmap.core.errors import ArtifactError, ConfigError, InputError, TrainingError
-from flawmap.core.overrides import override, parse
-from flawmap.core.settings import Config, TrainingSettings
+from flawmap.core.settings import TrainingSettings
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import texture
 from flawmap.methods import gradient
+from flawmap.methods.autoencoder import build_network, train_network
 from flawmap.methods.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from flawmap.methods.gradient import Progress, Row, Trained, fit, learning_rate, write_history
-from flawmap.methods.losses import LOSSES
-from flawmap.methods.table import build_network
+from flawmap.methods.config import Config
+from flawmap.methods.gradient import Trained, learning_rate
+from flawmap.methods.interface import FitContext, Patches, Progress, Row
+from flawmap.methods.losses import loss_of
+from flawmap.methods.overrides import override, parse
+from flawmap.reporting.logs import write_history
 
 PATCH = 32
 ALWAYS = 1e-9  # minutes between checkpoints: one after every row
+
+
+def fit(
+    config: Config,
+    source: Patches,
+    validation: NDArray[np.float32] | None = None,
+    *,
+    observe: Callable[[Progress], None] = lambda progress: None,
+    **context: Any,
+) -> Trained:
+    """The network of a training, with what a FitContext holds by keyword."""
+    return train_network(config, source, FitContext(validation, on_progress=observe, **context))
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +69,9 @@ def config_of(**settings: Any) -> Config:
     loss = settings.pop("loss", "ssim")
     return parse(
         {
-            "model": {"patch": PATCH, "latent": 8},
-            "loss": {"name": loss, "ssim": ssim},
-            "residual": {"name": loss, "ssim": ssim},
+            "model": {"patch": PATCH},
+            "method": {"latent": 8, "name": loss} | ({"ssim": ssim} if loss == "ssim" else {}),
+            "residual": {"ssim": ssim},
             "tiling": {"stride": 16},
             "training": {**quick, **settings},
         }
@@ -379,7 +394,7 @@ def test_the_history_has_a_row_every_20_steps_and_one_at_the_end(monkeypatch: py
     assert [row.validation is not None for row in trained.history] == [False, True, False, True]
     with torch.no_grad():
         patches = torch.from_numpy(held_out)
-        exact = LOSSES["ssim"](config.loss)(patches, trained.network(patches)).item()
+        exact = loss_of(config.method)(patches, trained.network(patches)).item()
     assert trained.history[-1].validation == pytest.approx(exact, rel=1e-5)
     assert [progress.row for progress in told] == list(trained.history)
     assert all(progress.steps == 65 and progress.patches_per_second > 0 for progress in told)
@@ -431,7 +446,7 @@ def test_the_flat_loss_is_that_of_every_patch_s_mean() -> None:
 def test_ssim_training_leaves_the_plateau(seed: int) -> None:
     """80 steps on a fibre texture bring the loss well below that of a flat reconstruction, whatever the seed."""
     settings = {"steps": 80, "batch": 32, "learning_rate": 1e-3, "seed": seed}
-    config = override(config_of(**settings), {"model": {"latent": 32}, "loss": {"ssim": {"size": 11}}})
+    config = override(config_of(**settings), {"method": {"latent": 32, "ssim": {"size": 11}}})
     trained = fit(config, source_of(side=256))
     assert trained.history[-1].loss < 0.9 * trained.constant_loss
 
@@ -548,14 +563,14 @@ def test_a_checkpoint_of_other_settings_is_refused(saved: tuple[Config, bytes], 
     config, blob = saved
     path = tmp_path / "state"
     path.write_bytes(blob)
-    other = override(config, {"training": {"batch": 8}, "model": {"latent": 9}})
+    other = override(config, {"training": {"batch": 8}, "method": {"latent": 9}})
     with pytest.raises(ConfigError) as caught:
         fit(other, source_of(), checkpoint=path, resume=True, data_digest="these")
     assert str(caught.value) == (
         f"{path} was written with other settings: model.latent was 8, is 9; training.batch was 4, is 8; resume with "
         "the same ones, or remove the checkpoint to start anew"
     )
-    many = override(other, {"tiling": {"stride": 8}, "loss": {"ssim": {"size": 5, "constants": "paper"}}})
+    many = override(other, {"tiling": {"stride": 8}, "method": {"ssim": {"size": 5, "constants": "paper"}}})
     with pytest.raises(ConfigError) as caught:
         load_checkpoint(path, many, "these")
     assert str(caught.value).count(" was ") == 4, "was written, and three settings"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,19 @@ from torch.distributions import Normal, kl_divergence
 
 from flawmap.commands.cli import main
 from flawmap.core.errors import ArtifactError, ConfigError, InputError, TrainingError
-from flawmap.core.overrides import override, parse
-from flawmap.core.presets import preset
-from flawmap.core.settings import Config, LossSettings, ResidualSettings
+from flawmap.core.settings import ResidualSettings
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import texture
 from flawmap.methods import gradient
+from flawmap.methods.autoencoder import build_network, train_network
 from flawmap.methods.checkpoint import load_checkpoint
-from flawmap.methods.gradient import Progress, fit
+from flawmap.methods.config import Config
+from flawmap.methods.gradient import Trained
+from flawmap.methods.interface import FitContext, Patches, Progress
 from flawmap.methods.losses import l2_loss
+from flawmap.methods.overrides import override, parse
+from flawmap.methods.presets import preset
 from flawmap.methods.residuals import LEAST_NOISE, Decoded, l2_residual, probability_residual
-from flawmap.methods.table import METHODS, build_network
 from flawmap.nets.autoencoder import Autoencoder
 from flawmap.nets.initialisation import LOG_VARIANCE as BORN_LOG_VARIANCE
 from flawmap.nets.initialisation import initialise
@@ -37,6 +40,18 @@ from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
 from flawmap.scoring.pipeline import residual_of, score_image
 
 PATCH, LATENT = 32, 5
+
+
+def fit(
+    config: Config,
+    source: Patches,
+    validation: NDArray[np.float32] | None = None,
+    *,
+    observe: Callable[[Progress], None] = lambda progress: None,
+    **context: Any,
+) -> Trained:
+    """The network of a training, with what a FitContext holds by keyword."""
+    return train_network(config, source, FitContext(validation, on_progress=observe, **context))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -51,8 +66,8 @@ def config_of(**changes: Any) -> Config:
     """Small and quick: patches of 32, 5 latent dimensions, 4 patches a step."""
     return parse(
         {
-            "model": {"patch": PATCH, "latent": LATENT, "channels": 1},
-            "loss": {"name": "vae", **changes.pop("loss", {})},
+            "model": {"patch": PATCH, "channels": 1},
+            "method": {"latent": LATENT, "name": "vae", **changes.pop("method", {})},
             "residual": {"name": "probability", **changes.pop("residual", {})},
             "tiling": {"stride": 16, **changes.pop("tiling", {})},
             "training": {"batch": 4, "precision": "float32", **({"steps": 10} | changes)},
@@ -191,7 +206,7 @@ def test_gradients_reach_every_parameter_through_the_sample() -> None:
     """The loss of a draw moves both heads, and the log-variance by the sample, not by the KL alone."""
     network, patches = born(), cloth(4)
     drawn = network.draw(patches, generator())
-    l2_loss(patches, drawn.reconstructions, LossSettings(name="vae")).backward()  # type: ignore[no-untyped-call]
+    l2_loss(patches, drawn.reconstructions).backward()  # type: ignore[no-untyped-call]
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
@@ -295,9 +310,9 @@ def test_residuals_that_lack_samples_or_differ_in_shape_are_refused() -> None:
 def test_settings_that_cannot_be_scored_are_refused() -> None:
     """A probability needs samples, and belongs to a patch."""
     with pytest.raises(ConfigError) as caught:
-        parse({"loss": {"name": "l2"}, "residual": {"name": "probability"}})
+        parse({"method": {"name": "l2"}, "residual": {"name": "probability"}})
     assert str(caught.value) == (
-        "residual probability needs a network that samples, loss vae, got loss l2; train with --loss vae, or map l2"
+        "residual probability needs a network that samples, method vae, got method l2; train with --method vae, or map l2 or ssim"
     )
     with pytest.raises(ConfigError) as caught:
         config_of(tiling={"average": "reconstructions"})
@@ -311,9 +326,9 @@ def test_the_presets_take_six_samples_and_weight_1() -> None:
     """N = 6 and an unweighted divergence, and the method brings its residual."""
     for name in ("paper", "fast"):
         config = preset(name, "vae")  # type: ignore[arg-type]
-        assert (config.residual.name, config.residual.samples, config.loss.kl_weight) == ("probability", 6, 1)
-        assert METHODS[config.loss.name].average == "residuals"
-    assert override(preset("fast"), {"loss": {"name": "vae"}}).residual.name == "probability"
+        assert (config.mapped.name, config.residual.samples, config.method.kl_weight) == ("probability", 6, 1)
+        assert config.averages_residuals
+    assert override(preset("fast"), {"method": {"name": "vae"}}).mapped.name == "probability"
 
 
 # --- scoring
@@ -422,14 +437,16 @@ def test_held_out_patches_leave_the_noise_alone() -> None:
 
 def test_training_weighs_the_divergence() -> None:
     """The first loss is that of the pixels plus the weight times the divergence, for any weight."""
-    losses = [fit(config_of(steps=1, loss={"kl_weight": weight}), source_of()).history[0].loss for weight in (0, 1, 3)]
+    losses = [
+        fit(config_of(steps=1, method={"kl_weight": weight}), source_of()).history[0].loss for weight in (0, 1, 3)
+    ]
     assert losses[1] > losses[0] + 1
     assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-4)
 
 
 def test_training_learns_cloth_and_the_noise_follows() -> None:
     """Loss and noise of a few dozen steps fall below those of the birth and of a flat reconstruction."""
-    config = config_of(steps=60, loss={"kl_weight": 0.01}, learning_rate=2e-3)
+    config = config_of(steps=60, method={"kl_weight": 0.01}, learning_rate=2e-3)
     trained = fit(config, source_of(), cloth(16, seed=7).numpy())
     assert trained.history[-1].loss < 0.8 * trained.history[0].loss
     assert trained.history[-1].validation is not None
@@ -448,7 +465,7 @@ def test_a_plateau_names_the_divergence(monkeypatch: pytest.MonkeyPatch) -> None
     """Where the divergence outweighs the texture, the error says which weight to lower."""
     monkeypatch.setattr(gradient, "ROW_STEPS", 2)
     with pytest.raises(TrainingError, match=r"nothing is learnt; lower the divergence's weight, 1000 \(diverg"):
-        fit(config_of(steps=4, plateau_steps=2, loss={"kl_weight": 1000.0}), source_of())
+        fit(config_of(steps=4, plateau_steps=2, method={"kl_weight": 1000.0}), source_of())
 
 
 class StoppedError(Exception):
@@ -497,13 +514,13 @@ def test_a_model_file_keeps_the_noise(tmp_path: Path) -> None:
 def test_the_command_line_trains_inspects_and_evaluates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--loss vae` from folder to figures; info names the method."""
+    """`--method vae` from folder to figures; info names the method."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
     monkeypatch.setattr("flawmap.methods.gradient.BIRTH_PATCHES", 16)
     small = ["--patch", "32", "--latent", "4", "--stride", "32", "--batch", "4", "--steps", "3", "--quiet"]
     assert main(["synth", "cloth", "--good", "4", "--bad", "2", "--size", "96x96", "--seed", "1", "--quiet"]) == 0
-    assert main(["train", "cloth", "-o", "v.flawmap", "--loss", "vae", "--precision", "float32", *small]) == 0
+    assert main(["train", "cloth", "-o", "v.flawmap", "--method", "vae", "--precision", "float32", *small]) == 0
     capsys.readouterr()
     assert main(["info", "v.flawmap"]) == 0
     assert "vae loss, probability residual" in capsys.readouterr().out

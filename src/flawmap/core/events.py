@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Events:
-    """Receives messages and progress. Methods may be called from worker threads' results, in order, never concurrently."""
+    """Receives messages and progress, in order and never concurrently."""
 
     def message(self, text: str) -> None:
         """A sentence for people: what was understood, found or left out."""

@@ -42,11 +42,11 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a detector says of one image in numbers, without its maps.
+class Inspection:
+    """What a detector says of one image.
 
     width, height: pixels. score: the largest opened residual inside the region of interest. threshold: residuals above
-    it are flaws. flawed_pixels: how many there are.
+    it are flaws. flawed_pixels: the number of pixels above it. notes: sentences about the file.
     """
 
     width: int
@@ -60,7 +60,7 @@ class Findings:
     notes: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON's types."""
+        """The record as JSON's types, without its arrays."""
         return {
             "path": self.path,
             "width": self.width,
@@ -74,35 +74,15 @@ class Findings:
         }
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """What a detector says of one image.
+@dataclass(frozen=True, kw_only=True)
+class MappedInspection(Inspection):
+    """An inspection with its maps.
 
-    score: the largest opened residual inside the region of interest. threshold: residuals above it are flaws.
     residual: (H, W) float32, opened, 0 outside the region of interest. mask: (H, W) bool.
     """
 
-    score: float
-    threshold: float
-    verdict: Verdict
-    regions: tuple[Region, ...]
     residual: FloatMap
     mask: Mask
-    path: str | None = None
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def findings(self) -> Findings:
-        """The same without its arrays."""
-        height, width = self.mask.shape
-        flawed = int(self.mask.sum())
-        return Findings(
-            width, height, self.score, self.threshold, self.verdict, flawed, self.regions, self.path, self.notes
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as JSON's types, without its arrays."""
-        return self.findings.to_dict()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The settings: frozen models that refuse nonsense at birth, and the two presets.
+"""The sections of the settings: frozen models that refuse nonsense when they are made.
 
 Every unit stands beside its field. A configuration is written and read as TOML or as a plain dictionary;
 unknown keys fail and name the nearest known one.
@@ -7,21 +7,18 @@ unknown keys fail and name the nearest known one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PATCH_SIDES = (32, 64, 128, 256)
 
 Preset = Literal["paper", "fast"]
-MethodName = Literal["l2", "ssim", "vae", "fm"]
 ResidualName = Literal["l2", "ssim", "luminance", "contrast", "structure", "probability"]
 FeatureName = Literal["alexnet", "squeezenet"]
 
-RESIDUAL_OF: dict[MethodName, ResidualName] = {"l2": "l2", "ssim": "ssim", "vae": "probability", "fm": "l2"}
-"""What a method maps, unless told otherwise."""
 WINDOWED = ("ssim", "luminance", "contrast", "structure")
-"""Losses and residuals that compare windows."""
+"""Residuals that compare windows."""
 # TOML and JSON have no tuples and no paths: lists and strings stand for them.
 Numbers = Annotated[tuple[float, float], Field(strict=False)]
 Size = Annotated[tuple[int, int], Field(strict=False)]
@@ -58,18 +55,36 @@ class SSIMSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """The network."""
+    """What every method looks at: square patches of images."""
 
-    name: Literal["autoencoder"] = "autoencoder"
     patch: int = 128  # side, pixels
     channels: Literal[1, 3] | None = None  # None: taken from the training images
-    latent: int = Field(100, gt=0, le=100_000)  # d, dimensions
 
     @model_validator(mode="after")
     def _sane(self) -> Self:
         if self.patch not in PATCH_SIDES:
             raise ValueError(f"patch must be one of {', '.join(map(str, PATCH_SIDES))} pixels, got {self.patch}")
         return self
+
+
+class MethodSettings(Settings):
+    """Base of the settings of a method; `flawmap.methods.table` lists those there are.
+
+    residuals: what a scored image may be mapped by, the method's own choice first; none: the method maps by itself.
+    average: which overlapping things are averaged when an image is scored, unless `tiling.average` says otherwise.
+    """
+
+    residuals: ClassVar[tuple[ResidualName, ...]] = ()
+    average: ClassVar[Literal["reconstructions", "residuals"]] = "residuals"
+
+    name: str
+
+    def check_files(self) -> None:
+        """Raise InputError if a file that the fit needs is missing; asked before any image is read."""
+
+    def problem(self, config: Any) -> str | None:
+        """What does not fit between these settings and the others of a Config, in a sentence; None: all fits."""
+        return None
 
 
 class FeatureSettings(Settings):
@@ -79,43 +94,31 @@ class FeatureSettings(Settings):
     weights: Folder | None = None  # a file, .pth or .safetensors; None: where `flawmap weights fetch` puts it
 
 
-class LossSettings(Settings):
-    """What training minimises."""
-
-    name: MethodName = "ssim"
-    ssim: SSIMSettings = SSIMSettings()
-    kl_weight: float = Field(1.0, ge=0)  # weight of the KL divergence, of vae
-    features: FeatureSettings = FeatureSettings()
-    feature_weight: float = Field(
-        1.0, ge=0
-    )  # lambda: weight of the features' squared distance beside that of the pixels
-
-
 class ResidualSettings(Settings):
     """What is mapped when an image is scored."""
 
-    name: ResidualName = "ssim"
+    name: ResidualName | None = None  # None: the method's own
     ssim: SSIMSettings = SSIMSettings()
-    l2_weight: float = Field(0.0, ge=0)  # of the squared difference, added to the residual ssim
-    samples: int = Field(6, ge=1, le=1000)  # decoded for each patch, of probability
-    smoothing: float = Field(0.0, ge=0, le=100)  # deviation of a Gaussian over the map, pixels of the worked image
-    border_correction: bool = False  # divide by what good images leave at the same distance from the border
+    l2_weight: float = Field(0.0, ge=0)  # weight of the squared difference, added to the residual ssim
+    samples: int = Field(6, ge=1, le=1000)  # decoded for each patch, for the residual probability
+    smoothing: float = Field(0.0, ge=0, le=100)  # sigma of a Gaussian over the map, pixels at the working scale
+    border_correction: bool = False  # divide by the mean of good images at this distance from the border
 
 
 class TilingSettings(Settings):
     """How patches cover an image and are merged again."""
 
-    stride: int = Field(30, gt=0)  # pixels, of the worked image
+    stride: int = Field(30, gt=0)  # pixels at the working scale
     average: Literal["reconstructions", "residuals"] | None = None  # None: what the method asks for
     weights: Literal["uniform", "hann"] = "uniform"  # of a patch's pixels in the average
-    pad: bool = False  # reflect images that are smaller than a patch, instead of refusing them
+    pad: bool = False  # reflect images that are smaller than a patch, to train on and to score
 
 
 class RegionOfInterest(Settings):
-    """Where an image is trained on and scored. At most one of the three; none: everywhere."""
+    """The part of an image that is trained on and scored. At most one of the three; none: everywhere."""
 
     box: Box | None = None  # left, top, right, bottom; right and bottom are outside; pixels
-    masks: Folder | None = None  # folder of masks with the images' names; above half of the range = inside
+    masks: Folder | None = None  # folder of masks with the images' names; their rule is that of ground truth
     brightness: Numbers | None = None  # lowest and highest intensity inside, of [0, 1], after a 31 px mean
 
     @model_validator(mode="after")
@@ -144,7 +147,7 @@ class ImageSettings(Settings):
     """How image files become arrays."""
 
     mode: Literal["auto", "grey", "colour"] = "auto"  # auto: as they are, all alike; grey, colour: converted
-    scale: float | Size = 1.0  # a factor, or (width, height) in pixels; images are worked at this size
+    scale: float | Size = 1.0  # the working scale: a factor, or (width, height) in pixels
     white: float | None = Field(None, gt=0)  # the stored value that becomes 1; None: the integer type's largest, or 1
     pixel_limit: int = Field(400_000_000, gt=0)  # pixels; larger images are refused (decompression bombs)
     roi: RegionOfInterest = RegionOfInterest()
@@ -160,11 +163,11 @@ class ImageSettings(Settings):
 
 
 class SplitSettings(Settings):
-    """How the good images are parted into train, validation and held-out good test images."""
+    """How the good images are split into training, validation and held-out good test images."""
 
-    validation: float = Field(0.1, ge=0, lt=1)  # share of the good images
-    test: float = Field(0.1, ge=0, lt=1)  # share of the good images, never trained on
-    last: int | None = Field(None, ge=0)  # keep the last N good images by name as test images, instead of a share
+    validation: float = Field(0.1, ge=0, lt=1)  # fraction of the good images
+    test: float = Field(0.1, ge=0, lt=1)  # fraction of the good images, never trained on
+    last: int | None = Field(None, ge=0)  # keep the last N good images by name as test images, instead of a fraction
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -177,25 +180,27 @@ class SplitSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """The loop. Of steps, epochs and minutes exactly one is set."""
+    """The budget and the loop of gradient training. Exactly one of steps, epochs and minutes is set."""
 
     steps: int | None = Field(None, gt=0)  # parameter updates
     epochs: int | None = Field(None, gt=0)  # passes over the fixed pool
     minutes: float | None = Field(None, gt=0)  # measured once at the start and turned into steps
     batch: int = Field(32, gt=0)  # patches
-    pool: int | None = Field(None, gt=0)  # size of a fixed set of patches; None: fresh patches for ever
+    pool: int | None = Field(None, gt=0)  # size of a fixed set of patches; None: fresh patches at every step
     learning_rate: float = Field(1e-3, gt=0)  # Adam's, at its highest
     warmup: int = Field(0, ge=0)  # steps
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(0.0, ge=0)  # Adam's l2 penalty
     augment: Literal["none", "flips", "turns"] = "none"  # flips: mirror both ways; turns: also by quarter turns
-    corrupt: float = Field(0.0, ge=0, le=1)  # share of the patches that get a stain, which the network is to take away
+    corrupt: float = Field(
+        0.0, ge=0, le=1
+    )  # fraction of the patches that get a synthetic stain, which the network must remove
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     memory_gb: float | None = Field(None, ge=0)  # for images, 10^9 bytes; None: half of what the machine has free
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(0, ge=0)
     checkpoint_minutes: float = Field(1.0, gt=0)  # between checkpoints
-    plateau_steps: int = Field(1000, ge=0)  # stop if nothing is learnt by then; 0: never
+    plateau_steps: int = Field(1000, ge=0)  # stop if the loss is still that of a constant reconstruction; 0: never
 
     @model_validator(mode="after")
     def _sane(self) -> Self:
@@ -210,46 +215,8 @@ class TrainingSettings(Settings):
 
 
 class ThresholdSettings(Settings):
-    """Where a residual becomes a flaw: taken from held-out good images alone."""
+    """The residual above which a pixel is a flaw: taken from held-out good images alone."""
 
     rule: Literal["quantile", "largest"] = "quantile"
-    false_positive_rate: float = Field(1e-4, gt=0, lt=1)  # share of good pixels above the threshold
+    false_positive_rate: float = Field(1e-4, gt=0, lt=1)  # fraction of good pixels above the threshold
     opening: int = Field(4, ge=0, le=101)  # diameter of the opening's circle, pixels of the image; 0: none
-
-
-class Config(Settings):
-    """Everything that decides what a training does and what its detector says."""
-
-    model: ModelSettings = ModelSettings()
-    loss: LossSettings = LossSettings()
-    residual: ResidualSettings = ResidualSettings()
-    tiling: TilingSettings = TilingSettings()
-    images: ImageSettings = ImageSettings()
-    split: SplitSettings = SplitSettings()
-    training: TrainingSettings = TrainingSettings(minutes=10)
-    threshold: ThresholdSettings = ThresholdSettings()
-
-    @model_validator(mode="after")
-    def _sane(self) -> Self:
-        if self.tiling.stride > self.model.patch:
-            raise ValueError(
-                f"stride must not exceed the patch, or pixels between patches go unseen, "
-                f"got stride {self.tiling.stride} with patch {self.model.patch}"
-            )
-        if self.training.corrupt and self.loss.name == "vae":
-            raise ValueError("spoil is not for a vae, whose noise floor is the error on good patches; set it to 0")
-        for part in (self.loss, self.residual):
-            if part.name in WINDOWED and part.ssim.size > self.model.patch:
-                raise ValueError(f"window size {part.ssim.size} must not exceed the patch, {self.model.patch}")
-        if self.residual.name == "probability":
-            if self.loss.name != "vae":
-                raise ValueError(
-                    f"residual probability needs a network that samples, loss vae, got loss {self.loss.name}; "
-                    f"train with --loss vae, or map {RESIDUAL_OF[self.loss.name]}"
-                )
-            if self.tiling.average == "reconstructions":
-                raise ValueError(
-                    "residual probability belongs to a patch, so average must be residuals, got reconstructions; "
-                    "leave it unset, or map l2"
-                )
-        return self

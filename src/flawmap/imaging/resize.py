@@ -1,68 +1,63 @@
-"""Sizes: from the pixels of a file to those that are worked on, and back. By area down, bilinear up."""
+"""The one resize: from an image's own pixels to the working scale and back, by bands of rows.
+
+Every side is averaged by area where it shrinks and interpolated linearly where it grows. Training, calibration and
+scoring all use it, so they agree however an image arrives.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from flawmap.core.records import FloatMap
-from flawmap.imaging.reading import Pixels
 from flawmap.imaging.rows import RowBuffer, band_rows, windows
+
+Image = NDArray[np.float32]
+"""(H, W, C) float32."""
 
 
 def working_size(height: int, width: int, scale: float | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) at which an image is worked: `scale` is a factor or (width, height); at least one pixel."""
+    """(height, width) at the working scale, which is a factor or (width, height); at least one pixel."""
     if isinstance(scale, tuple):
         return scale[1], scale[0]
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def to_working_size(image: Pixels, scale: float | tuple[int, int]) -> Pixels:
-    """An (H, W, C) image at the size it is worked at: by area where a side shrinks, bilinear where it grows."""
-    return _resized(image, working_size(image.shape[0], image.shape[1], scale))
-
-
 def scale_of_part(
     scale: float | tuple[int, int], whole: tuple[int, int], part: tuple[int, int]
 ) -> float | tuple[int, int]:
-    """The scale of a part, (h, w), cut out of an image, (H, W), that as a whole is worked at `scale`."""
+    """The scale of a part, (h, w), cut out of an image, (H, W), whose own working scale is `scale`."""
     if not isinstance(scale, tuple):
         return scale
     return max(1, round(scale[0] * part[1] / whole[1])), max(1, round(scale[1] * part[0] / whole[0]))
 
 
-def to_size(values: FloatMap, shape: tuple[int, int]) -> FloatMap:
-    """A (h, w) map brought back to the image's own (H, W): bilinear where it grows, by area where it shrinks."""
-    return _resized(values[:, :, None], shape)[:, :, 0]
-
-
-def _resized(image: Pixels, shape: tuple[int, int]) -> Pixels:
-    """One side after the other where one shrinks and the other grows: OpenCV averages by area only if both shrink."""
+def to_working_size(image: Image, scale: float | tuple[int, int]) -> Image:
+    """An (H, W, C) image at the working scale."""
     height, width = image.shape[:2]
-    if (height, width) == shape:
-        return image
-    smaller = min(height, shape[0]), min(width, shape[1])
-    sized: NDArray[Any] = image
-    for target, how in ((smaller, cv2.INTER_AREA), (shape, cv2.INTER_LINEAR)):
-        if sized.shape[:2] != target:
-            sized = cv2.resize(sized, (target[1], target[0]), interpolation=how).reshape(*target, -1)
-    # Means of values in a range lie in it, but for rounding.
-    clipped: Pixels = np.clip(sized, image.min(), image.max()).astype(np.float32, copy=False)
-    return clipped
+    return resized(image, working_size(height, width, scale))
 
 
-def resized_bands(
-    blocks: Iterable[NDArray[np.float32]], size: tuple[int, int], target: tuple[int, int]
-) -> Iterator[NDArray[np.float32]]:
-    """An image (H, W, C) that comes as blocks of rows, brought to another size as `to_working_size` and `to_size` do.
+def to_size(values: FloatMap, shape: tuple[int, int]) -> FloatMap:
+    """A (h, w) map at another size, (H, W)."""
+    return resized(values[:, :, None], shape)[:, :, 0]
+
+
+def resized(image: Image, shape: tuple[int, int]) -> Image:
+    """An (H, W, C) image at another size: `resized_bands` in one piece."""
+    size = image.shape[0], image.shape[1]
+    return image if size == shape else np.concatenate(list(resized_bands([image], size, shape)))
+
+
+def resized_bands(blocks: Iterable[Image], size: tuple[int, int], target: tuple[int, int]) -> Iterator[Image]:
+    """An image (H, W, C) that arrives as blocks of rows, at another size.
 
     Args:
-        blocks: (h, W, C) float32. size: (H, W). target: (height, width) to come to.
+        blocks: (h, W, C) float32. size: (H, W). target: the new (height, width).
     """
     if size == target:
         yield from blocks
@@ -72,12 +67,21 @@ def resized_bands(
     for window in windows(target[0], rows, 0):
         first, weights = _row_weights(size[0], target[0], window.first, window.last)
         part = source.take(first, first + weights.shape[1])
-        wide = _resized(part, (len(part), target[1]))
-        sized = np.tensordot(weights, wide, axes=1)
-        yield np.clip(sized, wide.min(), wide.max())  # as in `_resized`
+        wide = _columns(part, target[1])
+        sized = np.tensordot(weights, wide, axes=1) if size[0] != target[0] else wide
+        yield np.clip(sized, wide.min(), wide.max())  # a mean lies within its values, but for rounding
 
 
-_LEAST_SHARE = 1e-3  # of a pixel: OpenCV leaves out smaller ones when it averages by area
+def _columns(rows: Image, width: int) -> Image:
+    """Rows (h, W, C) with another number of columns."""
+    if rows.shape[1] == width:
+        return rows
+    how = cv2.INTER_AREA if width < rows.shape[1] else cv2.INTER_LINEAR
+    sized = cv2.resize(rows, (width, len(rows)), interpolation=how).reshape(len(rows), width, -1)
+    return np.clip(sized, rows.min(), rows.max()).astype(np.float32, copy=False)
+
+
+_LEAST_SHARE = 1e-3  # of a pixel: smaller shares are left out of an average by area, as OpenCV does for columns
 
 
 def _row_weights(height: int, target: int, top: int, bottom: int) -> tuple[int, NDArray[np.float32]]:

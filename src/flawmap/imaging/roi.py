@@ -1,7 +1,8 @@
-"""The region of interest: where an image is trained on, scored and judged. A box, a mask per image, or a brightness."""
+"""The region of interest: where an image is trained on and scored. A box, a mask per image, or a brightness range."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,11 @@ from flawmap.core.errors import InputError
 from flawmap.core.records import Mask
 from flawmap.core.settings import RegionOfInterest
 from flawmap.imaging.codecs import IMAGE_SUFFIXES
-from flawmap.imaging.reading import Pixels, luma, read_mask
+from flawmap.imaging.reading import ImageRows, Pixels, luma, read_mask
+from flawmap.imaging.rows import band_rows, map_bands
+
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom; right and bottom are outside; pixels."""
 
 RoiLabel = Literal["good", "defective", "outside"]
 
@@ -20,34 +25,89 @@ BRIGHTNESS_WINDOW = 31
 """Side of the box whose mean grey value is compared with a brightness range, pixels of the image."""
 
 
-def roi_mask(path: Path, pixels: Pixels, region: RegionOfInterest) -> Mask | None:
-    """Where the image counts, in its own pixels, before any scaling; None: everywhere.
+@dataclass(frozen=True)
+class Roi:
+    """Where an image counts.
 
-    Args:
-        path: names the image, in messages and among a folder's masks. pixels: (H, W, C) in [0, 1].
-    Returns:
-        (H, W) bool, True = inside; at least one pixel is.
+    box: (left, top, right, bottom) around all of it, right and bottom are outside. mask: (H, W) bool of the whole image,
+    True = inside; None: all of the box.
+    """
+
+    box: Box
+    mask: Mask | None = None
+
+    def rows(self, top: int, bottom: int, width: int) -> Mask:
+        """(bottom - top, W) bool: rows of the image, True = inside."""
+        if self.mask is not None:
+            return self.mask[top:bottom]
+        left, first, right, last = self.box
+        inside = np.zeros((bottom - top, width), np.bool_)
+        inside[max(0, first - top) : max(0, last - top), left:right] = True
+        return inside
+
+    def cut(self, box: Box) -> Roi | None:
+        """The region within a part of the image, in that part's pixels; None: nothing of it lies there."""
+        left, top, right, bottom = box
+        if self.mask is not None:
+            part = self.mask[top:bottom, left:right]
+            return of_mask(part) if part.any() else None
+        within = max(self.box[0], left), max(self.box[1], top), min(self.box[2], right), min(self.box[3], bottom)
+        if within[0] >= within[2] or within[1] >= within[3]:
+            return None
+        return Roi((within[0] - left, within[1] - top, within[2] - left, within[3] - top))
+
+
+def of_mask(mask: Mask) -> Roi:
+    """The region of a mask (H, W) with at least one True."""
+    return Roi(bounding_box(mask), mask)
+
+
+def find_roi(image: ImageRows, settings: RegionOfInterest) -> Roi:
+    """The region of interest of an image, in its own pixels, before any scaling.
+
+    A brightness range reads the image once; the others need its size alone.
+
     Raises:
         InputError: a box that does not lie in the image, no mask or several for it, a mask of another size, or
             nothing inside.
     """
-    if region.brightness is not None:
-        return _some(path, _bright(pixels, region.brightness), "the brightness range")
-    return roi_mask_of_shape(path, pixels.shape[:2], region)
+    name, shape = image.path or Path("the image"), (image.shape[0], image.shape[1])
+    if settings.brightness is not None:
+        return of_mask(_some(name, _bright(image, settings.brightness), "the brightness range"))
+    if settings.masks is not None:
+        if image.path is None:
+            raise InputError(
+                "the region of interest is a folder of masks, found by the image's name; pass the image as a file, or "
+                "its path= beside it"
+            )
+        return of_mask(roi_file_mask(image.path, shape, settings.masks))
+    return Roi((0, 0, shape[1], shape[0]) if settings.box is None else box_within(name, shape, settings.box))
+
+
+def roi_file_mask(path: Path, shape: tuple[int, int], folder: Path) -> Mask:
+    """The mask (H, W) of an image in a folder of masks; at least one pixel is True."""
+    mask = _mask_for(path, folder)
+    return _some(path, read_mask(mask, shape), f"the mask {mask}")
+
+
+def roi_mask(path: Path, pixels: Pixels, region: RegionOfInterest) -> Mask | None:
+    """`find_roi` of an image in memory, as (H, W) bool; None: everywhere."""
+    if region.everywhere:
+        return None
+    height, width = pixels.shape[:2]
+    return find_roi(ImageRows.of(pixels, path=path), region).rows(0, height, width)
 
 
 def roi_mask_of_shape(path: Path, shape: tuple[int, int], region: RegionOfInterest) -> Mask | None:
-    """`roi_mask` for the regions that need the image's (H, W) only, not its pixels: a box, or a mask per image."""
-    if region.everywhere:
-        return None
-    if region.box is not None:
-        left, top, right, bottom = box_within(path, shape, region.box)
-        inside = np.zeros(shape, dtype=np.bool_)
-        inside[top:bottom, left:right] = True
-        return inside
-    assert region.masks is not None, "a brightness range needs the pixels"
-    mask = _mask_for(path, region.masks)
-    return _some(path, read_mask(mask, shape), f"the mask {mask}")
+    return None if region.everywhere else roi_of_shape(path, shape, region).rows(0, *shape)
+
+
+def roi_of_shape(path: Path, shape: tuple[int, int], settings: RegionOfInterest) -> Roi:
+    """`find_roi` without the pixels: for all regions but a brightness range."""
+    assert settings.brightness is None, "a brightness range needs the pixels"
+    if settings.masks is not None:
+        return of_mask(roi_file_mask(path, shape, settings.masks))
+    return Roi((0, 0, shape[1], shape[0]) if settings.box is None else box_within(path, shape, settings.box))
 
 
 def box_within(path: Path, shape: tuple[int, int], box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
@@ -74,10 +134,13 @@ def bounding_box(inside: Mask) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _bright(pixels: Pixels, bounds: tuple[float, float]) -> Mask:
-    mean = cv2.blur(luma(pixels), (BRIGHTNESS_WINDOW, BRIGHTNESS_WINDOW))
+def _bright(image: ImageRows, bounds: tuple[float, float]) -> Mask:
+    height, width, _ = image.shape
+    grey = (luma(band) for band in image.bands())
+    window = (BRIGHTNESS_WINDOW, BRIGHTNESS_WINDOW)
+    means = map_bands(grey, height, band_rows(width), BRIGHTNESS_WINDOW // 2, lambda rows: cv2.blur(rows, window))
     slack = 1e-6  # the mean of a white area may come out a rounding error above 1
-    return np.asarray((mean >= bounds[0] - slack) & (mean <= bounds[1] + slack))
+    return np.concatenate([(mean >= bounds[0] - slack) & (mean <= bounds[1] + slack) for mean in means])
 
 
 def _mask_for(path: Path, folder: Path) -> Path:

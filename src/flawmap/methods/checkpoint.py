@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from flawmap.core.errors import ArtifactError, ConfigError
-from flawmap.core.files import atomic
-from flawmap.core.settings import Config
+from flawmap.core.tensor_file import load_tensors, save_tensors
+from flawmap.methods.config import Config
+from flawmap.methods.overrides import parse
 
 KEY = "flawmap-checkpoint"
-FREE = ("device", "memory_gb", "checkpoint_minutes")  # training settings that may change between stop and resume
+FORMAT = 1
+FREE = (
+    "device",
+    "memory_gb",
+    "checkpoint_minutes",
+    "precision",
+)  # training settings that may change between stop and resume
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Network, Adam's moments, and where in the training they belong. steps: of the whole, minutes already turned."""
+    """Network, Adam's moments, and where in the training they belong.
+
+    steps: of the whole training, also where minutes were asked for. precision: of the network's arithmetic. pending: losses of the steps since the last row of the history.
+    """
 
     tensors: dict[str, Tensor]
     config: dict[str, Any]
+    precision: str
     data_digest: str
     step: int
     steps: int
     seconds: float
     history: list[dict[str, Any]]
+    pending: list[float]
 
     @classmethod
     def of(cls, network: nn.Module, optimizer: torch.optim.Optimizer, *, config: Config, **where: Any) -> Checkpoint:
@@ -39,7 +49,9 @@ class Checkpoint:
         moments = optimizer.state_dict()["state"]
         for place, name in enumerate(names):
             tensors |= {f"optimizer.{key}.{name}": value for key, value in moments[place].items()}
-        return cls({name: tensor.detach().clone() for name, tensor in tensors.items()}, _comparable(config), **where)
+        return cls(
+            {name: tensor.detach().clone() for name, tensor in tensors.items()}, config.model_dump(mode="json"), **where
+        )
 
     def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put the saved state into a freshly built network and optimizer, in place.
@@ -67,33 +79,39 @@ class Checkpoint:
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write beside, then rename: a kill at any moment leaves the checkpoint before this one, or this one."""
     header = {key: value for key, value in vars(checkpoint).items() if key != "tensors"}
-    # A .contiguous() copy: safetensors stores values in row order, whatever their layout in memory.
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    blob = safetensors.torch.save(tensors, metadata={KEY: json.dumps(header)})
-    with atomic(path, durable=True) as part:
-        part.write_bytes(blob)
+    save_tensors(path, KEY, header | {"format": FORMAT}, checkpoint.tensors)
 
 
-def load_checkpoint(path: Path, config: Config, data_digest: str) -> Checkpoint | None:
+def load_checkpoint(path: Path, config: Config, data_digest: str, precision: str) -> Checkpoint | None:
     """The checkpoint at `path`; None if there is none yet.
 
+    Args:
+        precision: in which the training would go on, "float32" or "bfloat16".
     Raises:
-        ArtifactError: damaged, or not a checkpoint.
+        ArtifactError: damaged, not a checkpoint, or one of a newer flawmap.
         ConfigError: it belongs to other settings or other training images.
     """
     if not path.is_file():
         return None
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[KEY])
-        checkpoint = Checkpoint(safetensors.torch.load_file(path), **header)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        header, tensors = load_tensors(path, KEY)
+        version = int(header.pop("format"))
+        if version > FORMAT:
+            raise ArtifactError(f"{path} has format {version}, this flawmap reads up to {FORMAT}; update flawmap")
+        checkpoint = Checkpoint(tensors, **header)
+        before = _comparable(parse(checkpoint.config))  # settings that are newer than the checkpoint get their default
+    except (ArtifactError, safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is not a readable checkpoint ({error}); remove it to start anew") from None
-    changed = _differences(checkpoint.config, _comparable(config))
+    changed = _differences(before, _comparable(config))
     if changed:
         raise ConfigError(
             f"{path} was written with other settings: {'; '.join(changed[:3])}; resume with the same ones, or remove "
             "the checkpoint to start anew"
+        )
+    if checkpoint.precision != precision:
+        raise ConfigError(
+            f"{path} was written while training in {checkpoint.precision}, this machine would go on in {precision}; "
+            f"resume with --precision {checkpoint.precision}, or remove the checkpoint to start anew"
         )
     if checkpoint.data_digest != data_digest:
         raise ConfigError(f"{path} was written while training on other images; remove it to start anew")

@@ -1,163 +1,158 @@
-"""fit(): the training loop, its checkpoints and its resume. Plain PyTorch.
+"""Gradient training: a loop with checkpoints and exact resume. It takes network and objective, and knows no method.
 
-Everything random is a function of (seed, step): a batch, its augmentation, the network's birth. So a resumed training
-needs no saved generator, and a later run on several processes can part one step's batch among them.
+Everything random is a function of (seed, step): a batch, its augmentation, the initialisation. So a resumed training
+needs no saved generator, and several processes can divide one step's batch among them.
 """
 
 from __future__ import annotations
 
 import copy
-import csv
 import logging
 import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from flawmap.core.checks import shape_text
-from flawmap.core.device import autocast, choose_device, choose_precision, kept_memory
-from flawmap.core.errors import ConfigError, TrainingError
-from flawmap.core.files import atomic
-from flawmap.core.settings import Config, LossSettings, TrainingSettings
+from flawmap.core.device import autocast, choose_device, choose_precision
+from flawmap.core.errors import TrainingError
+from flawmap.core.interrupts import deferred_interrupt
+from flawmap.core.settings import TrainingSettings
 from flawmap.methods.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from flawmap.methods.config import Config
 from flawmap.methods.corruption import augment, corrupted
-from flawmap.methods.table import METHODS, build_network
-from flawmap.nets.autoencoder import Autoencoder
-from flawmap.nets.initialisation import initialise
+from flawmap.methods.interface import FitContext, Patches, Progress, Row
 
 log = logging.getLogger(__name__)
 
 ROW_STEPS = 20  # steps between two rows of the history
 VALIDATION_ROWS = 10  # rows between two looks at the validation patches
-INIT_PATCHES = 64  # for the initialisation and for the loss of a flat reconstruction
-DIVERGED = 1000  # times the first row's loss, or the flat reconstruction's: nothing comes back from there
-PLATEAU = 0.98  # of the flat reconstruction's loss: above it nothing has been learnt
+INIT_PATCHES = 64  # for the initialisation and for the loss of a constant reconstruction
+DIVERGED = 1000  # times the first row's loss, or the constant reconstruction's: no training recovers from there
+PLATEAU = 0.98  # of the constant reconstruction's loss: above it nothing has been learnt
 FUSED = ("cpu", "cuda")  # devices whose Adam updates all parameters in one pass
-TIMED_STEPS = (4, 10)  # run in, then measured, to turn minutes into steps
+TIMED_STEPS = (4, 10)  # warm-up, then measured, to turn minutes into steps
 
 # Streams of one seed, so that no two uses of it see the same numbers.
-_BATCH, _POOL, _EPOCH, _BIRTH, _NOISE, _STAINS = range(6)
+_BATCH, _POOL, _EPOCH, _INITIAL, _NOISE, _STAINS = range(6)
 _HELD_OUT = 2**32 - 1  # in place of a step, for the noise of held-out patches
 
 
-Initialise = Callable[[Autoencoder, Tensor, int], None]
-
-
-class Patches(Protocol):
-    """Where patches come from; `flawmap.sampling.PatchSource` is one."""
-
-    def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """(count,) numbers of patches, drawn uniformly from all places where a patch fits."""
-
-    def cut(self, drawn: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(count, C, P, P) in [0, 1]: the patches with these numbers."""
-
-
 @dataclass(frozen=True)
-class Row:
-    """One line of the history. loss: mean since the row before. rate: Adam's. seconds: of training so far."""
+class Objective:
+    """What a training minimises.
 
-    step: int
-    loss: float
-    validation: float | None
-    rate: float
-    seconds: float
+    loss: network, clean patches (N, C, P, P), the patches shown to the network, and a generator for noise, to a scalar.
+    constant: patches to the loss of the best reconstruction without structure. initialise: sets the network's weights
+    from a few patches and a seed. advice: what else to try when nothing is learnt, ending in ", or "; or nothing.
+    """
 
-
-@dataclass(frozen=True)
-class Progress:
-    """What an observer is told after every row."""
-
-    row: Row
-    steps: int
-    patches_per_second: float
-    seconds_left: float
+    loss: Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+    constant: Callable[[Tensor], Tensor]
+    initialise: Callable[[nn.Module, Tensor, int], None]
+    advice: str = ""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The end of a training. flat_loss: of a reconstruction that is flat, for comparison."""
+    """The end of a training. constant_loss: that of a constant reconstruction, for comparison."""
 
-    network: Autoencoder
+    network: nn.Module
     history: tuple[Row, ...]
     steps: int
     seconds: float
     patches_per_second: float
     constant_loss: float
 
+    def record(self, batch: int) -> dict[str, Any]:
+        """How it went, as JSON's types. batch: patches of a step."""
+        last = self.history[-1]
+        return {
+            "steps": self.steps,
+            "patches": self.steps * batch,
+            "seconds": round(self.seconds, 1),
+            "patches_per_second": round(self.patches_per_second, 1),
+            "loss": last.loss,
+            "validation_loss": last.validation,
+            "constant_loss": self.constant_loss,
+        }
+
 
 @dataclass
 class _Run:
-    """What changes while training goes on."""
+    """What changes while training goes on. pending: losses of the steps since the last row."""
 
-    network: Autoencoder
+    network: nn.Module
     optimizer: torch.optim.Optimizer
     steps: int
     constant_loss: float
     step: int = 0
     seconds: float = 0.0
     history: list[Row] = field(default_factory=list)
+    pending: list[Tensor] = field(default_factory=list)
 
 
-@kept_memory()
-def fit(
-    config: Config,
-    source: Patches,
-    validation: NDArray[np.float32] | None = None,
-    *,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    data_digest: str = "",
-    observe: Callable[[Progress], None] = lambda progress: None,
-    birth: Initialise = initialise,
-) -> Trained:
+def train(network: nn.Module, objective: Objective, patches: Patches, config: Config, context: FitContext) -> Trained:
     """Train a network on patches of good images.
 
+    A first Ctrl-C ends the training after the step at hand, with its checkpoint written, and then interrupts.
+
     Args:
-        source: where patches come from.
-        validation: (N, C, P, P) held-out good patches whose loss goes into the history.
-        checkpoint: a file to save the state to every `checkpoint_minutes`, and to continue from with `resume`.
-        data_digest: names the training data; a checkpoint of other data is refused.
-        observe: called after every row of the history.
-        birth: sets the network's weights from a few patches and the seed.
+        network: not initialised yet; it is moved to the device of the settings.
     Raises:
         TrainingError: the loss turned NaN, or never left the plateau.
         ConfigError: resume from a checkpoint of other settings or other data.
     """
-    device = choose_device(config.training.device)
-    step_once = _Stepper(config, source, device)
-    saved = load_checkpoint(checkpoint, config, data_digest) if resume and checkpoint is not None else None
-    run = _begin(config, source, step_once, saved, birth)
-    held_out = None if validation is None or not len(validation) else torch.from_numpy(validation)
-    last_saved = time.monotonic()
-    while run.step < run.steps:
-        started = time.monotonic()
-        losses, rate = [], 0.0
-        for _ in range(min(ROW_STEPS - run.step % ROW_STEPS, run.steps - run.step)):
-            rate = learning_rate(run.step, run.steps, config.training)
-            losses.append(step_once(run.network, run.optimizer, run.step, rate))
-            run.step += 1
-        loss = float(torch.stack(losses).mean())
-        seconds = time.monotonic() - started
-        run.seconds += seconds
-        due = run.step % (ROW_STEPS * VALIDATION_ROWS) == 0 or run.step == run.steps
-        held_out_loss = step_once.evaluate(run.network, held_out) if held_out is not None and due else None
-        run.history.append(Row(run.step, loss, held_out_loss, rate, run.seconds))
-        _check_loss(run, config.training, _advice(config.loss))
-        observe(_progress(run, config.training.batch, seconds / len(losses)))
-        if checkpoint is not None and time.monotonic() - last_saved > 60 * config.training.checkpoint_minutes:
-            save_checkpoint(_frozen(run, config, data_digest), checkpoint)
-            last_saved = time.monotonic()
+    stepper = _Stepper(config.training, objective, patches)
+    run = _begin(network, config, stepper, context)
+    held_out = (
+        None if context.validation is None or not len(context.validation) else torch.from_numpy(context.validation)
+    )
+    saved = time.monotonic()
+    with deferred_interrupt() as interrupted:
+        while run.step < run.steps and not interrupted():
+            _row(run, stepper, held_out, context, interrupted)
+            if time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
+                _save(run, config, stepper, context)
+                saved = time.monotonic()
+        if interrupted() and run.step < run.steps:
+            _save(run, config, stepper, context)
+            raise KeyboardInterrupt
     speed = run.steps * config.training.batch / max(run.seconds, 1e-9)
     return Trained(run.network.eval(), tuple(run.history), run.steps, run.seconds, speed, run.constant_loss)
+
+
+def _row(
+    run: _Run,
+    stepper: _Stepper,
+    held_out: Tensor | None,
+    context: FitContext,
+    interrupted: Callable[[], bool],
+) -> None:
+    """Train up to the next row of the history and write it, or up to an interruption."""
+    started, first = time.monotonic(), run.step
+    until = min((run.step // ROW_STEPS + 1) * ROW_STEPS, run.steps)
+    rate = 0.0
+    while run.step < until and not interrupted():
+        rate = learning_rate(run.step, run.steps, stepper.settings)
+        run.pending.append(stepper(run.network, run.optimizer, run.step, rate))
+        run.step += 1
+    seconds = time.monotonic() - started
+    run.seconds += seconds
+    if run.step < until:
+        return
+    loss = float(torch.stack(run.pending).mean())
+    run.pending = []
+    due = run.step % (ROW_STEPS * VALIDATION_ROWS) == 0 or run.step == run.steps
+    validation = stepper.evaluate(run.network, held_out) if held_out is not None and due else None
+    run.history.append(Row(run.step, loss, validation, rate, run.seconds))
+    _check_loss(run, stepper.settings, stepper.objective.advice)
+    context.on_progress(_progress(run, stepper.settings.batch, seconds / max(1, run.step - first)))
 
 
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
@@ -171,32 +166,22 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
     return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def write_history(history: tuple[Row, ...] | list[Row], path: Path) -> None:
-    """The history as CSV: step, loss, validation, rate, seconds."""
-    with atomic(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [column.name for column in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        for row in history:
-            writer.writerow({name: "" if value is None else value for name, value in asdict(row).items()})
-
-
 class _Stepper:
     """One update of the parameters, for a given step; holds what stays the same from step to step."""
 
-    def __init__(self, config: Config, source: Patches, device: torch.device) -> None:
-        self.config, self.source, self.device = config, source, device
-        self.precision = choose_precision(config.training.precision, device)
-        self.loss = METHODS[config.loss.name].loss(config.loss)
-        pool = config.training.pool
-        rng = np.random.default_rng([config.training.seed, _POOL])
-        self.pool = None if pool is None else source.draw(pool, rng)
+    def __init__(self, settings: TrainingSettings, objective: Objective, source: Patches) -> None:
+        self.settings, self.objective, self.source = settings, objective, source
+        self.device = choose_device(settings.device)
+        self.precision = choose_precision(settings.precision, self.device)
+        rng = np.random.default_rng([settings.seed, _POOL])
+        self.pool = None if settings.pool is None else source.draw(settings.pool, rng)
 
-    def __call__(self, network: Autoencoder, optimizer: torch.optim.Optimizer, step: int, rate: float) -> Tensor:
+    def __call__(self, network: nn.Module, optimizer: torch.optim.Optimizer, step: int, rate: float) -> Tensor:
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = self.batch(step)
         patches = self._on_device(batch)
-        shown = self._on_device(self._spoilt(batch, step)) if self.config.training.corrupt else patches
+        shown = self._on_device(self._corrupted(batch, step)) if self.settings.corrupt else patches
         optimizer.zero_grad(set_to_none=True)
         loss = self._loss(network, patches, shown, step)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -204,8 +189,8 @@ class _Stepper:
         return loss.detach()
 
     def batch(self, step: int) -> Tensor:
-        """The patches of a step (from 0): fresh ones, or the next of a fixed pool shuffled anew for every epoch."""
-        settings = self.config.training
+        """The patches of a step (from 0): fresh ones, or the next of a fixed pool that is shuffled for every epoch."""
+        settings = self.settings
         rng = np.random.default_rng([settings.seed, _BATCH, step])
         if self.pool is None:
             drawn = self.source.draw(settings.batch, rng)
@@ -220,16 +205,16 @@ class _Stepper:
         assert self.pool is not None
         epoch, offset = divmod(index, len(self.pool))
         if getattr(self, "_order_epoch", None) != epoch:
-            rng = np.random.default_rng([self.config.training.seed, _EPOCH, epoch])
+            rng = np.random.default_rng([self.settings.seed, _EPOCH, epoch])
             self._order, self._order_epoch = rng.permutation(len(self.pool)), epoch
         return int(self._order[offset])
 
-    def evaluate(self, network: Autoencoder, patches: Tensor) -> float:
+    def evaluate(self, network: nn.Module, patches: Tensor) -> float:
         """Mean loss of patches, without training on them."""
         total = 0.0
         network.eval()
         with torch.no_grad():
-            for part in torch.split(patches, self.config.training.batch):
+            for part in torch.split(patches, self.settings.batch):
                 placed = self._on_device(part)
                 total += len(part) * float(self._loss(network, placed, placed, _HELD_OUT))
         network.train()
@@ -237,58 +222,56 @@ class _Stepper:
 
     def constant_loss(self, patches: Tensor) -> float:
         """Loss of the best reconstruction that has no structure: every patch's mean."""
-        flat = patches.mean(dim=(2, 3), keepdim=True).expand_as(patches)
-        return float(self.loss(self._on_device(patches), self._on_device(flat)))
+        return float(self.objective.constant(self._on_device(patches)))
 
-    def _loss(self, network: Autoencoder, patches: Tensor, shown: Tensor, step: int) -> Tensor:
-        """Of the reconstructions of what the network is shown, compared with the clean patches."""
+    def first_patches(self) -> Tensor:
+        """Patches for the initialisation."""
+        rng = np.random.default_rng([self.settings.seed, _INITIAL])
+        return torch.from_numpy(self.source.cut(self.source.draw(INIT_PATCHES, rng)))
+
+    def _loss(self, network: nn.Module, patches: Tensor, shown: Tensor, step: int) -> Tensor:
+        """The loss between clean patches and the reconstructions of the patches shown."""
         generator = self._generator(_NOISE, step, self.device)
         with autocast(self.device, self.precision):
-            reconstructions, kl = network.draw(shown, generator)
-            loss = self.loss(patches, reconstructions)
-        return loss if kl is None else loss + self.config.loss.kl_weight * kl
+            return self.objective.loss(network, patches, shown, generator)
 
-    def _spoilt(self, patches: Tensor, step: int) -> Tensor:
-        return corrupted(patches, self.config.training.corrupt, self._generator(_STAINS, step, torch.device("cpu")))
+    def _corrupted(self, patches: Tensor, step: int) -> Tensor:
+        return corrupted(patches, self.settings.corrupt, self._generator(_STAINS, step, torch.device("cpu")))
 
     def _generator(self, stream: int, step: int, device: torch.device) -> torch.Generator:
-        seed = np.random.SeedSequence([self.config.training.seed, stream, step]).generate_state(1, np.uint64)[0]
+        seed = np.random.SeedSequence([self.settings.seed, stream, step]).generate_state(1, np.uint64)[0]
         return torch.Generator(device=device).manual_seed(int(seed))
 
     def _on_device(self, patches: Tensor) -> Tensor:
-        return patches.to(self.device, memory_format=torch.channels_last, non_blocking=self.device.type == "cuda")
+        return patches.to(self.device, memory_format=torch.channels_last)
 
 
-def _begin(config: Config, source: Patches, step_once: _Stepper, saved: Checkpoint | None, birth: Initialise) -> _Run:
+def _begin(network: nn.Module, config: Config, stepper: _Stepper, context: FitContext) -> _Run:
     """A run at step 0, or where the checkpoint left it."""
-    settings = config.training
-    network = build_network(config)
-    rng = np.random.default_rng([settings.seed, _BIRTH])
-    patches = torch.from_numpy(source.cut(source.draw(INIT_PATCHES, rng)))
-    wanted = (config.model.channels or 1, config.model.patch, config.model.patch)
-    if patches.shape[1:] != wanted:
-        raise ConfigError(
-            f"patches must be {shape_text((INIT_PATCHES, *wanted))} for these settings, "
-            f"got {shape_text(tuple(patches.shape))}; set channels and patch of [model] to those of the images"
-        )
-    birth(network, patches, settings.seed)
-    placed = network.to(step_once.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    settings, patches = config.training, stepper.first_patches()
+    precision = str(stepper.precision).removeprefix("torch.")
+    saved = None
+    if context.resume and context.checkpoint is not None:
+        saved = load_checkpoint(context.checkpoint, config, context.data_digest, precision)
+    stepper.objective.initialise(network, patches, settings.seed)
+    placed = network.to(stepper.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(
         placed.parameters(),
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
-        fused=step_once.device.type in FUSED,
+        fused=stepper.device.type in FUSED,
     )
-    flat = step_once.constant_loss(patches)
+    constant = stepper.constant_loss(patches)
     if saved is None:
-        return _Run(placed, optimizer, _count_steps(settings, step_once, placed), flat)
+        return _Run(placed, optimizer, _count_steps(settings, stepper, placed), constant)
     saved.restore(placed, optimizer)
     log.info("resuming at step %d of %d", saved.step, saved.steps)
     history = [Row(**row) for row in saved.history]
-    return _Run(placed, optimizer, saved.steps, flat, saved.step, saved.seconds, history)
+    pending = [torch.tensor(loss, device=stepper.device) for loss in saved.pending]
+    return _Run(placed, optimizer, saved.steps, constant, saved.step, saved.seconds, history, pending)
 
 
-def _count_steps(settings: TrainingSettings, step_once: _Stepper, network: Autoencoder) -> int:
+def _count_steps(settings: TrainingSettings, stepper: _Stepper, network: nn.Module) -> int:
     """The number of steps that the budget buys; minutes are measured once, on a copy that is thrown away."""
     if settings.steps is not None:
         return settings.steps
@@ -302,7 +285,7 @@ def _count_steps(settings: TrainingSettings, step_once: _Stepper, network: Autoe
     durations = []
     for step in range(warm + timed):
         started = time.monotonic()
-        float(step_once(trial, optimizer, step, 1e-6))  # float() waits for the device
+        float(stepper(trial, optimizer, step, 1e-6))  # float() waits for the device
         durations.append(time.monotonic() - started)
     seconds = statistics.median(durations[warm:])
     steps = max(1, round(60 * settings.minutes / seconds))
@@ -310,35 +293,28 @@ def _count_steps(settings: TrainingSettings, step_once: _Stepper, network: Autoe
     return steps
 
 
-def _check_loss(run: _Run, settings: TrainingSettings, advice: str = "") -> None:
-    """Stop a training that cannot come to anything. advice: what else to try."""
+def _check_loss(run: _Run, settings: TrainingSettings, advice: str) -> None:
+    """Stop a training that cannot succeed. advice: what else to try."""
     row = run.history[-1]
+    slower = f"(--learning-rate {settings.learning_rate / 3:.0e})"
     if not math.isfinite(row.loss):
         raise TrainingError(
-            f"the loss turned {row.loss} before step {row.step}; lower the learning rate "
-            f"(--learning-rate {settings.learning_rate / 3:.0e}) or train in float32 (--precision float32)"
+            f"the loss turned {row.loss} before step {row.step}; lower the learning rate {slower} or train in float32 "
+            "(--precision float32)"
         )
     if row.loss > DIVERGED * max(run.constant_loss, run.history[0].loss):
         raise TrainingError(
-            f"the loss rose to {row.loss:.3g} before step {row.step}, that of a flat reconstruction is "
-            f"{run.constant_loss:.4g}: the training diverges; lower the learning rate "
-            f"(--learning-rate {settings.learning_rate / 3:.0e})"
+            f"the loss rose to {row.loss:.3g} before step {row.step}, that of a constant reconstruction is "
+            f"{run.constant_loss:.4g}: the training diverges; lower the learning rate {slower}"
         )
-    stuck = settings.plateau_steps and run.step >= settings.plateau_steps and row.loss > PLATEAU * run.constant_loss
+    stuck = settings.plateau_steps and run.step >= settings.plateau_steps
     if stuck and all(earlier.loss > PLATEAU * run.constant_loss for earlier in run.history):
         raise TrainingError(
-            f"after {row.step} steps the loss, {row.loss:.4f}, is still that of a flat reconstruction, "
+            f"after {row.step} steps the loss, {row.loss:.4f}, is still that of a constant reconstruction, "
             f"{run.constant_loss:.4f}: nothing is learnt; {advice}check that the images show a texture at this scale "
-            "(--scale), try another seed (--seed) or rate (--learning-rate), or go on all the same (plateau_steps = 0 "
-            "under [training] of --config)"
+            "(--scale), try another seed (--seed) or learning rate (--learning-rate), or go on all the same "
+            "(--set training.plateau_steps=0)"
         )
-
-
-def _advice(loss: LossSettings) -> str:
-    """What a loss may have that keeps a network from learning, for the error that says that it has not learnt."""
-    if loss.name != "vae" or loss.kl_weight == 0:
-        return ""
-    return f"lower the divergence's weight, {loss.kl_weight:g} (divergence under [loss] of --config), or "
 
 
 def _progress(run: _Run, batch: int, seconds_per_step: float) -> Progress:
@@ -346,14 +322,20 @@ def _progress(run: _Run, batch: int, seconds_per_step: float) -> Progress:
     return Progress(run.history[-1], run.steps, batch / max(seconds_per_step, 1e-9), left)
 
 
-def _frozen(run: _Run, config: Config, data_digest: str) -> Checkpoint:
-    return Checkpoint.of(
+def _save(run: _Run, config: Config, stepper: _Stepper, context: FitContext) -> None:
+    """Write the checkpoint, where one was asked for."""
+    if context.checkpoint is None:
+        return
+    frozen = Checkpoint.of(
         run.network,
         run.optimizer,
         config=config,
-        data_digest=data_digest,
+        precision=str(stepper.precision).removeprefix("torch."),
+        data_digest=context.data_digest,
         step=run.step,
         steps=run.steps,
         seconds=run.seconds,
         history=[asdict(row) for row in run.history],
+        pending=[float(loss) for loss in run.pending],
     )
+    save_checkpoint(frozen, context.checkpoint)

@@ -1,6 +1,6 @@
-"""What training minimises: a table of names to functions of a batch of patches and their reconstructions.
+"""Losses of reconstructions: functions of a batch of patches and their reconstructions.
 
-A loss is made from its settings once, before a training: some have something to load.
+A loss is made from its method's settings once, before a training: some have something to load.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from flawmap.core.checks import same_shape
-from flawmap.core.settings import LossSettings
+from flawmap.core.settings import MethodSettings, SSIMSettings
+from flawmap.methods.settings import FeatureMatchingSettings, StructuralSettings
 from flawmap.nets.pretrained import load_features
 from flawmap.nets.ssim import mean_ssim
 
@@ -19,7 +20,19 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """(N, C, P, P) patches and reconstructions to a scalar, at least float32; 0 = the same, larger is worse."""
 
 
-def l2_loss(patches: Tensor, reconstructions: Tensor, settings: LossSettings) -> Tensor:
+def loss_of(method: MethodSettings) -> Loss:
+    """The loss between patches and reconstructions that a method's settings ask for.
+
+    Raises:
+        InputError: a pretrained network's weights are missing or another network's.
+    """
+    if isinstance(method, StructuralSettings):
+        settings = method.ssim
+        return lambda patches, reconstructions: ssim_loss(patches, reconstructions, settings)
+    return feature_loss(method) if isinstance(method, FeatureMatchingSettings) else l2_loss
+
+
+def l2_loss(patches: Tensor, reconstructions: Tensor) -> Tensor:
     """Squared difference, summed over a patch's pixels, mean over the batch.
 
     patches, reconstructions: (N, C, P, P). Returns a scalar, at least float32.
@@ -28,40 +41,33 @@ def l2_loss(patches: Tensor, reconstructions: Tensor, settings: LossSettings) ->
     return (reconstructions.float() - patches).square().flatten(1).sum(1).mean()
 
 
-def ssim_loss(patches: Tensor, reconstructions: Tensor, settings: LossSettings) -> Tensor:
+def ssim_loss(patches: Tensor, reconstructions: Tensor, settings: SSIMSettings) -> Tensor:
     """1 - SSIM, mean over pixels, channels and batch: 0 = the same, about 1 = nothing in common.
 
     patches, reconstructions: (N, C, P, P), intensities in [0, 1]. Borders reflect, so that a patch's edge counts too.
     """
-    return 1 - mean_ssim(patches, reconstructions, settings.ssim, border="reflect")
+    return 1 - mean_ssim(patches, reconstructions, settings, border="reflect")
 
 
-def feature_loss(settings: LossSettings) -> Loss:
+def feature_loss(method: FeatureMatchingSettings) -> Loss:
     """Squared differences of pixels and of features: ||x - x^||^2 + lambda ||F(x) - F(x^)||^2, mean over the batch.
 
-    Both are summed over a patch's elements, pixels and feature maps. F is the frozen network of `settings.features`,
-    lambda is `settings.feature_weight`. Gradients go through F to the reconstructions alone.
+    Both are summed over a patch's elements, pixels and feature maps. F is the frozen network of `method.features`,
+    lambda is `method.feature_weight`. Gradients go through F to the reconstructions alone.
 
     Raises:
         InputError: F's weights are missing or another network's; and by the loss, patches below 32 pixels.
     References:
         Dosovitskiy and Brox 2016, arXiv:1602.02644; Bergmann et al. 2019, with lambda = 1 and AlexNet.
     """
-    network = load_features(settings.features)
+    network = load_features(method.features)
 
     def loss(patches: Tensor, reconstructions: Tensor) -> Tensor:
-        pixels = l2_loss(patches, reconstructions, settings)
+        pixels = l2_loss(patches, reconstructions)
         network.to(patches.device)  # nothing, from the second call on
         with torch.no_grad():
             wanted = network(patches).float()
         features: Tensor = (network(reconstructions).float() - wanted).square().flatten(1).sum(1).mean()
-        return pixels + settings.feature_weight * features
+        return pixels + method.feature_weight * features
 
     return loss
-
-
-def _of(function: Callable[[Tensor, Tensor, LossSettings], Tensor]) -> Callable[[LossSettings], Loss]:
-    return lambda settings: lambda patches, reconstructions: function(patches, reconstructions, settings)
-
-
-LOSSES: dict[str, Callable[[LossSettings], Loss]] = {"l2": _of(l2_loss), "ssim": _of(ssim_loss), "fm": feature_loss}

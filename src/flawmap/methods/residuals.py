@@ -19,16 +19,23 @@ LEAST_NOISE = 1e-6  # variance of a pixel; rounding to 8 bits is of this size, a
 class Decoded(NamedTuple):
     """What a network makes of an image. reconstruction: (N, C, H, W); of a network that samples, the samples' mean.
 
-    spread: variance of the samples, of the same shape. noise: variance of a pixel's error on good patches, a scalar.
+    variance: variance of the samples, of the same shape. noise: variance of a pixel's error on good patches, a scalar.
     Both None: nothing was sampled.
     """
 
     reconstruction: Tensor
-    spread: Tensor | None = None
+    variance: Tensor | None = None
     noise: Tensor | None = None
 
 
 Residual = Callable[[Tensor, Decoded, ResidualSettings], Tensor]
+
+
+def residual_of(settings: ResidualSettings) -> Callable[[Tensor, Decoded], Tensor]:
+    """The residual that the settings name: (N, C, H, W) images, and what a network made of them, to (N, H, W)."""
+    assert settings.name is not None  # Config.mapped names it
+    function = RESIDUALS[settings.name]
+    return lambda image, decoded: function(image, decoded, settings)
 
 
 def l2_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
@@ -72,24 +79,24 @@ def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSett
     compare. The distance alone is the residual `l2`, which compares with the decoded mean.
 
     image: (N, C, H, W) in [0, 1]. Returns (N, H, W) in nats, at least 0: 0 = met exactly, and samples agree. Larger is
-    worse: it grows with the distance without bound, and with the spread where s^2 + n exceeds the squared distance.
+    worse: it grows with the distance without bound, and with the variance where s^2 + n exceeds the squared distance.
 
     References:
         An and Cho 2015, Variational autoencoder based anomaly detection using reconstruction probability.
     Raises:
         InputError: nothing was sampled, or shapes differ.
     """
-    mean, spread, noise = decoded
-    if spread is None or noise is None:
+    mean, variance, noise = decoded
+    if variance is None or noise is None:
         raise InputError(
-            "the reconstruction probability needs the spread of samples and the noise, got a reconstruction alone; "
+            "the reconstruction probability needs the variance of samples and the noise, got a reconstruction alone; "
             "use a network that samples (vae), or map l2"
         )
     same_shape(image, mean, "image", "reconstruction")
-    same_shape(mean, spread, "reconstruction", "spread")
+    same_shape(mean, variance, "reconstruction", "variance")
     least = noise.float().clamp(min=LEAST_NOISE)
     distance = (mean.float() - image).square()
-    return 0.5 * (torch.log1p(spread / least) + distance / (spread + least)).mean(dim=1)
+    return 0.5 * (torch.log1p(variance / least) + distance / (variance + least)).mean(dim=1)
 
 
 def _of(function: Callable[[Tensor, Tensor, ResidualSettings], Tensor]) -> Residual:

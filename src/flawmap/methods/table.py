@@ -1,43 +1,37 @@
-"""A method = network + loss + what it gives for a patch. One row each; everything behind `residual_map` is shared."""
+"""The methods: one row each. To add one, write its settings, its fit and its scorer, and a row here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from importlib import import_module
+from typing import Any
 
-import torch
+from flawmap.methods.interface import Method
+from flawmap.methods.settings import (
+    FeatureMatchingSettings,
+    L2Settings,
+    StructuralSettings,
+    VariationalSettings,
+)
 
-from flawmap.core.settings import Config, LossSettings, ModelSettings
-from flawmap.methods.losses import LOSSES, Loss
-from flawmap.nets.autoencoder import Autoencoder
-from flawmap.nets.variational import VariationalAutoencoder
 
-Average = Literal["reconstructions", "residuals"]
+def when_called(module: str, name: str) -> Callable[..., Any]:
+    """A function of a module that is imported at the first call: settings and help need no torch."""
+
+    def call(*args: Any, **named: Any) -> Any:
+        return getattr(import_module(module), name)(*args, **named)
+
+    return call
 
 
-class Method(NamedTuple):
-    """What is trained, what it minimises, and which overlapping things are averaged when an image is scored."""
-
-    network: str
-    loss: Callable[[LossSettings], Loss]
-    average: Average
-
+_AUTOENCODER = (
+    when_called("flawmap.methods.autoencoder", "fit"),
+    when_called("flawmap.methods.autoencoder", "scorer"),
+)
 
 METHODS: dict[str, Method] = {
-    "l2": Method("autoencoder", LOSSES["l2"], "reconstructions"),
-    "ssim": Method("autoencoder", LOSSES["ssim"], "reconstructions"),
-    "vae": Method("variational", LOSSES["l2"], "residuals"),  # and the network's divergence, which training adds
-    "fm": Method("autoencoder", LOSSES["fm"], "reconstructions"),
+    "ssim": Method(StructuralSettings, *_AUTOENCODER),
+    "l2": Method(L2Settings, *_AUTOENCODER),
+    "vae": Method(VariationalSettings, *_AUTOENCODER),
+    "fm": Method(FeatureMatchingSettings, *_AUTOENCODER),
 }
-
-
-NETWORKS: dict[str, Callable[[ModelSettings], Autoencoder]] = {
-    "autoencoder": Autoencoder,
-    "variational": VariationalAutoencoder,
-}
-
-
-def build_network(config: Config) -> Autoencoder:
-    """The method's network, not yet initialised."""
-    with torch.random.fork_rng(devices=()):  # torch draws weights that nobody keeps: the caller's numbers stay his
-        return NETWORKS[METHODS[config.loss.name].network](config.model)

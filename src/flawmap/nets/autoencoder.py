@@ -20,10 +20,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flawmap.core.settings import ModelSettings
 from flawmap.nets.transposed import TransposedConvolution
 
 SLOPE = 0.2
+
+
+class NetworkShape(NamedTuple):
+    """patch: P, pixels: 32, 64, 128 or 256. channels: C, 1 or 3. latent: D, dimensions."""
+
+    patch: int = 128
+    channels: int = 1
+    latent: int = 100
 
 
 class Layer(NamedTuple):
@@ -56,10 +63,10 @@ class Drawn(NamedTuple):
 class Autoencoder(nn.Module):
     """Patches (N, C, P, P) to a latent vector (N, D, 1, 1) and back to their reconstruction (N, C, P, P)."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
-        layers = encoder_layers(settings)
-        inputs = [settings.channels or 1, *(layer.channels for layer in layers[:-1])]
+        layers = encoder_layers(shape)
+        inputs = [shape.channels, *(layer.channels for layer in layers[:-1])]
         self.encoder = nn.Sequential(*_stack(nn.Conv2d, inputs, layers))
         mirrored = [
             Layer(channels, layer.kernel, layer.stride, layer.padding)
@@ -78,13 +85,13 @@ class Autoencoder(nn.Module):
         return Drawn(self(x_NCPP), None)
 
 
-def encoder_layers(settings: ModelSettings) -> tuple[Layer, ...]:
+def encoder_layers(shape: NetworkShape) -> tuple[Layer, ...]:
     """Table 1 for a patch side: the rows, and the last one fitted to the side that is left."""
-    rows = (FRONT_256, *TABLE_1) if settings.patch == 256 else TABLE_1
-    left = settings.patch
+    rows = (FRONT_256, *TABLE_1) if shape.patch == 256 else TABLE_1
+    left = shape.patch
     for row in rows:
         left //= row.stride
-    return (*rows, Layer(settings.latent, left, 1, 0))
+    return (*rows, Layer(shape.latent, left, 1, 0))
 
 
 def _stack(

@@ -17,8 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flawmap.core.settings import ModelSettings
-from flawmap.nets.autoencoder import Autoencoder, Drawn, encoder_layers
+from flawmap.nets.autoencoder import Autoencoder, Drawn, NetworkShape, encoder_layers
 
 LOG_VARIANCE = (-10.0, 4.0)  # held in here: deviations of 0.007 to 7.4 times the prior's, so that exp stays finite
 MEMORY = 0.99  # share of the noise that a step keeps
@@ -43,10 +42,10 @@ class VariationalAutoencoder(Autoencoder):
 
     noise: Tensor
 
-    def __init__(self, settings: ModelSettings) -> None:
-        super().__init__(settings)
-        *_, before, last = encoder_layers(settings)
-        self.log_variance = nn.Conv2d(before.channels, settings.latent, last.kernel)
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__(shape)
+        *_, before, last = encoder_layers(shape)
+        self.log_variance = nn.Conv2d(before.channels, shape.latent, last.kernel)
         self.register_buffer("noise", torch.ones(()))
 
     def encode(self, x_NCPP: Tensor) -> Posterior:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from flawmap.core.records import Mask
 
-Profile = tuple[float, ...]
-"""How often the residual of the middle is what good images leave, by the distance to the nearest border in pixels of
-the worked image, at least 1; the last one holds for all that is farther away."""
+BorderProfile = tuple[float, ...]
+"""Border correction: entry d is the mean residual of good images at d pixels from the nearest border, divided by that
+of the interior. Never below 1. The last entry applies to all larger distances. Pixels at the working scale."""
 
 
-def border_profile(residuals: Iterable[tuple[Tensor, Mask | None]], reach: int) -> Profile:
+def border_profile(residuals: Iterable[tuple[Tensor, Mask | None]], reach: int) -> BorderProfile:
     """The profile of residual maps of good images.
 
     Args:

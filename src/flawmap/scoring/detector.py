@@ -2,89 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from flawmap.core.checks import image_array
-from flawmap.core.device import autocast
-from flawmap.core.errors import ArtifactError, ConfigError, InputError
-from flawmap.core.records import FloatMap, Inspection, Mask
-from flawmap.core.settings import Config
-from flawmap.imaging.morphology import find_regions, opened, threshold_mask
-from flawmap.imaging.reading import LoadedImage, Pixels, read_image
-from flawmap.imaging.resize import resized_bands, scale_of_part, to_size, to_working_size, working_size
-from flawmap.imaging.roi import bounding_box, roi_mask
-from flawmap.imaging.rows import RowBuffer, band_rows, windows
-from flawmap.methods.residuals import Decoded
-from flawmap.methods.table import build_network
-from flawmap.nets.variational import VariationalAutoencoder, fixed_noise
+from flawmap.core.device import Runtime
+from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.records import FloatMap, MappedInspection, Mask
+from flawmap.imaging.morphology import opened
+from flawmap.imaging.reading import ImageRows, LoadedImage, Pixels, opened_image, read_image, to_channels
+from flawmap.imaging.resize import resized_bands, scale_of_part, working_size
+from flawmap.imaging.roi import Box, Roi, find_roi
+from flawmap.imaging.rows import RowBuffer, band_rows, map_bands, windows
+from flawmap.methods.config import Config
+from flawmap.methods.interface import PatchScorer
+from flawmap.methods.table import METHODS
 from flawmap.scoring.borders import border_corrected
-from flawmap.scoring.engines import ENGINES, choose_engine, start_engine
+from flawmap.scoring.inspection import Band, inspected
 from flawmap.scoring.model_file import Artifact, load_artifact
-from flawmap.scoring.pipeline import BATCH_ELSEWHERE, Reconstruct, Scored, score_bands, score_image
+from flawmap.scoring.padding import padding_of
+from flawmap.scoring.pipeline import ScoredRows, score_rows
+from flawmap.scoring.tiling import Grid
 
-COLOUR_NAMES = {1: "grey", 3: "colour"}
+AUTO = Runtime()
 
 
 class ScoreMaps(NamedTuple):
     """Everything a picture of one image needs, in the image's own pixels.
 
-    residual: (H, W), not opened. reconstruction: (H, W, C). inside: the region of interest, None = everywhere.
+    residual: (H, W), 0 outside the region of interest. reconstruction: (H, W, C); None: the method has none. inside:
+    (H, W) bool, the region of interest.
     """
 
     residual: FloatMap
-    reconstruction: Pixels
-    inside: Mask | None
+    reconstruction: Pixels | None
+    inside: Mask
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A trained network with everything around it: image -> residual map -> inspection.
+    """A fitted model with everything around it: image -> residual map -> inspection.
 
-    Scores do not depend on which images are scored together: the patches of an image run in batches of one size.
-
-    network: the module itself, or what an engine made of it; the engine is no part of the model.
+    Scores do not depend on which images are scored together, nor on the bands in which an image arrives. Threads may
+    share a detector.
     """
 
     artifact: Artifact
-    network: Reconstruct
-    device: torch.device
-    precision: torch.dtype
-    engine: str = "torch"
+    scorer: PatchScorer
+    runtime: Runtime = AUTO
 
     @classmethod
-    def load(
-        cls, path: Path | str, *, device: str = "auto", precision: str = "auto", engine: str = "torch"
-    ) -> Detector:
+    def load(cls, path: Path | str, runtime: Runtime = AUTO) -> Detector:
         """The detector of a `.flawmap` file. Raises ArtifactError for a damaged, foreign or newer file."""
-        return cls.of(load_artifact(Path(path)), device=device, precision=precision, engine=engine)
+        return cls.of(load_artifact(Path(path)), runtime)
 
     @classmethod
-    def of(
-        cls, artifact: Artifact, *, device: str = "auto", precision: str = "auto", engine: str = "torch"
-    ) -> Detector:
+    def of(cls, artifact: Artifact, runtime: Runtime = AUTO) -> Detector:
         """The detector of a model in memory.
 
-        engine: torch, onnxruntime or openvino; what else than torch runs the network does so on the CPU.
         Raises:
             ConfigError: the engine cannot run this model, there, or in that precision.
             InputError: its package, of the extra `export`, is not installed.
         """
-        where, how = choose_engine(engine, device, precision, artifact.config)
-        network = build_network(artifact.config)
-        try:
-            network.load_state_dict(artifact.weights)
-        except RuntimeError as error:
-            raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
-        placed = network.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        return cls(artifact, start_engine(engine, placed, how), where, how, engine)
+        method = METHODS[artifact.config.method.name]
+        return cls(artifact, method.scorer(artifact.config, artifact.state, runtime), runtime)
 
     @property
     def config(self) -> Config:
@@ -99,102 +89,143 @@ class Detector:
 
         path: names the image where the region of interest is a folder of masks.
         """
-        return self.explain(image, path=path).residual
+        return np.concatenate([band.residual for band in self.scan(_rows(image, path), opening=False)])
 
     def explain(self, image: Pixels, *, path: Path | str | None = None) -> ScoreMaps:
-        """The residual map together with the reconstruction it comes from."""
-        image = self._checked(image)
-        return self.explain_inside(image, self.region(image, path), image.shape[:2])
-
-    def explain_inside(self, image: Pixels, inside: Mask | None, whole: tuple[int, int]) -> ScoreMaps:
-        """`explain` for an image, or a part of one, whose region of interest is known.
-
-        whole: (height, width) of the file the image was cut from; a scale given as a size refers to it.
-        """
-        image = self._checked(image)
-        left, top, right, bottom = (0, 0, image.shape[1], image.shape[0]) if inside is None else bounding_box(inside)
-        part = image[top:bottom, left:right]
-        residual, reconstruction = self._score_part(
-            part, scale_of_part(self.config.images.scale, whole, part.shape[:2])
+        """The residual map together with the reconstruction that it comes from."""
+        bands = list(self.scan(_rows(image, path), opening=False, reconstruction=True))
+        pictures = [band.reconstruction for band in bands if band.reconstruction is not None]
+        return ScoreMaps(
+            np.concatenate([band.residual for band in bands]),
+            np.concatenate(pictures) if pictures else None,
+            np.concatenate([band.inside for band in bands]),
         )
-        if inside is None:
-            return ScoreMaps(residual, reconstruction, None)
-        spread = np.zeros(image.shape[:2], np.float32)
-        spread[top:bottom, left:right] = residual
-        spread[~inside] = 0
-        rebuilt = image.copy()
-        rebuilt[top:bottom, left:right] = reconstruction
-        return ScoreMaps(spread, rebuilt, inside)
-
-    def region(self, image: Pixels, path: Path | str | None = None) -> Mask | None:
-        """Where this image counts: (H, W) bool; None = everywhere."""
-        region = self.config.images.roi
-        if region.masks is not None and path is None:
-            raise InputError(
-                "this detector's region of interest is a folder of masks, found by the image's name; pass path="
-            )
-        return roi_mask(Path(path or "image"), image, region)
-
-    def opened(self, residual: FloatMap) -> FloatMap:
-        """The residual map without peaks that are smaller than the opening's circle."""
-        return opened(residual, self.config.threshold.opening)
 
     def inspect(
         self, image: Pixels | Path | str, *, path: Path | str | None = None, threshold: float | None = None
-    ) -> Inspection:
+    ) -> MappedInspection:
         """Mask, regions, score and verdict of an image, given as a file or as (H, W, C) float32 in [0, 1].
 
         threshold: instead of the model's own.
         """
-        notes: tuple[str, ...] = ()
-        if isinstance(image, str | Path):
-            path = image
-            loaded = self.read(image)
-            image, notes = loaded.pixels, loaded.notes
-        return self.judge(self.explain(image, path=path), path=path, notes=notes, threshold=threshold)
+        limit = self.threshold(threshold)
+        if not isinstance(image, str | Path):
+            return self._inspected(_rows(image, path), limit)
+        with opened_image(Path(image), self.config.images) as rows:
+            return self._inspected(rows, limit)
 
-    def judge(
-        self,
-        explained: ScoreMaps,
-        *,
-        path: Path | str | None = None,
-        notes: tuple[str, ...] = (),
-        threshold: float | None = None,
-    ) -> Inspection:
-        """The inspection that follows from a residual map: opening, threshold, regions. Nothing is rescaled."""
-        limit = self.limit(threshold)
-        residual = self.opened(explained.residual)
-        if explained.inside is not None:
-            residual = np.where(explained.inside, residual, np.float32(0))
-        mask = threshold_mask(residual, limit, explained.inside)
-        return Inspection(
-            score=float(residual.max()),
-            threshold=limit,
-            verdict="flawed" if mask.any() else "ok",
-            regions=find_regions(mask, residual),
-            residual=residual,
-            mask=mask,
-            path=None if path is None else str(path),
-            notes=notes,
-        )
-
-    def limit(self, threshold: float | None = None) -> float:
+    def threshold(self, given: float | None = None) -> float:
         """The threshold given, or else the model's own. ConfigError if there is neither."""
-        limit = self.artifact.threshold if threshold is None else threshold
-        if limit is None:
+        found = self.artifact.threshold if given is None else given
+        if found is None:
             raise ConfigError(
                 "this model has no threshold; pass one, or train with good images held out (validation > 0)"
             )
-        return limit
+        return found
+
+    def scan(
+        self, image: ImageRows, *, box: Box | None = None, opening: bool = True, reconstruction: bool = False
+    ) -> Iterator[Band]:
+        """The bands of an image, or of the part of it in a box, one below the other and all as wide.
+
+        Args:
+            opening: whether residuals are opened by the circle of the settings. reconstruction: whether bands carry it.
+        Raises:
+            InputError: the image cannot be read or scored, or nothing of it lies in its region of interest.
+        """
+        roi = find_roi(image, self.config.images.roi)
+        if box is not None:
+            image, within = image.cut(box), roi.cut(box)
+            if within is None:
+                raise InputError(f"nothing of {image.path}, area {box}, lies in the region of interest")
+            roi = within
+        return self._bands(image, roi, opening=opening, reconstruction=reconstruction)
+
+    def working_map(self, image: ImageRows, roi: Roi) -> Tensor:
+        """(h, w): the residual of a region's box at the working scale, whole and not opened."""
+        size, target = self._sizes(image, roi)
+        scored = self._scored(_cut(map(self._checked, image.bands()), roi.box), size, target, reconstruction=False)
+        return torch.cat([rows.residual for rows in scored])
+
+    def _inspected(self, rows: ImageRows, threshold: float) -> MappedInspection:
+        return inspected(self.scan(rows), threshold, path=rows.path, notes=lambda: rows.notes)
+
+    def _bands(self, image: ImageRows, roi: Roi, *, opening: bool, reconstruction: bool) -> Iterator[Band]:
+        height, width, _ = image.shape
+        size, target = self._sizes(image, roi)
+        first, second = tee(map(self._checked, image.bands()))
+        residuals, pictures = self._unscaled(_cut(first, roi.box), size, target, reconstruction=reconstruction)
+        maps = _cleared(_spread(residuals, roi.box, (height, width)), roi, width)
+        diameter = self.config.threshold.opening if opening else 0
+        if diameter > 1:
+            maps = map_bands(maps, height, band_rows(width), diameter + 1, lambda rows: opened(rows, diameter))
+            maps = _cleared(maps, roi, width)
+        shown, scored = RowBuffer(second), RowBuffer(maps)
+        rebuilt = None if pictures is None else RowBuffer(pictures)
+        for window in windows(height, band_rows(width), 0):
+            top, bottom = window.first, window.last
+            pixels = shown.take(top, bottom)
+            picture = None if rebuilt is None else _pasted(pixels, rebuilt, roi.box, top)
+            yield Band(top, pixels, scored.take(top, bottom), picture, roi.rows(top, bottom, width))
+
+    def _sizes(self, image: ImageRows, roi: Roi) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(height, width) of a region's box, in pixels and at the working scale."""
+        left, top, right, bottom = roi.box
+        size = bottom - top, right - left
+        return size, working_size(*size, scale_of_part(self.config.images.scale, image.whole, size))
+
+    def _unscaled(
+        self, blocks: Iterator[Pixels], size: tuple[int, int], target: tuple[int, int], *, reconstruction: bool
+    ) -> tuple[Iterator[FloatMap], Iterator[Pixels] | None]:
+        """Bands of the residual map (h, W) and of the reconstruction (h, W, C) in the pixels of the box."""
+        first, second = tee(self._scored(blocks, size, target, reconstruction=reconstruction))
+        maps = (_array(rows.residual)[:, :, None] for rows in first)
+        residuals = (np.ascontiguousarray(rows[:, :, 0]) for rows in resized_bands(maps, target, size))
+        if not reconstruction:
+            return residuals, None
+        pictures = (_array(rows.reconstruction.permute(1, 2, 0)) for rows in second if rows.reconstruction is not None)
+        return residuals, resized_bands(pictures, target, size)
+
+    @torch.no_grad()
+    def _scored(
+        self, blocks: Iterator[Pixels], size: tuple[int, int], target: tuple[int, int], *, reconstruction: bool
+    ) -> Iterator[ScoredRows]:
+        """Bands at the working scale, without padding, with the border corrected if the model does that."""
+        config, (height, width) = self.config, target
+        small = resized_bands(blocks, size, target)
+        padding = left, right, top, bottom = padding_of(height, width, config.model.patch, pad=config.tiling.pad)
+        if top or bottom:  # lower than a patch: few rows, which reflect each other
+            small = iter([np.concatenate(list(small))])
+        # A copy, always: torch warns of arrays that must not be written to.
+        tensors = (torch.from_numpy(np.array(rows.transpose(2, 0, 1), order="C")) for rows in small)
+        placed = (rows.to(self.scorer.device) for rows in tensors)
+        padded = (functional.pad(rows[None], padding, mode="reflect")[0] if any(padding) else rows for rows in placed)
+        scored = score_rows(
+            padded,
+            (top + height + bottom, left + width + right),
+            self.scorer,
+            Grid(config.model.patch, config.tiling.stride),
+            config.tiling,
+            smoothing=config.residual.smoothing,
+            reconstruction=reconstruction,
+        )
+        start = -top
+        for rows in scored:
+            window = slice(max(0, -start), max(0, height - start))
+            residual = rows.residual[window, left : left + width]
+            picture = None if rows.reconstruction is None else rows.reconstruction[:, window, left : left + width]
+            if len(residual):
+                yield ScoredRows(self._corrected(residual, max(0, start), height), picture)
+            start += len(rows.residual)
+
+    def _corrected(self, residual: Tensor, top: int, height: int) -> Tensor:
+        """A band of the map, from row `top` of `height`, with the border correction of the model, if it has one."""
+        border = self.artifact.border
+        return residual if border is None else border_corrected(residual, border, top=top, height=height)
 
     def _checked(self, image: Pixels) -> Pixels:
         image_array(image)
-        channels = self.config.model.channels or 1
-        if image.shape[2] != channels:
-            raise InputError(
-                f"this model was trained on {COLOUR_NAMES[channels]} images, got a {COLOUR_NAMES[image.shape[2]]} one; "
-                f"convert the image, or train with --mode {COLOUR_NAMES[channels]} so that every image is converted"
-            )
+        image = to_channels(image, self.config.model.channels or 1)
         low, high = float(image.min()), float(image.max())
         if low < 0 or high > 1:
             raise InputError(
@@ -202,104 +233,55 @@ class Detector:
             )
         return np.asarray(image, dtype=np.float32)
 
-    def score_worked(self, small: Pixels) -> Scored:
-        """Pad, stride and level the border of an image (h, w, C) that is as worked, cut and scaled already."""
-        # A copy, always: torch warns of arrays that must not be written to.
-        tensor = torch.from_numpy(np.array(small.transpose(2, 0, 1), order="C")).to(self.device)
-        padded, (top, left) = self._padded(tensor)
-        height, width = small.shape[:2]
-        window = (slice(top, top + height), slice(left, left + width))
-        with torch.inference_mode():
-            scored = score_image(padded, self._decode, self.config, self._most)
-            residual = self._levelled(scored.residual[window], 0, height)
-            return Scored(residual, scored.reconstruction[(slice(None), *window)])
 
-    @torch.inference_mode()
-    def score_bands(
-        self, blocks: Iterable[Pixels], size: tuple[int, int], whole: tuple[int, int]
-    ) -> Iterator[FloatMap]:
-        """The residual map of an image, or a part of one, that comes by rows: that of `explain`, to float32 rounding.
+def _rows(image: Pixels, path: Path | str | None) -> ImageRows:
+    image_array(image)
+    return ImageRows.of(image, path=None if path is None else Path(path))
 
-        Args:
-            blocks: (h, W, C) in [0, 1], one below the other. size: (H, W) of all of them.
-            whole: (height, width) of the file; a scale given as a size refers to it.
-        Returns:
-            Bands (h, W) of the map, in the pixels of the image; memory does not grow with its height.
-        """
-        height, width = working_size(*size, scale_of_part(self.config.images.scale, whole, size))
-        small = resized_bands((self._checked(block) for block in blocks), size, (height, width))
-        left, right, top, bottom = padding = self._padding(height, width)
-        if top or bottom:  # lower than a patch: few rows, which reflect each other
-            small = iter([np.concatenate(list(small))])
-        tensors = (torch.from_numpy(np.array(rows.transpose(2, 0, 1), order="C")).to(self.device) for rows in small)
-        padded = (functional.pad(rows[None], padding, mode="reflect")[0] if any(padding) else rows for rows in tensors)
-        room = (top + height + bottom, left + width + right)
-        scored = RowBuffer(
-            score_bands(padded, room, self._decode, self.config, rows=band_rows(room[1]), most=self._most)
-        )
-        maps = (
-            self._levelled(
-                scored.take(top + window.first, top + window.last)[:, left : left + width], window.first, height
-            )
-            for window in windows(height, band_rows(width), 0)
-        )
-        for residual in resized_bands((rows.float().cpu().numpy()[:, :, None] for rows in maps), (height, width), size):
-            yield np.ascontiguousarray(residual[:, :, 0])
 
-    def _levelled(self, residual: Tensor, top: int, height: int) -> Tensor:
-        """A band of the map, from row `top` of `height`, with its border levelled if the model does that."""
-        border = self.artifact.border
-        return residual if border is None else border_corrected(residual, border, top=top, height=height)
+def _array(tensor: Tensor) -> Pixels:
+    return np.ascontiguousarray(tensor.float().cpu().numpy())
 
-    def _score_part(self, image: Pixels, scale: float | tuple[int, int]) -> tuple[FloatMap, Pixels]:
-        """The residual and the reconstruction in the image's own pixels."""
-        scored, shape = self.score_worked(to_working_size(image, scale)), image.shape[:2]
-        residual = np.ascontiguousarray(scored.residual.float().cpu().numpy())
-        channels = np.ascontiguousarray(scored.reconstruction.float().cpu().numpy())
-        return to_size(residual, shape), np.stack([to_size(channel, shape) for channel in channels], axis=2)
 
-    def _padded(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The image reflected to at least one patch, if that was asked for, and where it begins in it."""
-        height, width = image.shape[-2:]
-        left, right, top, bottom = self._padding(height, width)
-        if not any((left, right, top, bottom)):
-            return image, (0, 0)
-        return functional.pad(image[None], (left, right, top, bottom), mode="reflect")[0], (top, left)
+def _cut(bands: Iterable[Pixels], box: Box) -> Iterator[Pixels]:
+    """The part of an image in a box, by rows; the image is read to its end."""
+    left, top, right, bottom = box
+    start = 0
+    for band in bands:
+        inside = band[max(0, top - start) : max(0, bottom - start), left:right]
+        start += len(band)
+        if len(inside):
+            yield inside
 
-    def _padding(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Pixels that an image lacks of a patch at its left, right, top and bottom, if it is to be padded."""
-        missing = [max(0, self.config.model.patch - side) for side in (height, width)]
-        if not self.config.tiling.pad:
-            return 0, 0, 0, 0
-        if any(lack > 2 * (side - 1) for lack, side in zip(missing, (height, width), strict=True)):
-            least = -(-(self.config.model.patch + 2) // 3)  # each end mirrors at most one pixel less than the side
-            raise InputError(
-                f"image must be at least {least}x{least} pixels to be padded by reflection to a patch of "
-                f"{self.config.model.patch}, got {width}x{height}; use a smaller patch or a larger scale"
-            )
-        top, left = missing[0] // 2, missing[1] // 2
-        return left, missing[1] - left, top, missing[0] - top
 
-    def _decode(self, patches: Tensor) -> Tensor | Decoded:
-        """What the residual compares patches with: their reconstructions, or the mean and spread of samples of them."""
-        settings = self.config.residual
-        if settings.name != "probability":
-            return self._reconstruct(patches)
-        network = self.network
-        assert isinstance(network, VariationalAutoencoder)  # the settings refuse other networks
-        noise = fixed_noise(settings.samples, self.config.model.latent).to(self.device)
-        samples = self._forward(patches, lambda batch: network.samples(batch, noise))
-        spread, mean = torch.var_mean(samples, dim=1, correction=0)
-        return Decoded(mean, spread, network.noise)
+def _spread(scored: Iterable[FloatMap], box: Box, shape: tuple[int, int]) -> Iterator[FloatMap]:
+    """The map of a box within that of its image, 0 outside."""
+    (left, top, right, bottom), (height, width) = box, shape
+    yield from _zeros(top, width)
+    for rows in scored:
+        yield np.pad(rows, ((0, 0), (left, width - right)))
+    yield from _zeros(height - bottom, width)
 
-    def _reconstruct(self, patches: Tensor) -> Tensor:
-        return self._forward(patches, self.network)
 
-    def _forward(self, patches: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        with autocast(self.device, self.precision):
-            return function(patches.contiguous(memory_format=torch.channels_last)).float().contiguous()
+def _zeros(rows: int, width: int) -> Iterator[FloatMap]:
+    step = band_rows(width)
+    for start in range(0, rows, step):
+        yield np.zeros((min(step, rows - start), width), np.float32)
 
-    @property
-    def _most(self) -> int:
-        """Patches at once."""
-        return ENGINES[self.engine].batch if self.device.type == "cpu" else BATCH_ELSEWHERE
+
+def _cleared(maps: Iterable[FloatMap], roi: Roi, width: int) -> Iterator[FloatMap]:
+    """Bands of a map, 0 outside the region of interest."""
+    top = 0
+    for rows in maps:
+        yield np.where(roi.rows(top, top + len(rows), width), rows, np.float32(0))
+        top += len(rows)
+
+
+def _pasted(pixels: Pixels, rebuilt: RowBuffer[NDArray[Any]], box: Box, top: int) -> Pixels:
+    """Rows of an image, from row `top`, with the reconstruction in place of the box."""
+    left, first, right, last = box
+    start, stop = max(first, top), min(last, top + len(pixels))
+    picture = pixels.copy()
+    if start < stop:
+        picture[start - top : stop - top, left:right] = rebuilt.take(start - first, stop - first)
+    return picture

@@ -1,4 +1,4 @@
-"""One `.flawmap` file: safetensors weights with a JSON header. Never pickle.
+"""One `.flawmap` file: safetensors weights with a JSON header and a digest over both. Never pickle.
 
 The header holds the format's version, the whole configuration, the threshold and how it was found, and where the
 model comes from (data, split, seed, steps, versions, duration). A threshold is changed by writing the header anew;
@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from flawmap.core.errors import ArtifactError
-from flawmap.core.files import atomic, sha256_of
-from flawmap.core.overrides import parse
-from flawmap.core.settings import Config
-from flawmap.scoring.borders import Profile
+from flawmap.core.files import sha256_of
+from flawmap.core.tensor_file import DIGEST, load_tensors, read_metadata, save_tensors
+from flawmap.methods.config import Config
+from flawmap.methods.interface import State
+from flawmap.methods.overrides import parse
+from flawmap.scoring.borders import BorderProfile
 
 FORMAT = 1
 KEY = "flawmap"  # of the header in safetensors' own metadata
@@ -32,31 +33,37 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 @dataclass(frozen=True)
 class Artifact:
-    """A trained model, at rest.
+    """A fitted model, at rest.
 
-    threshold: residuals above it are flaws; None before calibration. calibration: how it was found, with its figures.
-    provenance: data summary, split, seed, steps, versions, duration. weights: the network's state. border: what good
-    images leave there, where the settings ask that it is levelled; None before it was measured.
+    weights, facts: the tensors and the JSON of the method's state. threshold: residuals above it are flaws; None before
+    calibration. calibration: how it was found, with its values. provenance: data summary, split, seed, steps,
+    versions, duration. border: the border correction, or None if it is off or not measured yet.
     """
 
     config: Config
     weights: dict[str, Tensor]
-    threshold: float | None
-    calibration: dict[str, Any]
-    provenance: dict[str, Any]
-    border: Profile | None = None
+    threshold: float | None = None
+    calibration: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    border: BorderProfile | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def state(self) -> State:
+        return State(self.weights, self.facts)
 
     def header(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "config": self.config.model_dump(mode="json"),
+            "facts": self.facts,
             "border": self.border,
             "threshold": self.threshold,
             "calibration": self.calibration,
             "provenance": self.provenance,
         }
 
-    def with_border(self, border: Profile) -> Artifact:
+    def with_border(self, border: BorderProfile) -> Artifact:
         return replace(self, border=border)
 
     def with_threshold(self, threshold: float, calibration: dict[str, Any]) -> Artifact:
@@ -65,33 +72,33 @@ class Artifact:
 
 def save_artifact(artifact: Artifact, path: Path) -> None:
     """Write beside, then rename: readers see the old file or the new one."""
-    header = json.dumps(artifact.header(), sort_keys=True, allow_nan=False)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in artifact.weights.items()}
-    blob = safetensors.torch.save(weights, metadata={KEY: header})
-    with atomic(path, durable=True) as part:
-        part.write_bytes(blob)
+    save_tensors(path, KEY, artifact.header(), artifact.weights)
 
 
 def load_artifact(path: Path) -> Artifact:
     """The model of a `.flawmap` file. Raises ArtifactError if it is missing, damaged, foreign or newer."""
     header = read_header(path)
     try:
-        weights = safetensors.torch.load_file(path)
+        _, weights = load_tensors(path, KEY)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
+        if isinstance(error, ArtifactError):
+            raise
         raise ArtifactError(f"{path} is damaged: {error}; copy it again or train anew") from None
     try:
         config = parse(header["config"])
-        threshold, calibration, provenance = (header[key] for key in ("threshold", "calibration", "provenance"))
+        threshold = header["threshold"]
         if not isinstance(threshold, float | int | None):
             raise TypeError(f"threshold must be a number, got {threshold!r}")
-        border = _border(header.get("border"), config)
-        return Artifact(config, weights, threshold, dict(calibration), dict(provenance), border)
+        border = _border(header["border"], config)
+        calibration, provenance, facts = (dict(header[key]) for key in ("calibration", "provenance", "facts"))
+        return Artifact(config, weights, threshold, calibration, provenance, border, facts)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: its header does not hold a model's settings ({error})") from None
 
 
-def _border(values: list[float] | None, config: Config) -> Profile | None:
-    """Of a header. Raises ValueError where the settings ask for one and there is none, TypeError over anything else."""
+def _border(values: list[float] | None, config: Config) -> BorderProfile | None:
+    """The border correction of a header. ValueError where the settings ask for one and there is none, TypeError over
+    anything else."""
     if values is None:
         if config.residual.border_correction:
             raise ValueError("border_correction is set, but no border was measured")
@@ -106,8 +113,7 @@ def read_header(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ArtifactError(f"no model file {path}; `flawmap train DATA -o {path}` makes one")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(KEY)
+        text = read_metadata(path, KEY)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(
             f"{path} is not a flawmap model, or is damaged: expected a .flawmap file, written by `flawmap train` "
@@ -132,6 +138,7 @@ def read_header(path: Path) -> dict[str, Any]:
             raise ArtifactError(f"{path} is damaged: its header names format {version}, which never was")
         header = UPGRADES[version](header)
         version += 1
+    header.pop(DIGEST, None)
     return dict(header)
 
 

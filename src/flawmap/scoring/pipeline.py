@@ -1,156 +1,157 @@
-"""From an image to its residual map: patches, reconstructions, overlaps, smoothing; whole or by bands of rows."""
+"""From an image that arrives by rows to its residual map by bands of rows: one pipeline for every size of image.
+
+Patches are scored in batches of one size, overlapping results are averaged, and bands leave as soon as no later patch
+covers them. Memory grows with an image's width and not with its height, and any cut into bands gives the same map.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from itertools import tee
+from collections.abc import Iterable, Iterator
+from itertools import chain, tee
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flawmap.core.settings import WINDOWED, Config, ResidualSettings
+from flawmap.core.settings import TilingSettings
 from flawmap.imaging.rows import RowBuffer, band_rows, map_bands, windows
-from flawmap.methods.residuals import RESIDUALS, Decoded, Residual
-from flawmap.methods.table import METHODS
+from flawmap.methods.interface import PatchScorer
 from flawmap.nets.filters import blur, gaussian_weights
 from flawmap.scoring.tiling import Grid, Merger, patch_batches
 
-BATCH = 32  # most patches at once on a CPU: more spill its caches, and SSIM and samples need several times their memory
-BATCH_ELSEWHERE = 256  # fewer leave a GPU waiting for the host
-Reconstruct = Callable[[Tensor], Tensor]
-Decode = Callable[[Tensor], Tensor | Decoded]
-"""Patches to reconstructions, or to the mean and spread of samples of them. A `Reconstruct` is one."""
 
-
-def residual_of(settings: ResidualSettings) -> Callable[[Tensor, Tensor | Decoded], Tensor]:
-    """The residual named by the settings, as a function of (N, C, H, W) images and what was made of them."""
-    function: Residual = RESIDUALS[settings.name]
-    return lambda image, decoded: function(image, _decoded(decoded), settings)
-
-
-def _decoded(output: Tensor | Decoded) -> Decoded:
-    return Decoded(output) if isinstance(output, Tensor) else output
-
-
-class Scored(NamedTuple):
-    """residual: (H, W), larger is worse. reconstruction: (C, H, W), the average of the overlapping patches."""
+class ScoredRows(NamedTuple):
+    """A band at the working scale. residual: (h, W). reconstruction: (C, h, W), the average of overlapping patches."""
 
     residual: Tensor
-    reconstruction: Tensor
+    reconstruction: Tensor | None
 
 
-def batch_size(number: int, most: int = BATCH) -> int:
-    """Patches in a batch, of this many: batches of one size, as few as may be, so that the last lacks least.
+class _Merged(NamedTuple):
+    """Rows that are final once a batch of patches was merged; their number may be 0."""
 
-    >>> batch_size(620), batch_size(33), batch_size(1)
+    residual: Tensor | None
+    reconstruction: Tensor | None
+
+
+def batch_size(number: int, largest: int) -> int:
+    """Patches in a batch, of this many: batches of one size, as few as possible, so that the last lacks least.
+
+    >>> batch_size(620, 32), batch_size(33, 32), batch_size(1, 32)
     (31, 17, 1)
     """
-    return math.ceil(number / math.ceil(number / most))
+    return math.ceil(number / math.ceil(number / largest))
 
 
-def score_image(image: Tensor, reconstruct: Decode, config: Config, most: int = BATCH) -> Scored:
-    """Stride over an image, reconstruct every patch, average where patches overlap, and map the residual.
+def score_rows(
+    blocks: Iterable[Tensor],
+    size: tuple[int, int],
+    scorer: PatchScorer,
+    grid: Grid,
+    tiling: TilingSettings,
+    *,
+    smoothing: float = 0.0,
+    reconstruction: bool = False,
+) -> Iterator[ScoredRows]:
+    """Stride over an image, score every patch once, average where patches overlap, and map the residual.
 
     The one place that knows whether reconstructions are averaged and then compared (Bergmann et al. 2019, section
     4.2), or every patch is compared by itself and the residuals are averaged (Bergmann et al. 2021).
 
     Args:
-        image: (C, H, W) float32 in [0, 1], at least one patch large.
-        reconstruct: patches (N, C, P, P) to reconstructions of the same shape, with the spread of samples if the
-            residual asks for it; any callable. Its batches are of one size, the last one filled up:
-            scores depend on nothing but the image.
-        most: patches at once.
+        blocks: (C, h, W) float32 in [0, 1], one below the other. size: (H, W) of the image, at least one patch.
+        smoothing: sigma of a Gaussian over the map, pixels; 0: none.
+        reconstruction: whether bands carry the reconstruction, where the method has one.
     """
-    size = (image.shape[-2], image.shape[-1])
-    parts = list(_overlapping([image], size, reconstruct, config, most))
-    reconstruction, rows = torch.cat([rebuilt for rebuilt, _ in parts], dim=1), band_rows(size[1])
-    if averages_residuals(config):
-        mapped = iter([torch.cat([residual for _, residual in parts if residual is not None])])
-    else:
-        mapped = _compared([image], [reconstruction], size[0], config.residual, rows)
-    return Scored(torch.cat(list(_smoothed(mapped, size[0], config.residual.smoothing, rows))), reconstruction)
+    height, rows = size[0], band_rows(size[1])
+    residuals, pictures = _mapped(blocks, size, scorer, grid, tiling, reconstruction=reconstruction)
+    if smoothing:
+        margin = math.ceil(3 * smoothing)
+        residuals = map_bands(residuals, height, rows, margin, lambda part: smoothed(part, smoothing))
+    maps, shown = RowBuffer(residuals), None if pictures is None else RowBuffer(pictures, axis=1)
+    for window in windows(height, rows, 0):
+        residual = maps.take(window.first, window.last)
+        yield ScoredRows(residual, None if shown is None else shown.take(window.first, window.last))
 
 
-def score_bands(
+def _mapped(
     blocks: Iterable[Tensor],
     size: tuple[int, int],
-    reconstruct: Decode,
-    config: Config,
+    scorer: PatchScorer,
+    grid: Grid,
+    tiling: TilingSettings,
     *,
-    rows: int,
-    most: int = BATCH,
-) -> Iterator[Tensor]:
-    """The residual map of `score_image` for an image that comes as blocks of rows, to float32 rounding.
-
-    Every patch is reconstructed once. Memory grows with the image's width and not with its height.
-
-    Args:
-        blocks: (C, h, W) float32 in [0, 1], one below the other.
-        size: (height, width) of the image. rows: of a band, where residuals are computed with context.
-        most: patches at once.
-    Returns:
-        Bands (h, W) of the map, one below the other.
-    """
-    if averages_residuals(config):
-        parts = _overlapping(blocks, size, reconstruct, config, most)
-        mapped: Iterator[Tensor] = (residual for _, residual in parts if residual is not None)
-    else:
-        seen, again = tee(blocks)
-        rebuilt = (reconstruction for reconstruction, _ in _overlapping(seen, size, reconstruct, config, most))
-        mapped = _compared(again, rebuilt, size[0], config.residual, rows)
-    return _smoothed(mapped, size[0], config.residual.smoothing, rows)
+    reconstruction: bool,
+) -> tuple[Iterator[Tensor], Iterator[Tensor] | None]:
+    """Bands of the map, not smoothed yet, and of the reconstruction, if it is asked for and the method has one."""
+    if scorer.compare is None:
+        merged = _merged(blocks, size, scorer, grid, tiling, reconstruction=reconstruction)
+        parts, others = tee(merged) if reconstruction else (merged, iter(()))
+        residuals = (part.residual for part in parts if part.residual is not None)
+        first = next(others, None)
+        if first is None or first.reconstruction is None:
+            return residuals, None
+        pictures = chain(
+            (first.reconstruction,), (part.reconstruction for part in others if part.reconstruction is not None)
+        )
+        return residuals, pictures
+    seen, again = tee(blocks)
+    merged = _merged(seen, size, scorer, grid, tiling, reconstruction=True)
+    rebuilt = (part.reconstruction for part in merged if part.reconstruction is not None)
+    compared, shown = tee(rebuilt) if reconstruction else (rebuilt, None)
+    return _compared(again, compared, size[0], scorer, band_rows(size[1])), shown
 
 
-def averages_residuals(config: Config) -> bool:
-    """Whether patches are compared by themselves and their residuals averaged, or the other way round."""
-    return (config.tiling.average or METHODS[config.loss.name].average) == "residuals"
-
-
-def _overlapping(
-    blocks: Iterable[Tensor], size: tuple[int, int], reconstruct: Decode, config: Config, most: int
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Rows of the averaged reconstruction (C, h, W) and, where residuals are averaged, of these (h, W); h may be 0."""
-    grid = Grid(config.model.patch, config.tiling.stride)
-    residual = residual_of(config.residual)
-    rebuilt = Merger(grid, size, config.tiling.weights)
-    mapped = Merger(grid, size, config.tiling.weights) if averages_residuals(config) else None
-    count = batch_size(math.prod(map(len, grid.sides(size))), most)
+def _merged(
+    blocks: Iterable[Tensor],
+    size: tuple[int, int],
+    scorer: PatchScorer,
+    grid: Grid,
+    tiling: TilingSettings,
+    *,
+    reconstruction: bool,
+) -> Iterator[_Merged]:
+    """Averages of overlapping patches: of residuals, of reconstructions, or of both, as far as they are needed."""
+    residuals = Merger(grid, size, tiling.weights) if scorer.compare is None else None
+    pictures = Merger(grid, size, tiling.weights) if scorer.compare is not None or reconstruction else None
+    count = batch_size(math.prod(map(len, grid.sides(size))), scorer.batch)
     for patches in patch_batches(blocks, grid, size, count):
-        filled = functional.pad(patches, (0, 0, 0, 0, 0, 0, 0, count - len(patches)))
-        decoded = _decoded(reconstruct(filled))
-        residuals = None if mapped is None else mapped.add(residual(filled, decoded)[: len(patches), None])[0]
-        yield rebuilt.add(decoded.reconstruction[: len(patches)]), residuals
+        number = len(patches)
+        filled = functional.pad(patches, (0, 0, 0, 0, 0, 0, 0, count - number))
+        scores = scorer.score(filled)
+        residual = picture = None
+        if residuals is not None:
+            assert scores.residual is not None, "a method without compare() gives residuals"
+            residual = residuals.add(_per_pixel(scores.residual[:number], grid.patch)[:, None])[0]
+        if pictures is not None and scores.reconstruction is not None:
+            picture = pictures.add(scores.reconstruction[:number])
+        yield _Merged(residual, picture)
+
+
+def _per_pixel(residual: Tensor, side: int) -> Tensor:
+    """(N, P, P): a patch's one residual counts for all of its pixels."""
+    return residual if residual.ndim == 3 else residual[:, None, None].expand(-1, side, side)
 
 
 def _compared(
-    image: Iterable[Tensor], reconstruction: Iterable[Tensor], height: int, settings: ResidualSettings, rows: int
+    image: Iterable[Tensor], reconstruction: Iterable[Tensor], height: int, scorer: PatchScorer, rows: int
 ) -> Iterator[Tensor]:
     """The residual of an image and its reconstruction, both in blocks (C, h, W), by bands (h, W)."""
-    residual = residual_of(settings)
-    margin = settings.ssim.size if settings.name in WINDOWED else 0  # a whole window: a last band may be a row
-    ours, theirs = RowBuffer(image, axis=1), RowBuffer(reconstruction, axis=1)
-    for window in windows(height, rows, margin):
-        pair = (rolling.take(window.first, window.last)[None] for rolling in (ours, theirs))
-        yield residual(*pair)[0][window.inner]
-
-
-def _smoothed(mapped: Iterator[Tensor], height: int, sigma: float, rows: int) -> Iterator[Tensor]:
-    """`smoothed` for a map that comes by bands."""
-    if sigma == 0:
-        return mapped
-    return map_bands(mapped, height, rows, math.ceil(3 * sigma), lambda part: smoothed(part, sigma))
+    assert scorer.compare is not None
+    first, second = RowBuffer(image, axis=1), RowBuffer(reconstruction, axis=1)
+    for window in windows(height, rows, scorer.context):
+        pair = (buffer.take(window.first, window.last)[None] for buffer in (first, second))
+        yield scorer.compare(*pair)[0][window.inner]
 
 
 def smoothed(residual: Tensor, sigma: float) -> Tensor:
-    """A residual map (H, W) blurred by a Gaussian of a deviation in pixels, 0 = as it is.
+    """A residual map (H, W) after a Gaussian filter with this standard deviation in pixels, 0 = as it is.
 
-    A flaw is a place where many pixels in a row disagree; texture that is reproduced a little off disagrees here and
-    there. The window ends at three deviations, or at the map's own side, and reflects at the border.
+    A flaw is a place where many neighbouring pixels disagree; texture that is reconstructed inexactly disagrees at
+    scattered pixels. The filter ends at three standard deviations, or at the map's side, and reflects at the border.
     """
     if sigma == 0:
         return residual
-    reach = min(math.ceil(3 * sigma), min(residual.shape) - 1)
-    return blur(residual, gaussian_weights(2 * reach + 1, sigma), "reflect")
+    radius = min(math.ceil(3 * sigma), min(residual.shape) - 1)
+    return blur(residual, gaussian_weights(2 * radius + 1, sigma), "reflect")

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flawmap.core.device import choose_device, choose_precision
+from flawmap.core.device import Runtime, choose_device, choose_precision
 from flawmap.core.errors import ConfigError, InputError
-from flawmap.core.settings import Config
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.scoring.pipeline import BATCH, Reconstruct
+
+BATCH = 32  # most patches at once on a CPU: more spill its caches, and SSIM and samples need several times their memory
+Reconstruct = Callable[[Tensor], Tensor]
+"""(N, C, P, P) patches to their reconstructions."""
 
 OPSET, IR_VERSION = 13, 8  # of the ONNX model: old enough for every release of both engines that is taken
 COMPILED = 4  # batch sizes that OpenVINO keeps a compiled network for; a detector needs one
@@ -35,12 +37,15 @@ class Engine(NamedTuple):
     batch: int
 
 
-def choose_engine(engine: str, device: str, precision: str, config: Config) -> tuple[torch.device, torch.dtype]:
-    """Where and in which precision an engine runs a model; `auto` takes what the engine can do.
+def choose_engine(runtime: Runtime, *, samples: bool = False) -> tuple[torch.device, torch.dtype]:
+    """Where and in which precision an engine runs a network; `auto` takes what the engine can do.
 
+    Args:
+        samples: whether the model decodes samples instead of one reconstruction.
     Raises:
         ConfigError: there is no such engine, or it cannot run there, in that precision, or this model.
     """
+    engine, device, precision = runtime.engine, runtime.device, runtime.precision
     if engine not in ENGINES:
         raise ConfigError(f"engine must be torch, onnxruntime or openvino, got {engine!r}")
     if engine == "torch":
@@ -50,7 +55,7 @@ def choose_engine(engine: str, device: str, precision: str, config: Config) -> t
         raise ConfigError(
             f"the engine {engine} runs on the CPU, got the device {device}; use --device cpu, or --engine torch"
         )
-    if config.residual.name == "probability":
+    if samples:
         raise ConfigError(
             f"the residual probability decodes samples, which the engine {engine} does not; use --engine torch"
         )

@@ -1,0 +1,158 @@
+"""Autoencoders as a method: l2, ssim, vae and fm differ in their network, loss and residual alone.
+
+A patch's reconstruction is compared with the patch. Which residual compares them, and whether overlapping
+reconstructions or overlapping residuals are averaged, is up to the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flawmap.core.checks import shape_text
+from flawmap.core.device import Runtime, autocast
+from flawmap.core.errors import ArtifactError, ConfigError
+from flawmap.core.settings import WINDOWED
+from flawmap.methods.config import Config
+from flawmap.methods.gradient import Objective, Trained, train
+from flawmap.methods.interface import FitContext, Patches, PatchScorer, PatchScores, State
+from flawmap.methods.losses import loss_of
+from flawmap.methods.residuals import Decoded, residual_of
+from flawmap.methods.settings import AutoencoderSettings, FeatureMatchingSettings, VariationalSettings
+from flawmap.nets.autoencoder import Autoencoder, NetworkShape
+from flawmap.nets.engines import ENGINES, Reconstruct, choose_engine, start_engine
+from flawmap.nets.initialisation import initialise
+from flawmap.nets.variational import VariationalAutoencoder, fixed_noise
+from flawmap.nets.weights import weights_summary
+
+BATCH_ELSEWHERE = 256  # patches at once on a GPU: fewer leave it waiting for the host
+
+Initialise = Callable[[Autoencoder, Tensor, int], None]
+Decode = Callable[[Tensor], Decoded]
+
+
+def build_network(config: Config) -> Autoencoder:
+    """The method's network, with weights that are not initialised yet. The caller's random state stays as it is."""
+    method = _settings(config)
+    kind = VariationalAutoencoder if isinstance(method, VariationalSettings) else Autoencoder
+    with torch.random.fork_rng(devices=()):
+        return kind(NetworkShape(config.model.patch, config.model.channels or 1, method.latent))
+
+
+def fit(config: Config, patches: Patches, context: FitContext) -> State:
+    """Train the network of the settings.
+
+    Raises:
+        TrainingError: the loss turned NaN, or stays that of a constant reconstruction.
+        ConfigError: patches of another shape; resume from a checkpoint of other settings or other data.
+    """
+    trained = train_network(config, patches, context)
+    provenance: dict[str, Any] = {"training": trained.record(config.training.batch)}
+    if isinstance(config.method, FeatureMatchingSettings):  # every reader has to know whose features these were
+        provenance["features"] = weights_summary(config.method.features)
+    return State(trained.network.state_dict(), {}, provenance, trained.history)
+
+
+def train_network(
+    config: Config, patches: Patches, context: FitContext | None = None, initialise: Initialise = initialise
+) -> Trained:
+    """`fit` that returns the network itself. initialise: sets its weights from a few patches and the seed."""
+    return train(build_network(config), objective_of(config, initialise), patches, config, context or FitContext())
+
+
+def objective_of(config: Config, initialise: Initialise = initialise) -> Objective:
+    """What a training of these settings minimises, and how its network begins."""
+    method = _settings(config)
+    compare = loss_of(method)
+    kl_weight = method.kl_weight if isinstance(method, VariationalSettings) else 0.0
+
+    def loss(network: nn.Module, patches: Tensor, shown: Tensor, generator: torch.Generator) -> Tensor:
+        assert isinstance(network, Autoencoder)
+        reconstructions, kl = network.draw(shown, generator)
+        found = compare(patches, reconstructions)
+        return found if kl is None else found + kl_weight * kl
+
+    def constant(patches: Tensor) -> Tensor:
+        return compare(patches, patches.mean(dim=(2, 3), keepdim=True).expand_as(patches))
+
+    def begin(network: nn.Module, patches: Tensor, seed: int) -> None:
+        assert isinstance(network, Autoencoder)
+        wanted = (config.model.channels or 1, config.model.patch, config.model.patch)
+        if patches.shape[1:] != wanted:
+            raise ConfigError(
+                f"patches must be {shape_text((len(patches), *wanted))} for these settings, "
+                f"got {shape_text(tuple(patches.shape))}; set channels and patch of [model] to those of the images"
+            )
+        initialise(network, patches, seed)
+
+    advice = f"lower the weight of the KL divergence, {kl_weight:g} (method.kl_weight), or " if kl_weight else ""
+    return Objective(loss, constant, begin, advice)
+
+
+def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
+    """What scores patches with a trained network.
+
+    Raises:
+        ArtifactError: the weights are those of other settings. ConfigError: the engine cannot run this model, there, or
+            in that precision. InputError: its package, of the extra `export`, is not installed.
+    """
+    samples = config.mapped.name == "probability"
+    device, precision = choose_engine(runtime, samples=samples)
+    network = build_network(config)
+    try:
+        network.load_state_dict(state.tensors)
+    except RuntimeError as error:
+        raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
+    placed = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    run = start_engine(runtime.engine, placed, precision)
+    decode = _sampled(config, placed, device, precision) if samples else _reconstructed(run, device, precision)
+    batch = ENGINES[runtime.engine].batch if device.type == "cpu" else BATCH_ELSEWHERE
+    return comparing(config, decode, device, precision, batch)
+
+
+def comparing(config: Config, decode: Decode, device: torch.device, precision: torch.dtype, batch: int) -> PatchScorer:
+    """The scorer of any function that reconstructs patches (N, C, P, P), by the residual of the settings."""
+    settings = config.mapped
+    residual = residual_of(settings)
+
+    def score(patches: Tensor) -> PatchScores:
+        decoded = decode(patches)
+        own = residual(patches, decoded) if config.averages_residuals else None
+        return PatchScores(own, decoded.reconstruction)
+
+    if config.averages_residuals:
+        return PatchScorer(score, device, precision, batch)
+    context = settings.ssim.size if settings.name in WINDOWED else 0  # a whole window: a last band may be a row
+    return PatchScorer(
+        score, device, precision, batch, lambda image, rebuilt: residual(image, Decoded(rebuilt)), context
+    )
+
+
+def _reconstructed(run: Reconstruct, device: torch.device, precision: torch.dtype) -> Decode:
+    return lambda patches: Decoded(_forward(run, patches, device, precision))
+
+
+def _sampled(config: Config, network: Autoencoder, device: torch.device, precision: torch.dtype) -> Decode:
+    """The mean and the variance of samples of a patch's reconstruction."""
+    assert isinstance(network, VariationalAutoencoder)  # the settings refuse other networks
+    noise = fixed_noise(config.residual.samples, _settings(config).latent).to(device)
+
+    def decode(patches: Tensor) -> Decoded:
+        samples = _forward(lambda batch: network.samples(batch, noise), patches, device, precision)
+        variance, mean = torch.var_mean(samples, dim=1, correction=0)
+        return Decoded(mean, variance, network.noise)
+
+    return decode
+
+
+def _forward(run: Reconstruct, patches: Tensor, device: torch.device, precision: torch.dtype) -> Tensor:
+    with autocast(device, precision):
+        return run(patches.contiguous(memory_format=torch.channels_last)).float().contiguous()
+
+
+def _settings(config: Config) -> AutoencoderSettings:
+    assert isinstance(config.method, AutoencoderSettings)  # the table gives these functions no other method
+    return config.method

@@ -1,0 +1,100 @@
+"""The whole configuration: the sections of `flawmap.core.settings` and the settings of one method."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import SerializeAsAny, field_validator, model_validator
+
+from flawmap.core.settings import (
+    WINDOWED,
+    ImageSettings,
+    MethodSettings,
+    ModelSettings,
+    ResidualSettings,
+    Settings,
+    SplitSettings,
+    ThresholdSettings,
+    TilingSettings,
+    TrainingSettings,
+)
+from flawmap.methods.settings import StructuralSettings
+from flawmap.methods.table import METHODS
+
+USUAL = "ssim"
+"""The method unless another one is named."""
+
+
+class Config(Settings):
+    """Everything that decides what a training does and what its detector says.
+
+    method: the settings of one method, told apart by their `name`; a dictionary becomes the type of its name.
+    """
+
+    model: ModelSettings = ModelSettings()
+    method: SerializeAsAny[MethodSettings] = StructuralSettings()
+    residual: ResidualSettings = ResidualSettings()
+    tiling: TilingSettings = TilingSettings()
+    images: ImageSettings = ImageSettings()
+    split: SplitSettings = SplitSettings()
+    training: TrainingSettings = TrainingSettings(minutes=10)
+    threshold: ThresholdSettings = ThresholdSettings()
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _of_its_name(cls, value: Any) -> Any:
+        return method_type(value.get("name", USUAL)).model_validate(value) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if self.tiling.stride > self.model.patch:
+            raise ValueError(
+                f"stride must not exceed the patch, or pixels between patches go unseen, "
+                f"got stride {self.tiling.stride} with patch {self.model.patch}"
+            )
+        problem = self.method.problem(self) or self._residual_problem()
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    @property
+    def mapped(self) -> ResidualSettings:
+        """The residual's settings with its name, which is the method's own where none is given."""
+        if self.residual.name is not None or not self.method.residuals:
+            return self.residual
+        return self.residual.model_copy(update={"name": self.method.residuals[0]})
+
+    @property
+    def averages_residuals(self) -> bool:
+        """Whether patches are compared by themselves and their residuals averaged, or the other way round."""
+        return (self.tiling.average or self.method.average) == "residuals"
+
+    def _residual_problem(self) -> str | None:
+        name = self.mapped.name
+        if name is not None and name not in self.method.residuals:
+            if name == "probability":
+                return (
+                    f"residual probability needs a network that samples, method vae, got method {self.method.name}; "
+                    f"train with --method vae, or map {' or '.join(self.method.residuals[:2]) or 'nothing'}"
+                )
+            return f"the method {self.method.name} maps by itself, got residual {name}; leave residual.name unset"
+        if name in WINDOWED and self.residual.ssim.size > self.model.patch:
+            return f"window size {self.residual.ssim.size} must not exceed the patch, {self.model.patch}"
+        if name == "probability" and self.tiling.average == "reconstructions":
+            return (
+                "residual probability belongs to a patch, so average must be residuals, got reconstructions; "
+                "leave it unset, or map l2"
+            )
+        if not self.method.residuals and self.tiling.average == "reconstructions":
+            return (
+                f"the method {self.method.name} maps patches by itself, so average must be residuals, got "
+                "reconstructions; leave it unset"
+            )
+        return None
+
+
+def method_type(name: Any) -> type[MethodSettings]:
+    """The settings' type of a method. Raises ValueError for a name that no method has."""
+    if name not in METHODS:
+        raise ValueError(f"method.name must be one of {', '.join(METHODS)}, got {name!r}")
+    return METHODS[name].settings

@@ -1,0 +1,134 @@
+"""What a method is: the types of its row in `flawmap.methods.table`. A method is fitted to patches of good images, and
+a fitted one scores patches of any other.
+
+Shapes: N batch, C channels, P patch side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from flawmap.core.device import Runtime
+from flawmap.core.settings import MethodSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from flawmap.methods.config import Config
+
+
+class Patches(Protocol):
+    """Where patches of good images come from; `flawmap.data.patches.PatchSource` is one."""
+
+    def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """(count,) numbers of patches, drawn uniformly from all places where a patch fits."""
+
+    def cut(self, drawn: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(count, C, P, P) in [0, 1]: the patches with these numbers."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a training's history. loss: mean since the row before. rate: the learning rate. seconds: so far."""
+
+    step: int
+    loss: float
+    validation: float | None
+    rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a caller is told after every row."""
+
+    row: Row
+    steps: int
+    patches_per_second: float
+    seconds_left: float
+
+
+def _ignored(progress: Progress) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What a fit is given besides settings and patches.
+
+    validation: (N, C, P, P) held-out good patches, for the history. checkpoint: a file to save the state to now and
+    then, and to continue from with `resume`. data_digest: names the training data; a checkpoint of other data is
+    refused. on_progress: called after every row of the history.
+    """
+
+    validation: NDArray[np.float32] | None = None
+    checkpoint: Path | None = None
+    resume: bool = False
+    data_digest: str = ""
+    on_progress: Callable[[Progress], None] = _ignored
+
+
+@dataclass(frozen=True)
+class State:
+    """A fitted method, at rest.
+
+    tensors: what the model file stores as weights. facts: whatever else scoring needs, as JSON's types.
+    provenance: how the fit went, as JSON's types, for the model file; `training` holds its numbers. history: one row
+    for each step that was logged.
+    """
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    history: tuple[Row, ...] = ()
+
+
+class PatchScores(NamedTuple):
+    """What a method says of N patches. At least one of both is given.
+
+    residual: (N, P, P) or, one for each patch, (N,); larger is worse. reconstruction: (N, C, P, P).
+    """
+
+    residual: Tensor | None
+    reconstruction: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PatchScorer:
+    """A fitted method that is ready to score.
+
+    score: patches (N, C, P, P) float32 in [0, 1] to their scores; batches are of one size. It runs without gradients,
+    unless it enables them itself.
+    compare: given where overlapping reconstructions are averaged before they are compared (Bergmann et al. 2019,
+    section 4.2): an image and its reconstruction, (1, C, H, W) each, to (1, H, W). None: the residuals of patches are averaged.
+    context: rows above and below a pixel that `compare` looks at. batch: most patches at once.
+    """
+
+    score: Callable[[Tensor], PatchScores]
+    device: torch.device
+    precision: torch.dtype
+    batch: int
+    compare: Callable[[Tensor, Tensor], Tensor] | None = None
+    context: int = 0
+
+
+Fit = Callable[["Config", Patches, FitContext], State]
+MakeScorer = Callable[["Config", State, Runtime], PatchScorer]
+
+
+class Method(NamedTuple):
+    """One row of the table.
+
+    settings: a type of settings whose `name` has one value, the row's key. fit: settings, patches and context to a
+    state. scorer: settings, a state and a runtime to what scores patches.
+    """
+
+    settings: type[MethodSettings]
+    fit: Fit
+    scorer: MakeScorer

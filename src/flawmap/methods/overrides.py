@@ -1,0 +1,179 @@
+"""Settings from TOML files, dictionaries and single changes, and errors that name the nearest known setting."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from flawmap.core.errors import ConfigError
+from flawmap.methods.config import USUAL, Config, method_type
+from flawmap.methods.table import METHODS
+
+BUDGET = ("steps", "epochs", "minutes")
+TOLD = 3  # problems in one message
+
+
+def parse(data: dict[str, Any]) -> Config:
+    """A Config from plain data (parsed TOML or JSON). Raises ConfigError naming the key and the nearest known one."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"settings must be a table of sections, got {data!r}")
+    name = _name_of(data.get("method")) or USUAL
+    try:
+        settings = method_type(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    problems: list[str] = []
+    method = settings.model_construct(name=name)
+    try:
+        method = settings.model_validate(data.get("method", {}))
+    except ValidationError as error:
+        problems += _sentences(error, name)
+    try:
+        config = Config.model_validate(data | {"method": method})
+    except ValidationError as error:
+        problems += _sentences(error, name)
+    if problems:
+        raise ConfigError("; ".join(list(dict.fromkeys(problems))[:TOLD]))
+    return config
+
+
+def read_config(path: Path, base: Config) -> Config:
+    """`base` with the settings of a TOML file laid over it."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no configuration file {path}; `flawmap train --show-config` prints one to start from"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    try:
+        return override(base, data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def override(base: Config, changes: dict[str, Any]) -> Config:
+    """`base` with nested changes laid over it, checked as a whole.
+
+    One of steps, epochs and minutes replaces the others; an epoch count needs a pool, given or kept. Another method
+    keeps the settings that it shares with the one before.
+    """
+    data = base.model_dump()
+    name = _name_of(changes.get("method"))
+    if name in METHODS and name != base.method.name:
+        shared = METHODS[name].settings.model_fields
+        data["method"] = {key: value for key, value in data["method"].items() if key in shared}
+    training = changes.get("training", {})
+    if isinstance(training, dict) and any(training.get(name) is not None for name in BUDGET):
+        data["training"].update(dict.fromkeys(BUDGET))
+    return parse(_merged(data, changes))
+
+
+def assigned(text: str) -> dict[str, Any]:
+    """A change of one setting, `section.key=value`, as `override` takes it; the value is TOML, or else a word.
+
+    >>> assigned("training.batch=64"), assigned("method.name=l2")
+    ({'training': {'batch': 64}}, {'method': {'name': 'l2'}})
+    """
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys) or len(keys) < 2:
+        raise ConfigError(f"a setting is given as section.key=value such as training.batch=64, got {text}")
+    change: Any = _value_of(value.strip())
+    for key in reversed(keys):
+        change = {key: change}
+    return dict(change)
+
+
+def to_toml(config: Config) -> str:
+    """The configuration as TOML that `read_config` accepts; unset values are left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def default_text(config: Config, path: str) -> str:
+    """A setting's value as help shows it: "32" for training.batch, nothing for one that is unset."""
+    value: Any = config
+    for key in path.split("."):
+        value = getattr(value, key, None)
+    return "" if value is None else json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def _value_of(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _name_of(method: Any) -> Any:
+    return method.get("name") if isinstance(method, dict) else None
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _sentences(error: ValidationError, method: str) -> list[str]:
+    """The problems of a validation, a sentence each."""
+    sentences: list[str] = []
+    known = known_settings(method)
+    own = "" if error.title == Config.__name__ else "method."  # the method's settings are checked by themselves
+    keys = {key for path in known for key in path.split(".")}
+    for problem in error.errors():
+        parts = [str(part) for part in problem["loc"]]
+        if problem["type"] == "extra_forbidden":
+            path = own + ".".join(parts)
+            owner, near = _owner(path), _nearest(path, known)
+            sentences.append(f"unknown setting {path}" + (owner or (f"; did you mean {near}?" if near else "")))
+            continue
+        where = own + ".".join(part for part in parts if part in keys)
+        message = problem["msg"].removeprefix("Value error, ")
+        sentences.append(f"{where.rstrip('.')}: {message}" if where else message)
+        if problem["type"] != "value_error":
+            sentences[-1] += f", got {problem['input']!r}"
+    return sentences
+
+
+def _owner(path: str) -> str:
+    """Which other methods have a setting that this one lacks."""
+    section, _, key = path.partition(".")
+    owners = [name for name, row in METHODS.items() if key.partition(".")[0] in row.settings.model_fields]
+    return f"; it belongs to the method {' or '.join(owners)}" if section == "method" and owners else ""
+
+
+def _nearest(path: str, known: list[str]) -> str | None:
+    """The known setting whose name is closest to that of `path`: beside it, in its section, or elsewhere."""
+    section, _, name = path.rpartition(".")
+    beside = [other for other in known if other.rpartition(".")[0] == section]
+    below = [other for other in known if section and other.startswith(f"{section}.")]
+    for candidates in (beside, below, known):
+        names = {other.rpartition(".")[2]: other for other in reversed(candidates)}
+        near = difflib.get_close_matches(name, sorted(names), n=1)
+        if near:
+            return names[near[0]]
+    return None
+
+
+def known_settings(method: str = USUAL) -> list[str]:
+    """Every setting and section: training, training.steps, ...; of the method's own section as this method has it."""
+    return [*_paths(Config, ""), *_paths(METHODS[method].settings, "method.")]
+
+
+def _paths(settings: type[BaseModel], prefix: str) -> list[str]:
+    paths: list[str] = []
+    for key, info in settings.model_fields.items():
+        paths.append(prefix + key)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel) and key != "method":
+            paths += _paths(info.annotation, f"{prefix}{key}.")
+    return paths
