@@ -21,7 +21,7 @@ import numpy as np
 
 from flawmap.core.records import FloatMap, Mask
 from flawmap.evaluation.bootstrap import bootstrap
-from flawmap.evaluation.metrics import PixelMetrics, aupimo_per_image, image_metrics, own_metrics
+from flawmap.evaluation.metrics import PixelMetrics, curve_metrics, image_metrics
 from measuring import medians, parsed, parser, report
 
 BLOBS, GOOD, SEED = 14, 5, 0  # in a defective image; good images
@@ -48,7 +48,7 @@ def maps_of(count: int, width: int, height: int) -> Maps:
 
 def every_metric(maps: Maps) -> dict[str, Any]:
     metrics = PixelMetrics()
-    own = [own_metrics(metrics.add(*image)) for image in maps]
+    own = [curve_metrics(metrics.add(*image).histogram) for image in maps]
     return _results(metrics, maps) | {"own": own}
 
 
@@ -59,9 +59,9 @@ def exact(maps: Maps) -> dict[str, Any]:
 def _results(metrics: PixelMetrics, maps: Maps) -> dict[str, Any]:
     flawed = np.array([bool(truth.any()) for _, truth, _ in maps])
     scores = [float(score.max()) for score, _, _ in maps]
-    return metrics.result() | {
+    return metrics.result().to_dict() | {
         "intervals": bootstrap(metrics.per_image).to_dict(),
-        "aupimo_per_image": aupimo_per_image(metrics.normal, metrics.per_image),
+        "aupimo_per_image": metrics.aupimo_per_image(),
         "image": image_metrics(scores, flawed),
     }
 

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             inspection = detector.judge(explained)
             metrics.add(inspection.residual, truth, inside)
             found += bool((inspection.mask & truth).any())
-        figures = metrics.result()
+        figures = metrics.result().to_dict()
         print(f"{kind:15} {figures['auroc']:12.4f} {figures['au_pro_30']:12.4f} {found:5}/{len(pieces)}")
     return 0
 

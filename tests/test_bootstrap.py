@@ -11,29 +11,29 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rich.console import Console
-from scipy import ndimage
+from scipy import ndimage, stats
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from flawmap.commands.console import show_evaluation
 from flawmap.core.errors import InputError
 from flawmap.evaluation import bootstrap as module
-from flawmap.evaluation.bootstrap import (
-    METRICS,
+from flawmap.evaluation.bootstrap import METRICS, bootstrap, resampled
+from flawmap.evaluation.image_counts import ImageScores
+from flawmap.evaluation.intervals import (
     Bootstrap,
-    Difference,
-    Interval,
-    Metric,
-    bootstrap,
-    draws,
-    paired_difference,
-    resampled,
+    binomial_interval,
+    bootstrap_weights,
+    image_intervals,
+    rate_interval,
+    row_blocks,
 )
-from flawmap.evaluation.evaluate import Evaluation, _figures
-from flawmap.evaluation.metrics import ImageScores, PixelMetrics
+from flawmap.evaluation.metrics import PixelMetrics, image_metrics
+from flawmap.evaluation.results import Evaluation, HeldOut, PixelSection
 from flawmap.reporting.cases import _metrics_table
 from flawmap.reporting.pages import Cell, number
 
 Pair = tuple[NDArray[np.float32], NDArray[np.bool_]]
+Weights = NDArray[np.int32]
 
 
 def a_set(seed: int, images: int = 8, shape: tuple[int, int] = (50, 60), lift: float = 1.5) -> list[Pair]:
@@ -67,14 +67,19 @@ def kept(pairs: list[Pair]) -> list[ImageScores]:
     return gather(pairs).per_image
 
 
-def repeated(pairs: list[Pair], times: NDArray[np.int64]) -> list[Pair]:
+def repeated(pairs: list[Pair], times: Weights) -> list[Pair]:
     """A resample spelled out: every image as often as it was drawn."""
     return [pair for pair, number in zip(pairs, times, strict=True) for _ in range(number)]
 
 
-def figures(metrics: PixelMetrics) -> dict[Metric, float]:
+def draws(pairs: list[Pair], resamples: int, seed: int) -> Weights:
+    """The draws of `bootstrap` for these images."""
+    return bootstrap_weights(np.array([mask.any() for _, mask in pairs], np.bool_), resamples, seed)
+
+
+def figures(metrics: PixelMetrics) -> dict[str, float]:
     """The figures of the histogram of 20 bits, under the names of the intervals."""
-    result = metrics.result()
+    result = metrics.result().to_dict()
     result |= {f"overlap_at_5_{name}": result["overlap_at_5"][name] for name in ("q25", "q50", "q75")}
     return {name: result[name] for name in METRICS}
 
@@ -142,7 +147,7 @@ def slow_area(rates: list[float], overlaps: list[float], limit: float) -> float:
 def test_every_resample_equals_explicit_resampling(seed: int) -> None:
     """For the same draws every metric equals that of the repeated images, sorted by scikit-learn and by loops."""
     pairs = tied(a_set(seed, images=6, shape=(30, 30)), 40)
-    weights = draws(len(pairs), 8, seed)
+    weights = draws(pairs, 8, seed)
     found = resampled(kept(pairs), weights)
     for row, times in enumerate(weights):
         expected = slow_figures(repeated(pairs, times))
@@ -153,7 +158,7 @@ def test_every_resample_equals_explicit_resampling(seed: int) -> None:
 def test_every_resample_equals_the_histogram() -> None:
     """On finer ties the metrics are those of `PixelMetrics` to rounding."""
     pairs = tied(a_set(2), 128)
-    weights = draws(len(pairs), 6, 1)
+    weights = draws(pairs, 6, 1)
     found = resampled(kept(pairs), weights)
     for row, times in enumerate(weights):
         expected = figures(gather(repeated(pairs, times)))
@@ -165,7 +170,7 @@ def test_coarse_bins_move_little(power: int, several: bool) -> None:
     """On smooth scores the metrics are as near to the fine histogram's as the module says, with bins merged or not."""
     pairs = [(scores**power, mask) for scores, mask in a_set(3, images=12, shape=(200, 200))]
     metrics = gather(pairs)
-    columns = module._table(metrics.per_image).good.shape[1]
+    columns = module._Table.of(metrics.per_image).columns
     occupied = len(np.unique(np.concatenate([image.bin for image in metrics.per_image])))
     assert columns <= module.COLUMNS + 1
     assert (occupied > module.COLUMNS > columns) if several else (occupied <= columns)
@@ -179,36 +184,53 @@ def test_coarse_bins_move_little(power: int, several: bool) -> None:
 def test_intervals_are_percentiles_of_explicit_resampling() -> None:
     """The ends are the quantiles of the resampled metrics, all drawn with the seed, at any level."""
     pairs = tied(a_set(4, images=5))
-    values = [slow_auroc(repeated(pairs, times)) for times in draws(5, 40, 7)]
+    values = [slow_auroc(repeated(pairs, times)) for times in draws(pairs, 40, 7)]
     for level in (0.5, 0.9):
-        found = bootstrap(kept(pairs), resamples=40, seed=7, level=level)
+        found = bootstrap(kept(pairs), resamples=40, seed=7, confidence=level)
         expected = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
         assert found.intervals["auroc"] == pytest.approx(expected, abs=1e-12)
-        assert (found.resamples, found.dropped, found.level, found.undefined) == (40, 0, level, None)
+        assert (found.resamples, found.dropped, found.confidence, found.undefined) == (40, 0, level, None)
 
 
 def test_work_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One resample at a time gives what all at once give."""
+    """Many blocks of resamples and of images give what one block gives."""
     images = kept(a_set(5))
     whole = bootstrap(images, resamples=50)
-    monkeypatch.setattr(module, "CELLS", 1)
+    monkeypatch.setattr(module, "BLOCK", 3 * module._Table.of(images).columns)
     parts = bootstrap(images, resamples=50)
     for name in METRICS:
         assert parts.intervals[name] == pytest.approx(whole.intervals[name], abs=1e-12)
 
 
+def test_blocks_cover_all_rows_once() -> None:
+    """Slices one after the other, of as many rows as the cells hold, and of one at least."""
+    assert row_blocks(7, 10, 30) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert row_blocks(2, 10, 1) == [slice(0, 1), slice(1, 2)]
+    assert row_blocks(3, 0, 10) == [slice(0, 3)]
+    assert row_blocks(0, 10, 30) == []
+
+
 # ---------------------------------------------------------------------------------------------------------- laws
 
 
-def test_draws_are_whole_sets() -> None:
-    """Every resample has as many images as the set, each as likely as another, and goes by the seed alone."""
-    weights = draws(10, 4000, 3)
-    assert weights.shape == (4000, 10)
-    assert (weights.sum(axis=1) == 10).all()
+def test_each_kind_is_drawn_whole() -> None:
+    """Every resample has as many images of each kind as the set, each as likely as another of its kind."""
+    defective = np.arange(15) % 3 > 0
+    weights = bootstrap_weights(defective, 4000, 3)
+    assert weights.shape == (4000, 15)
+    assert (weights[:, defective].sum(axis=1) == 10).all()
+    assert (weights[:, ~defective].sum(axis=1) == 5).all()
     assert np.abs(weights.mean(axis=0) - 1).max() < 0.08, "five standard errors"
-    assert np.abs(weights.var(axis=0) - 0.9).max() < 0.15, "binomial: 10 draws, a tenth each"
-    assert np.array_equal(weights, draws(10, 4000, 3))
-    assert not np.array_equal(weights, draws(10, 4000, 4))
+    assert np.abs(weights[:, defective].var(axis=0) - 0.9).max() < 0.15, "binomial: 10 draws, a tenth each"
+    assert np.array_equal(weights, bootstrap_weights(defective, 4000, 3))
+    assert not np.array_equal(weights, bootstrap_weights(defective, 4000, 4))
+
+
+def test_one_kind_alone_is_drawn_as_numpy_draws() -> None:
+    """Sets of one kind have the plain multinomial draws of the seed."""
+    expected = np.random.default_rng(5).multinomial(7, np.full(7, 1 / 7), size=20)
+    for kind in (np.zeros(7, np.bool_), np.ones(7, np.bool_)):
+        assert np.array_equal(bootstrap_weights(kind, 20, 5), expected)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -225,7 +247,7 @@ def test_intervals_contain_their_figure(seed: int) -> None:
 def test_a_wider_level_holds_a_narrower_one() -> None:
     """Intervals of one seed are nested by level."""
     images = kept(a_set(6))
-    narrow, wide = (bootstrap(images, resamples=200, level=level).intervals for level in (0.5, 0.95))
+    narrow, wide = (bootstrap(images, resamples=200, confidence=level).intervals for level in (0.5, 0.95))
     for name in METRICS:
         assert wide[name].low <= narrow[name].low < narrow[name].high <= wide[name].high, name
     assert wide["auroc"].low < narrow["auroc"].low < narrow["auroc"].high < wide["auroc"].high
@@ -248,8 +270,7 @@ def test_identical_images_have_intervals_without_width(images: int) -> None:
     pairs = tied(a_set(8)[1:2]) * images
     found = bootstrap(kept(pairs), resamples=50)
     expected = figures(gather(pairs[:1]))
-    assert "aupimo" not in found.intervals, "there are no good images"
-    assert expected.pop("aupimo") is None
+    assert expected.pop("aupimo") is found.intervals["aupimo"] is None, "there are no good images"
     for name, value in expected.items():
         assert found.intervals[name] == pytest.approx((value, value), abs=1e-12), name
         assert found.intervals[name].high - found.intervals[name].low < 1e-12, name
@@ -284,7 +305,7 @@ def test_intervals_cover_what_they_estimate() -> None:
     auroc = roc_auc_score(truth.ravel(), scores.ravel())
     held = 0
     for seed in range(60):
-        low, high = bootstrap(kept(population(30)), resamples=200, seed=seed, level=0.9).intervals["auroc"]
+        low, high = bootstrap(kept(population(30)), resamples=200, seed=seed, confidence=0.9).intervals["auroc"]
         held += low <= auroc <= high
     assert 0.78 <= held / 60 <= 0.98
 
@@ -310,45 +331,6 @@ def test_what_an_image_adds_is_all_of_it() -> None:
     assert (image.count > 0).all()
 
 
-# ------------------------------------------------------------------------------------------------------- two maps
-
-
-def test_a_map_does_not_differ_from_itself() -> None:
-    """The difference of a map and itself, or a rising transform that keeps its bins apart, is 0 throughout."""
-    pairs = tied(a_set(30))
-    images, fourfold = kept(pairs), kept([(scores * np.float32(4), mask) for scores, mask in pairs])
-    for other in (images, fourfold):
-        for metric in METRICS:
-            found = paired_difference(images, other, metric, resamples=50)
-            dropped = int((draws(len(pairs), 50, 0)[:, ::4].sum(axis=1) == 0).sum()) if metric == "aupimo" else 0
-            assert found == Difference(0.0, Interval(0.0, 0.0), 50, dropped, 0.95)
-
-
-def test_differences_equal_explicit_resampling() -> None:
-    """The interval is that of the differences of explicit resamples, the same images drawn for both."""
-    a, b = tied(a_set(31, images=5)), tied(a_set(31, images=5, lift=1.0))
-    differences = [slow_auroc(repeated(a, times)) - slow_auroc(repeated(b, times)) for times in draws(5, 30, 4)]
-    found = paired_difference(kept(a), kept(b), "auroc", resamples=30, seed=4, level=0.8)
-    assert found.interval == pytest.approx(np.quantile(differences, [0.1, 0.9]), abs=1e-12)
-    assert found.value == pytest.approx(slow_auroc(a) - slow_auroc(b), abs=1e-12)
-    median = paired_difference(kept(a), kept(b), "overlap_at_5_q50", resamples=30, seed=4)
-    assert median.value == pytest.approx(
-        slow_figures(a)["overlap_at_5_q50"] - slow_figures(b)["overlap_at_5_q50"], abs=1e-9
-    )
-
-
-def test_pairs_tell_maps_apart_that_intervals_do_not() -> None:
-    """A map that is a little better on every image: its own interval holds the other's figure, the difference no 0."""
-    a, b = kept(a_set(32, images=24, lift=1.7)), kept(a_set(32, images=24, lift=1.5))
-    better = paired_difference(a, b, "auroc", resamples=300)
-    apart = bootstrap(a, 300).intervals["auroc"], bootstrap(b, 300).intervals["auroc"]
-    assert apart[0].low < apart[1].high
-    assert better.interval is not None
-    assert better.interval.low > 0
-    worse = paired_difference(b, a, "auroc", resamples=300)
-    assert worse.interval == pytest.approx((-better.interval.high, -better.interval.low), abs=1e-12)
-
-
 # ------------------------------------------------------------------------------------------------------- undefined
 
 
@@ -369,40 +351,41 @@ def test_sets_without_a_curve_have_no_intervals(pairs: list[Pair], reason: str) 
     """Where the figure is undefined so is the interval, for the same reason; all resamples are dropped."""
     images = kept(pairs)
     found = bootstrap(images, 20)
-    assert found == Bootstrap({}, 20, 20, 0.95, reason)
-    assert gather(pairs).result()["undefined"]["auroc"] == reason
+    assert found == Bootstrap(dict.fromkeys(METRICS), 20, 20, 0.95, reason)
+    assert gather(pairs).result().measures["auroc"].reason == reason
     for_json = found.to_dict()
     assert {name: for_json.pop(name) for name in METRICS} == dict.fromkeys(METRICS)
     assert for_json == {"level": 0.95, "resamples": 20, "dropped": 20}
-    assert paired_difference(images, images, "auroc", resamples=20) == Difference(None, None, 20, 20, 0.95, reason)
-    if pairs:
-        assert all(np.isnan(values).all() for values in resampled(images, draws(len(pairs), 3, 0)).values())
+    assert all(np.isnan(values).all() for values in resampled(images, draws(pairs, 3, 0)).values())
 
 
-def test_resamples_without_one_kind_count_nowhere() -> None:
-    """Of a good image and three defective throughout, those that lack a kind are dropped, counted, and no others."""
-    a_good_one = (SCORES, GOOD)
-    pairs = [a_good_one, *(((SCORES + np.float32(step)), BAD) for step in (0.0, 0.3, 0.6))]
-    images, weights = kept(pairs), draws(4, 400, 0)
+def test_no_resample_lacks_a_kind() -> None:
+    """Of a good image and three defective throughout every resample has both kinds of pixels: none is dropped."""
+    images = kept([(SCORES, GOOD), *(((SCORES + np.float32(step)), BAD) for step in (0.0, 0.3, 0.6))])
     found = bootstrap(images, 400)
-    lacking = (weights[:, 0] == 0) | (weights[:, 0] == 4)
+    assert found.dropped == 0
+    assert None not in found.intervals.values()
+
+
+def test_resamples_without_good_pixels_count_nowhere() -> None:
+    """Where one defective image has all the good pixels, resamples without it are dropped and counted, no others."""
+    pairs = [(SCORES, np.indices(SCORES.shape)[1] > 1), (SCORES, BAD), (SCORES + np.float32(0.3), BAD)]
+    images, weights = kept(pairs), draws(pairs, 400, 0)
+    lacking = weights[:, 0] == 0
+    found, values = bootstrap(images, 400), resampled(images, weights)
     assert found.dropped == lacking.sum() > 100
-    values = resampled(images, weights)
     for name in METRICS:
-        assert np.array_equal(np.isnan(values[name]), lacking)
-        assert found.intervals[name] == pytest.approx(np.quantile(values[name][~lacking], [0.025, 0.975]))
-    assert paired_difference(images, images, "auroc", resamples=400).dropped == found.dropped
+        assert np.array_equal(np.isnan(values[name]), lacking | (name == "aupimo"))
+        if name != "aupimo":
+            assert found.intervals[name] == pytest.approx(np.quantile(values[name][~lacking], [0.025, 0.975]))
 
 
 def test_when_every_resample_lacks_one_kind() -> None:
-    """A single draw that has one kind alone leaves no interval, and the reason says so; the difference has a value."""
-    images = kept([(SCORES, GOOD), (SCORES, BAD)])
-    seed = next(seed for seed in range(100) if 2 in draws(2, 1, seed))
+    """A single draw without good pixels leaves no interval, and the reason says so."""
+    pairs = [(SCORES, np.indices(SCORES.shape)[1] > 1), (SCORES, BAD)]
+    seed = next(seed for seed in range(100) if draws(pairs, 1, seed)[0, 0] == 0)
     reason = "no resample has both good and defective pixels; draw more"
-    assert bootstrap(images, 1, seed) == Bootstrap({}, 1, 1, 0.95, reason)
-    assert paired_difference(images, images, "f1_max", resamples=1, seed=seed) == Difference(
-        0.0, None, 1, 1, 0.95, reason
-    )
+    assert bootstrap(kept(pairs), 1, seed) == Bootstrap(dict.fromkeys(METRICS), 1, 1, 0.95, reason)
 
 
 def test_intervals_are_json() -> None:
@@ -414,9 +397,59 @@ def test_intervals_are_json() -> None:
 
 def test_every_figure_has_an_interval_of_its_name() -> None:
     """The accumulator's figures and the metrics here are the same; a new figure is given its interval."""
-    result = gather(a_set(34)).result()
+    result = gather(a_set(34)).result().to_dict()
     quartiles = {f"overlap_at_5_{name}" for name in result["overlap_at_5"] if name.startswith("q")}
     assert set(METRICS) == set(result["bounds"]) | quartiles
+
+
+# ------------------------------------------------------------------------------------------- images and their rates
+
+
+def test_image_intervals_equal_explicit_resampling() -> None:
+    """The metrics of whole images, ties among them, as those of every resample spelled out."""
+    rng = np.random.default_rng(0)
+    defective = rng.random(25) < 0.4
+    scores = np.round(rng.random(25) + 0.4 * defective, 1)
+    found = image_intervals(scores, defective, resamples=50, seed=2, confidence=0.8)
+    values: dict[str, list[float]] = {}
+    for times in bootstrap_weights(defective, 50, 2):
+        drawn = image_metrics(np.repeat(scores, times), np.repeat(defective, times))
+        for name, measure in drawn.items():
+            values.setdefault(name, []).append(measure.value)
+    assert set(found.intervals) == set(values)
+    for name, drawn in values.items():
+        assert found.intervals[name] == pytest.approx(np.quantile(drawn, [0.1, 0.9]), abs=1e-12), name
+    assert image_intervals(scores[:3], [True] * 3).undefined == "no good images"
+
+
+def test_the_interval_of_a_rate_equals_explicit_resampling() -> None:
+    """Images are drawn whole: the pooled rate of the images of each resample."""
+    counts, totals = [0, 3, 1, 40, 0], [100, 100, 50, 200, 10]
+    rates = [
+        times @ np.array(counts) / (times @ np.array(totals)) for times in bootstrap_weights(np.zeros(5, bool), 60, 1)
+    ]
+    found = rate_interval(counts, totals, resamples=60, seed=1)
+    assert found == pytest.approx(np.quantile(rates, [0.025, 0.975]), abs=1e-15)
+    assert rate_interval([0, 0], [5, 5]) == (0, 0)
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 1), (1, 1), (0, 5), (2, 5), (7, 40), (300, 300), (1, 20000)])
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+def test_binomial_intervals_equal_scipy(count: int, total: int, confidence: float) -> None:
+    """Clopper and Pearson's, which cover at least as often as they say."""
+    expected = stats.binomtest(count, total).proportion_ci(confidence, "exact")
+    assert binomial_interval(count, total, confidence) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_held_out_rates_say_how_sure_they_are() -> None:
+    """No pixel above on five images: the rate's interval has no width, but half of all images may have one."""
+    found = HeldOut.of(0.5, [(0, 1000)] * 5)
+    assert (found.false_positive_rate, found.rate_interval, found.images_above) == (0, (0, 0), 0)
+    assert found.fraction_interval == pytest.approx((0, 0.5218), abs=1e-4)
+    uneven = HeldOut.of(0.5, [(0, 1000), (30, 1000), (0, 1000)])
+    assert uneven.false_positive_rate == 0.01
+    assert uneven.rate_interval == (0, 0.03)
+    assert uneven.images_above == 1
 
 
 # ------------------------------------------------------------------------------------------------ what people see
@@ -425,7 +458,7 @@ def test_every_figure_has_an_interval_of_its_name() -> None:
 def an_evaluation(pairs: list[Pair]) -> Evaluation:
     """As `evaluate` puts it together, over all images and over those with a defect."""
     both = (gather(pairs), gather([(scores, mask) for scores, mask in pairs if mask.any()]))
-    pixel, defective = (_figures(metrics) for metrics in both)
+    pixel, defective = (PixelSection.of(metrics) for metrics in both)
     return Evaluation(pixel, defective, None, "no images", None, (), (), (), None)
 
 
@@ -433,25 +466,24 @@ def test_sections_hold_their_intervals() -> None:
     """Both sections of pixels have the intervals of their own images, beside figures that are as they were."""
     pairs = a_set(36)
     evaluation = an_evaluation(pairs)
-    assert evaluation.pixel["intervals"] == bootstrap(kept(pairs)).to_dict()
-    assert evaluation.pixel_defective_images["intervals"] != evaluation.pixel["intervals"]
-    rest = {name: value for name, value in evaluation.pixel.items() if name != "intervals"}
-    assert rest == gather(pairs).result()
+    found = evaluation.to_dict()
+    assert found["pixel_defective_images"]["intervals"] != found["pixel"]["intervals"]
+    assert found["pixel"] == gather(pairs).result().to_dict() | {"intervals": bootstrap(kept(pairs)).to_dict()}
 
 
 def test_page_and_terminal_show_the_intervals() -> None:
     """The headline figures stand with the ends of their intervals, to four digits."""
     evaluation = an_evaluation(a_set(37))
-    low, high = evaluation.pixel["intervals"]["au_pro_30"]
+    low, high = evaluation.pixel.intervals.intervals["au_pro_30"]
     ends = f"{low:.4f} to {high:.4f}"
     table = _metrics_table(evaluation)
     assert table.columns[0] == "figure (95% interval over images)"
     row = next(row for row in table.rows if row[0] == "AU-PRO at 30 % false positives")
     assert isinstance(row[1], Cell)
-    assert row[1].text == f"{evaluation.pixel['au_pro_30']:.4f} ({ends})"
+    assert row[1].text == f"{evaluation.pixel.values['au_pro_30']:.4f} ({ends})"
     lines = shown(evaluation)
     place = next(number for number, line in enumerate(lines) if line.startswith("AU-PRO at 30 %"))
-    assert lines[place].split()[-1] == f"{evaluation.pixel['au_pro_30']:.4f}"
+    assert lines[place].split()[-1] == f"{evaluation.pixel.values['au_pro_30']:.4f}"
     assert lines[place + 1].split() == [*["95%", "interval", "over", "images"], *ends.split()]
 
 
@@ -482,22 +514,12 @@ IMAGES = kept(a_set(35, images=3))
     ("call", "text"),
     [
         (lambda: bootstrap(IMAGES, 0), "resamples must be at least 1, got 0"),
-        (lambda: bootstrap(IMAGES, level=95), "level must lie in (0, 1), got 95; 0.95 for 95 %"),
-        (lambda: bootstrap(IMAGES, level=float("nan")), "level must lie in (0, 1), got nan; 0.95 for 95 %"),
-        (
-            lambda: paired_difference(IMAGES, IMAGES, "accuracy"),  # type: ignore[arg-type]
-            "metric must be one of auroc, average_precision, f1_max, iou_max, au_pro_30, au_pro_05, aupimo, "
-            "overlap_at_5_q25, overlap_at_5_q50, overlap_at_5_q75, got accuracy",
-        ),
-        (
-            lambda: paired_difference(IMAGES, IMAGES[:2], "auroc"),
-            "a and b must score the same images, got 3 and 2 of them",
-        ),
-        (
-            lambda: paired_difference(kept([(SCORES, GOOD)]), kept([(SCORES, BAD)]), "auroc"),
-            "a and b must score the same images in the same order with the same masks, but image 0 has 12 good and 0 "
-            "defective pixels (regions of none) in a, 0 good and 12 defective pixels (regions of 12) in b",
-        ),
+        (lambda: bootstrap(IMAGES, confidence=95), "confidence must lie in (0, 1), got 95; 0.95 for 95 %"),
+        (lambda: bootstrap(IMAGES, confidence=float("nan")), "confidence must lie in (0, 1), got nan; 0.95 for 95 %"),
+        (lambda: image_intervals([1.0], [True, False]), "scores and defective must have one shape, got (1) and (2)"),
+        (lambda: rate_interval([], []), "a rate needs at least one image, got none"),
+        (lambda: binomial_interval(3, 2), "count must lie in 0 to total, and total be at least 1, got 3 of 2"),
+        (lambda: binomial_interval(0, 0), "count must lie in 0 to total, and total be at least 1, got 0 of 0"),
     ],
 )
 def test_errors_say_what_was_expected_and_what_came(call: Callable[[], object], text: str) -> None:
@@ -505,12 +527,3 @@ def test_errors_say_what_was_expected_and_what_came(call: Callable[[], object], 
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value) == text
-
-
-def test_the_same_counts_in_other_regions_are_other_masks() -> None:
-    """Two masks with as many pixels, but other regions, are not the same images."""
-    one, two = GOOD.copy(), GOOD.copy()
-    one[0, :2] = True
-    two[0, 0] = two[0, 3] = True
-    with pytest.raises(InputError, match=r"\(regions of 2\) in a, .* \(regions of 1, 1\) in b"):
-        paired_difference(kept([(SCORES, one)]), kept([(SCORES, two)]), "auroc")

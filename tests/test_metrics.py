@@ -8,31 +8,36 @@ from collections.abc import Callable
 from functools import reduce
 from itertools import pairwise
 from operator import add
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies
 from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from flawmap.core.errors import InputError
 from flawmap.core.records import Curve
-from flawmap.evaluation.histograms import Distinct, RegionScores, ScoreHistogram, bin_edge, bin_of, quantile_from_good
+from flawmap.evaluation.curves import roc, roc_exact, thin
+from flawmap.evaluation.formulas import PIXEL_METRICS, Cumulative, area_up_to, aupimo, weighted_quantiles
+from flawmap.evaluation.histograms import (
+    Distinct,
+    HistogramSum,
+    ScoreHistogram,
+    bin_edge,
+    bin_of,
+    grouped,
+    quantile_from_good,
+)
+from flawmap.evaluation.image_counts import ImageCounts
 from flawmap.evaluation.metrics import (
     Measure,
     PixelMetrics,
-    au_pro,
-    aupimo,
-    aupimo_per_image,
-    auroc,
-    average_precision,
-    f1_max,
+    curve_metrics,
     image_metrics,
-    iou_max,
+    measure_of,
     overlap_quantiles,
-    roc,
-    roc_exact,
-    thin,
 )
 
 Pair = tuple[NDArray[np.float32], NDArray[np.bool_]]
@@ -94,6 +99,24 @@ def sure(measure: Measure) -> float:
     return measure.value
 
 
+def auroc(histogram: ScoreHistogram) -> Measure:
+    return curve_metrics(histogram)["auroc"]
+
+
+def au_pro(metrics: PixelMetrics, limit: float) -> Measure:
+    counts = metrics.cumulative()
+    return measure_of(area_up_to(counts.false, counts.overlap, limit))
+
+
+def mean_aupimo(metrics: PixelMetrics, limits: tuple[float, float]) -> Measure:
+    counts = metrics.cumulative()
+    return measure_of(aupimo(counts.normal, counts.image_overlap, limits))
+
+
+def results(metrics: PixelMetrics) -> dict[str, Any]:
+    return metrics.result().to_dict()
+
+
 # ------------------------------------------------------------------------------------------------ against a sort
 
 
@@ -105,7 +128,7 @@ def test_auroc_and_average_precision_equal_scikit_learn(seed: int) -> None:
     histogram = gather(pairs).histogram
     for measure, theirs in (
         (auroc(histogram), roc_auc_score(mask, scores)),
-        (average_precision(histogram), average_precision_score(mask, scores)),
+        (curve_metrics(histogram)["average_precision"], average_precision_score(mask, scores)),
     ):
         assert abs(sure(measure) - theirs) <= min(1e-4, measure.bound)
     assert auroc(histogram).bound < 1e-4
@@ -119,9 +142,15 @@ def test_tied_scores_count_as_scikit_learn_counts_them(seed: int) -> None:
     histogram = gather(pairs).histogram
     precision, recall, _ = precision_recall_curve(mask, scores)
     best = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12))
-    assert sure(auroc(histogram)) == pytest.approx(roc_auc_score(mask, scores), abs=1e-12)
-    assert sure(average_precision(histogram)) == pytest.approx(average_precision_score(mask, scores), abs=1e-12)
-    assert sure(f1_max(histogram)) == pytest.approx(best, abs=1e-12)
+    found = {name: sure(measure) for name, measure in curve_metrics(histogram).items()}
+    assert found == pytest.approx(
+        {
+            "auroc": roc_auc_score(mask, scores),
+            "average_precision": average_precision_score(mask, scores),
+            "f1_max": best,
+        },
+        abs=1e-12,
+    )
 
 
 @pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
@@ -129,10 +158,10 @@ def test_au_pro_equals_a_slow_reference(limit: float) -> None:
     """AU-PRO equals a loop over thresholds and regions: exactly with ties, within its bound without."""
     tied = coarse(a_set(5), 40)
     metrics = gather(tied)
-    assert sure(au_pro(metrics.histogram, metrics.regions, limit)) == pytest.approx(slow_au_pro(tied, limit), abs=1e-12)
+    assert sure(au_pro(metrics, limit)) == pytest.approx(slow_au_pro(tied, limit), abs=1e-12)
     smooth = a_set(6, images=3, shape=(40, 40))
     metrics = gather(smooth)
-    measure = au_pro(metrics.histogram, metrics.regions, limit)
+    measure = au_pro(metrics, limit)
     assert abs(sure(measure) - slow_au_pro(smooth, limit)) <= measure.bound < 2e-3
 
 
@@ -150,7 +179,7 @@ def test_bounds_hold_when_all_scores_share_few_bins() -> None:
             "au_pro_30": slow_au_pro(pairs, 0.3),
             "au_pro_05": slow_au_pro(pairs, 0.05),
         }
-        result = metrics.result()
+        result = results(metrics)
         for name, truth in truths.items():
             assert abs(result[name] - truth) <= result["bounds"][name] + 1e-12, name
         assert result["bounds"]["auroc"] > 0.01
@@ -197,17 +226,19 @@ def test_a_tiny_set_counted_by_hand() -> None:
     mask = np.array([[1, 0, 0, 1], [0, 0, 0, 1]], np.bool_)
     metrics = gather([(scores, mask)])
     # Falling: 0.9 defect | 0.8 good | 0.5 good | 0.4 defect | 0.3, 0.2 good | 0.1 good and defect
-    assert sure(auroc(metrics.histogram)) == pytest.approx((5 + 3 + 0.5) / 15)
-    assert sure(average_precision(metrics.histogram)) == pytest.approx((1 + 2 / 4 + 3 / 8) / 3)
-    assert sure(f1_max(metrics.histogram)) == pytest.approx(2 * 2 / (2 * 2 + 2 + 1))
-    # Overlap (1 and 2 pixel region): 0.5 from FPR 0, 0.75 from 0.4, 1 at FPR 1 and 0.875 on the way from 0.8
-    assert sure(au_pro(metrics.histogram, metrics.regions, 0.4)) == pytest.approx(0.5)
-    assert sure(au_pro(metrics.histogram, metrics.regions, 0.9)) == pytest.approx(
-        (0.4 * 0.5 + 0.4 * 0.75 + 0.1 * (0.75 + 0.875) / 2) / 0.9
+    assert {name: sure(measure) for name, measure in curve_metrics(metrics.histogram).items()} == pytest.approx(
+        {
+            "auroc": (5 + 3 + 0.5) / 15,
+            "average_precision": (1 + 2 / 4 + 3 / 8) / 3,
+            "f1_max": 2 * 2 / (2 * 2 + 2 + 1),
+        }
     )
+    # Overlap (1 and 2 pixel region): 0.5 from FPR 0, 0.75 from 0.4, 1 at FPR 1 and 0.875 on the way from 0.8
+    assert sure(au_pro(metrics, 0.4)) == pytest.approx(0.5)
+    assert sure(au_pro(metrics, 0.9)) == pytest.approx((0.4 * 0.5 + 0.4 * 0.75 + 0.1 * (0.75 + 0.875) / 2) / 0.9)
     found = overlap_quantiles(metrics.histogram, metrics.regions, 0.45)
     assert found is not None
-    assert found == {
+    assert found.to_dict() == {
         "q25": 0.625,
         "q50": 0.75,
         "q75": 0.875,
@@ -240,7 +271,7 @@ def test_a_region_of_interest_hides_what_lies_outside() -> None:
     first, second = PixelMetrics(), PixelMetrics()
     first.add(scores, mask, inside)
     second.add(np.where(inside, scores, np.float32(7)), mask | ~inside, inside)
-    assert first.result() == second.result()
+    assert results(first) == results(second)
 
 
 # ---------------------------------------------------------------------------------------------------------- laws
@@ -250,14 +281,14 @@ def test_merging_is_adding_images_in_any_order_and_grouping() -> None:
     """Accumulators merge associatively and commutatively to what one accumulator sees, through pickling too."""
     pairs = a_set(10, images=5)
     parts = [pickle.loads(pickle.dumps(gather([pair]))) for pair in pairs]
-    whole = gather(pairs).result()
+    whole = results(gather(pairs))
     for merged in (
         reduce(add, parts),
         reduce(add, parts[::-1]),
         (parts[0] + parts[1]) + (parts[2] + (parts[3] + parts[4])),
         PixelMetrics() + reduce(add, parts) + PixelMetrics(),
     ):
-        result = merged.result()
+        result = results(merged)
         assert result.pop("overlap_at_5") == pytest.approx(whole["overlap_at_5"], abs=1e-12)
         assert result.pop("bounds") == pytest.approx(whole["bounds"], abs=1e-12)
         assert result.pop("undefined") == {}
@@ -267,10 +298,10 @@ def test_merging_is_adding_images_in_any_order_and_grouping() -> None:
 def test_merging_leaves_its_parts_alone() -> None:
     """A sum shares nothing that a later image could change."""
     first, second = (gather([pair]) for pair in a_set(11, images=3)[1:])
-    before = first.result()
+    before = results(first)
     total = first + second
     total.add(*a_set(12)[1])
-    assert first.result() == before
+    assert results(first) == before
 
 
 def test_the_order_of_pixels_does_not_matter() -> None:
@@ -309,13 +340,13 @@ def test_no_range_need_be_known(scale: float) -> None:
 def test_perfect_reversed_and_constant_scores() -> None:
     """Perfect scores give 1, reversed ones 0, constant ones chance: 0.5, the prevalence, half the limit."""
     mask = a_set(16)[1][1]
-    perfect = gather([(mask.astype(np.float32), mask)]).result()
+    perfect = results(gather([(mask.astype(np.float32), mask)]))
     for name in ("auroc", "average_precision", "f1_max", "au_pro_30", "au_pro_05"):
         assert perfect[name] == 1, name
     assert [perfect["overlap_at_5"][name] for name in ("q25", "q50", "q75")] == [1, 1, 1]
-    turned = gather([(1 - mask.astype(np.float32), mask)]).result()
+    turned = results(gather([(1 - mask.astype(np.float32), mask)]))
     assert (turned["auroc"], turned["au_pro_30"], turned["overlap_at_5"]["q75"]) == (0, 0, 0)
-    constant = gather([(np.full(mask.shape, 0.25, np.float32), mask)]).result()
+    constant = results(gather([(np.full(mask.shape, 0.25, np.float32), mask)]))
     assert constant["auroc"] == 0.5
     assert constant["average_precision"] == pytest.approx(mask.mean())
     assert constant["au_pro_30"] == pytest.approx(0.15)
@@ -403,7 +434,7 @@ def test_sets_without_a_class_name_the_reason() -> None:
     names = {"auroc", "average_precision", "f1_max", "iou_max", "au_pro_30", "au_pro_05", "overlap_at_5"}
     for mask, reason in cases:
         metrics = gather([(scores, mask)])
-        result = metrics.result()
+        result = results(metrics)
         why = result["undefined"]
         assert why.pop("aupimo") in ("no good images", "no defective images")
         assert why == dict.fromkeys(names, reason)
@@ -412,7 +443,7 @@ def test_sets_without_a_class_name_the_reason() -> None:
         assert result["good_pixels"] + result["defective_pixels"] == 12
         assert metrics.curve() is None
         assert roc_exact(scores, mask) is None
-    assert PixelMetrics().result()["undefined"]["auroc"] == "no pixels"
+    assert results(PixelMetrics())["undefined"]["auroc"] == "no pixels"
     assert image_metrics([0.1, 0.2], [True, True])["auroc"] == Measure(None, reason="no good images")
     assert image_metrics([0.1, 0.2], [False, False])["auroc"] == Measure(None, reason="no defective images")
     assert image_metrics([], [])["auroc"] == Measure(None, reason="no images")
@@ -421,7 +452,7 @@ def test_sets_without_a_class_name_the_reason() -> None:
 
 def test_results_are_json() -> None:
     """The result survives JSON as it is."""
-    result = gather(a_set(19)).result()
+    result = results(gather(a_set(19)))
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
@@ -429,7 +460,7 @@ def test_an_image_wholly_outside_the_region_of_interest_counts_nothing() -> None
     """It is counted as an image, and adds no pixel and no region."""
     metrics = PixelMetrics()
     metrics.add(*a_set(20)[1], np.zeros((60, 70), np.bool_))
-    result = metrics.result()
+    result = results(metrics)
     assert (result["images"], result["good_pixels"], result["regions"]) == (1, 0, 0)
 
 
@@ -452,7 +483,7 @@ GOOD = np.zeros((2, 2), np.bool_)
         (lambda: PixelMetrics().add(ZEROS, GOOD[:1]), "mask must be (H, W) = (2, 2), got (1, 2)"),
         (lambda: PixelMetrics().add(ZEROS, GOOD, GOOD[:, :1]), "inside must be (H, W) = (2, 2), got (2, 1)"),
         (
-            lambda: ScoreHistogram.of(np.zeros(3)),  # type: ignore[arg-type]
+            lambda: ScoreHistogram.of(np.zeros(3)),
             "scores must be float32, got float64; pass scores.astype(np.float32)",
         ),
         (
@@ -464,7 +495,7 @@ GOOD = np.zeros((2, 2), np.bool_)
             lambda: image_metrics([0.1, np.nan], [True, False]),
             "scores must be finite, got 1 NaN or infinite values of 2",
         ),
-        (lambda: au_pro(ScoreHistogram.empty(), RegionScores.join([]), 0), "limit must lie in (0, 1], got 0"),
+        (lambda: area_up_to(np.ones(1), np.ones(1), 0), "limit must lie in (0, 1], got 0"),
         (lambda: quantile_from_good(ScoreHistogram.empty(), 1), "rate must lie in [0, 1), got 1"),
         (
             lambda: quantile_from_good(ScoreHistogram.empty(), 0.1),
@@ -520,12 +551,12 @@ def test_aupimo_equals_a_slow_reference(limits: tuple[float, float], seed: int) 
     values = [value for value in slow if value is not None]
     assert 0.05 < np.mean(values) < 0.99
     for metrics, within in ((exact, 2e-3), (binned, 4e-3)):  # the slow grid's own steps
-        found = aupimo_per_image(metrics.normal, metrics.per_image, limits)
+        found = metrics.aupimo_per_image(limits)
         for measure, wanted in zip(found, slow, strict=True):
             assert (measure is None) == (wanted is None)
             if measure is not None and wanted is not None:
                 assert -1e-3 <= wanted - sure(measure) + 1e-3 <= measure.bound + within
-        assert sure(aupimo(metrics.normal, metrics.per_image, limits)) == pytest.approx(np.mean(values), abs=5e-3)
+        assert sure(mean_aupimo(metrics, limits)) == pytest.approx(np.mean(values), abs=5e-3)
 
 
 def test_aupimo_of_perfect_and_of_blind_maps() -> None:
@@ -534,9 +565,9 @@ def test_aupimo_of_perfect_and_of_blind_maps() -> None:
     flawed[5:9, 5:9] = True
     noise = np.random.default_rng(0).random((20, 20)).astype(np.float32)
     perfect = gather([(noise, good), (np.where(flawed, 2 + noise, noise), flawed)])
-    assert sure(aupimo(perfect.normal, perfect.per_image)) == pytest.approx(1)
+    assert results(perfect)["aupimo"] == pytest.approx(1)
     blind = gather([(noise + 1, good), (noise, flawed)])
-    assert sure(aupimo(blind.normal, blind.per_image)) == 0
+    assert results(blind)["aupimo"] == 0
 
 
 def test_aupimo_looks_at_good_images_alone() -> None:
@@ -545,19 +576,19 @@ def test_aupimo_looks_at_good_images_alone() -> None:
     flawed[5:9, 5:9] = True
     noise = np.random.default_rng(0).random((20, 20)).astype(np.float32)
     metrics = gather([(noise, good), (noise + 2, flawed)])
-    assert sure(aupimo(metrics.normal, metrics.per_image)) == pytest.approx(1)
+    assert results(metrics)["aupimo"] == pytest.approx(1)
 
 
 def test_aupimo_without_a_class() -> None:
     """The reason is named."""
     pairs = a_set(3, images=3)
     only_good, only_bad = gather(pairs[:1]), gather(pairs[1:])
-    assert aupimo(only_good.normal, only_good.per_image).reason == "no defective images"
-    assert aupimo(only_bad.normal, only_bad.per_image).reason == "no good images"
-    found = aupimo_per_image(only_bad.normal, only_bad.per_image)
+    assert results(only_good)["undefined"]["aupimo"] == "no defective images"
+    assert results(only_bad)["undefined"]["aupimo"] == "no good images"
+    found = only_bad.aupimo_per_image()
     assert [measure.reason for measure in found if measure is not None] == ["no good images"] * 2
     with pytest.raises(InputError, match=r"limits must be a range of rates in \(0, 1\], got 0.1 to 0.1"):
-        aupimo(only_bad.normal, only_bad.per_image, (0.1, 0.1))
+        gather(pairs).aupimo_per_image((0.1, 0.1))
 
 
 # ---------------------------------------------------------------------------------------------------------- exact mode
@@ -568,13 +599,13 @@ def test_exact_mode_equals_scikit_learn_and_bins_stay_within_1e_4(seed: int) -> 
     """A bin for each distinct score gives what a sort gives; bins of floats are within 1e-4 of it, and their bounds."""
     pairs = a_set(seed, images=8, shape=(150, 160))
     scores, mask = pooled(pairs)
-    exact = PixelMetrics.exact([(values, truth, None) for values, truth in pairs]).result()
+    exact = results(PixelMetrics.exact([(values, truth, None) for values, truth in pairs]))
     assert exact["auroc"] == pytest.approx(roc_auc_score(mask, scores), abs=1e-12)
     assert exact["average_precision"] == pytest.approx(average_precision_score(mask, scores), abs=1e-12)
     precision, recall, _ = precision_recall_curve(mask, scores)
     best = float(np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12)))
     assert exact["f1_max"] == pytest.approx(best, abs=1e-12)
-    binned = gather(pairs).result()
+    binned = results(gather(pairs))
     for name in ("auroc", "average_precision", "f1_max", "iou_max", "au_pro_30", "au_pro_05", "aupimo"):
         off = abs(binned[name] - exact[name])
         assert off <= binned["bounds"][name] + 1e-12
@@ -589,11 +620,11 @@ def test_exact_mode_with_a_region_of_interest() -> None:
     inside = np.zeros((60, 70), np.bool_)
     inside[10:50, 5:60] = True
     pairs = coarse(a_set(4))
-    exact = PixelMetrics.exact([(scores, mask, inside) for scores, mask in pairs]).result()
+    exact = results(PixelMetrics.exact([(scores, mask, inside) for scores, mask in pairs]))
     binned = PixelMetrics()
     for scores, mask in pairs:
         binned.add(scores, mask, inside)
-    found = binned.result()
+    found = results(binned)
     for name in ("auroc", "average_precision", "f1_max", "iou_max", "au_pro_30", "aupimo", "good_pixels", "regions"):
         assert found[name] == pytest.approx(exact[name], abs=1e-12)
 
@@ -616,7 +647,7 @@ def test_iou_max_equals_a_loop_over_thresholds(seed: int) -> None:
     scores, mask = pooled(pairs)
     found = [(scores > t) for t in np.append(np.unique(scores), -1)]
     best = max(float((above & mask).sum() / (above | mask).sum()) for above in found)
-    assert sure(iou_max(gather(pairs).histogram)) == pytest.approx(best, abs=1e-12)
+    assert results(gather(pairs))["iou_max"] == pytest.approx(best, abs=1e-12)
 
 
 def test_image_metrics_equal_scikit_learn() -> None:
@@ -629,3 +660,84 @@ def test_image_metrics_equal_scikit_learn() -> None:
     assert sure(found["auroc"]) == pytest.approx(roc_auc_score(flawed, scores), abs=1e-12)
     assert sure(found["average_precision"]) == pytest.approx(average_precision_score(flawed, scores), abs=1e-12)
     assert sure(found["f1_max"]) == pytest.approx(np.max(2 * precision * recall / (precision + recall)), abs=1e-12)
+
+
+# ------------------------------------------------------------------------------------------- bands, sums and groups
+
+
+@given(data=strategies.data(), height=strategies.integers(1, 12), width=strategies.integers(1, 9))
+def test_any_cut_into_bands_gives_the_same_counts(data: strategies.DataObject, height: int, width: int) -> None:
+    """Pixels, regions and their scores are those of the whole image, wherever bands end, with and without a region."""
+    rng = np.random.default_rng(data.draw(strategies.integers(0, 2**32 - 1)))
+    residual = np.round(rng.random((height, width)) * 5).astype(np.float32)
+    truth = rng.random((height, width)) < data.draw(strategies.sampled_from([0.0, 0.2, 0.6]))
+    inside = rng.random((height, width)) < 0.7 if data.draw(strategies.booleans()) else None
+    cuts = [*sorted(data.draw(strategies.sets(strategies.integers(1, height)))), height]
+    whole, banded = ImageCounts(), ImageCounts()
+    whole.add(residual, truth, inside)
+    for top, bottom in pairwise([0, *cuts]):
+        banded.add(residual[top:bottom], truth[top:bottom], None if inside is None else inside[top:bottom])
+    for first, second in ((whole.histogram, banded.histogram), (whole.regions(), banded.regions())):
+        for name, value in vars(first).items():
+            assert np.array_equal(value, getattr(second, name)), name
+    flawed = truth if inside is None else truth & inside
+    assert whole.regions().area.sum() == whole.histogram.defective_pixels == flawed.sum()
+    assert len(whole.regions().area) == ndimage.label(flawed, np.ones((3, 3)))[1]
+
+
+def test_bands_may_be_changed_after_they_were_counted() -> None:
+    """Nothing of what is handed over is kept: buffers may be used again."""
+    scores, mask = a_set(21)[1]
+    counts, buffers = ImageCounts(), (scores.copy(), mask.copy())
+    counts.add(*buffers)
+    buffers[0][:], buffers[1][:] = 7, False
+    metrics = PixelMetrics()
+    metrics.add_image(counts)
+    assert results(metrics) == results(gather([(scores, mask)]))
+
+
+def test_a_sum_holds_what_its_histograms_hold() -> None:
+    """A dense sum and `+` of sparse histograms are the histogram of all scores at once."""
+    pairs = a_set(22)
+    total, merged = HistogramSum(), ScoreHistogram.empty()
+    for scores, mask in pairs:
+        total.add(ScoreHistogram.of(scores, mask))
+        merged = merged + ScoreHistogram.of(scores, mask)
+    whole = ScoreHistogram.of(*pooled(pairs))
+    for found in (total.total(), merged):
+        for name in ("bins", "good", "defective"):
+            assert np.array_equal(getattr(found, name), getattr(whole, name)), name
+    assert ((whole.good + whole.defective) > 0).all()
+    assert (np.diff(whole.bins) > 0).all()
+
+
+def test_rows_of_many_sets_are_what_each_set_has() -> None:
+    """A formula on a stack of sets, any number of axes before the bins, gives each set's own value and bound."""
+    rng = np.random.default_rng(0)
+    stacked = Cumulative(*np.cumsum(rng.integers(0, 4, (5, 2, 3, 40)).astype(np.float64), axis=-1))
+    for name, formula in PIXEL_METRICS.items():
+        found = formula(stacked)
+        for place in np.ndindex(2, 3):
+            own = formula(Cumulative(*(array[place] for array in stacked)))
+            assert (found.value[place], found.bound[place]) == pytest.approx(own, abs=1e-12), name
+
+
+def test_weighted_quantiles_are_those_of_repeated_values() -> None:
+    """Values that count several times, or not at all, have `numpy.quantile` of the list spelled out."""
+    rng = np.random.default_rng(1)
+    values, times = np.round(rng.random((20, 9)), 1), rng.integers(0, 4, (20, 9))
+    times[:, 0] += 1
+    found = weighted_quantiles(values, times, (0.0, 0.25, 0.5, 0.9, 1.0))
+    for row, value, time in zip(found, values, times, strict=True):
+        assert row == pytest.approx(np.quantile(np.repeat(value, time), (0.0, 0.25, 0.5, 0.9, 1.0)), abs=1e-12)
+
+
+def test_groups_are_few_and_in_order() -> None:
+    """At most one group more than asked for, ascending without a gap, and fine among the highest scores."""
+    good, defective = np.random.default_rng(2).integers(1, 50, (2, 5000))
+    groups = grouped(good, defective, 200)
+    assert set(np.diff(groups)) == {0, 1}
+    assert groups[0] == 0
+    assert groups[-1] <= 200
+    assert np.array_equal(groups[:5], range(5))
+    assert np.array_equal(grouped(good, defective, 5000), range(5000))

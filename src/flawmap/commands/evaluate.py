@@ -61,7 +61,7 @@ def evaluate_model(
         "dataset": {
             "name": dataset.root.resolve().name,
             "layout": dataset.layout,
-            "images": dict(Counter(row["label"] for row in evaluation.per_image)),
+            "images": dict(Counter(row.label for row in evaluation.per_image)),
             "scale": artifact.config.images.scale,
             "region": artifact.config.images.roi.model_dump(mode="json", exclude_none=True),
             "measured_in": "the images' own pixels",

@@ -1,54 +1,74 @@
-"""What good images tell of a network: what it leaves at their border, and where a residual becomes a flaw."""
+"""Calibration on good images: the border correction, and the threshold above which a residual is a flaw."""
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
-from flawmap.core.errors import ConfigError
-from flawmap.core.records import FloatMap, Mask
-from flawmap.data.loading import LoadStatistics, pieces
-from flawmap.data.patches import TrainingImage
+from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.records import Mask
 from flawmap.data.splits import ImageRegion
-from flawmap.evaluation.histograms import ScoreHistogram, quantile_from_good
-from flawmap.imaging.roi import roi_mask
-from flawmap.scoring.borders import Profile, border_profile
+from flawmap.evaluation.histograms import HistogramSum, ScoreHistogram, grouped, quantile_from_good
+from flawmap.evaluation.scans import in_parallel, scan_good
+from flawmap.imaging.reading import opened_image
+from flawmap.imaging.resize import to_size
+from flawmap.imaging.roi import Roi, find_roi
+from flawmap.scoring.borders import BorderProfile, border_profile
 from flawmap.scoring.detector import Detector
+
+log = logging.getLogger(__name__)
 
 BORDER_IMAGES = 20  # at most, to measure a border on
 
 
 def calibrated(detector: Detector, training: Sequence[ImageRegion], held_out: Sequence[ImageRegion]) -> Detector:
-    """The detector with the border that its settings ask to level, if they do, and then with its threshold.
+    """The detector with its border correction, if the settings ask for one, and then with its threshold.
 
     Args:
-        training: the good images or areas that the border is measured on; read if it is.
-        held_out: other good images or areas, for the threshold; none: there is none.
+        training: the good images or areas that the border is measured on; read only then.
+        held_out: other good images or areas, for the threshold; without them it has none.
     """
     if detector.config.residual.border_correction:
-        border = border_from_good(
-            detector, pieces(evenly(training, BORDER_IMAGES), detector.config.images, LoadStatistics())
-        )
+        border = border_from_good(detector, evenly(training, BORDER_IMAGES))
         detector = replace(detector, artifact=detector.artifact.with_border(border))
     if held_out:
-        artifact = detector.artifact.with_threshold(*threshold_from_good(detector, held_out))
-        detector = replace(detector, artifact=artifact)
+        threshold, calibration = threshold_from_good(detector, held_out)
+        detector = replace(detector, artifact=detector.artifact.with_threshold(threshold, calibration.to_dict()))
     return detector
 
 
-def border_from_good(detector: Detector, images: Iterable[TrainingImage]) -> Profile:
-    """How much more good images leave at their border than in their middle, by a detector that does not level it yet.
+def border_from_good(detector: Detector, regions: Iterable[ImageRegion]) -> BorderProfile:
+    """Measure the border correction on normal images, with a detector that does not apply it yet.
 
-    Those trained on will do: a ratio is measured, not a level, and the threshold is found on others.
-
-    Args:
-        images: as they are worked; nothing outside their regions of interest counts.
+    Images that were trained on are suitable: a ratio is measured, not a level, and the threshold is found on others.
+    Nothing outside their regions of interest counts.
     """
-    maps = ((detector.score_worked(piece.pixels).residual, piece.inside) for piece in images)
-    return border_profile(maps, detector.config.model.patch // 2)
+    return border_profile(_working_maps(detector, regions), detector.config.model.patch // 2)
+
+
+def _working_maps(detector: Detector, regions: Iterable[ImageRegion]) -> Iterator[tuple[Tensor, Mask | None]]:
+    """Residual maps at the working scale, with the region of interest there: no pixel of it has a share outside."""
+    for region in regions:
+        with opened_image(region.path, detector.config.images) as image:
+            roi: Roi | None = find_roi(image, detector.config.images.roi)
+            part = image
+            if region.box is not None and roi is not None:
+                part, roi = image.cut(region.box), roi.cut(region.box)
+            if roi is None:
+                continue
+            residual = detector.working_map(part, roi)
+            left, top, right, bottom = roi.box
+            inside = None if roi.mask is None else roi.mask[top:bottom, left:right].astype(np.float32)
+        shape = (residual.shape[0], residual.shape[1])
+        yield residual, None if inside is None else to_size(inside, shape) > 1 - 1e-4
 
 
 def evenly(areas: Sequence[ImageRegion], most: int) -> list[ImageRegion]:
@@ -57,55 +77,124 @@ def evenly(areas: Sequence[ImageRegion], most: int) -> list[ImageRegion]:
     return [areas[place] for place in places]
 
 
+@dataclass(frozen=True, eq=False)
+class CompactHistogram:
+    """A histogram of good scores with few bins: `counts[i]` pixels lie above `edges[i - 1]` and up to `edges[i]`.
+
+    The fraction of pixels above an edge is exact. Above a threshold between two edges it is known to within the
+    fraction that lies between these, at most `error`; bins are finer towards the highest scores.
+    """
+
+    edges: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    error: float
+
+    @classmethod
+    def of(cls, histogram: ScoreHistogram, entries: int = 1024) -> CompactHistogram:
+        """At most so many entries. histogram: its good pixels are taken, of which there is one at least."""
+        occupied = np.flatnonzero(histogram.good)[::-1]  # falling scores
+        good = histogram.good[occupied]
+        group = grouped(good, good, entries - 2)
+        first = np.flatnonzero(np.diff(group, prepend=-1))  # the highest bin of each group
+        counts = np.add.reduceat(good, first)[::-1]
+        edges = histogram.binning.edge(histogram.bins[occupied[first]])[::-1]
+        return cls(edges, counts, float(counts.max() / counts.sum()))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"edges": self.edges.tolist(), "counts": self.counts.tolist(), "error": self.error}
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """How a threshold was found on held-out good images, or areas of them.
+
+    false_positive_rate: the one asked for, 0 by the rule `largest`. largest: opened residual. resolvable_rate: of one
+    pixel; a smaller rate cannot be told from 0. image_scores: the largest opened residual of each image, ascending.
+    scores: of all pixels. precision: of the arithmetic, "float32" or "bfloat16". warning: what the threshold is not.
+    """
+
+    rule: str
+    false_positive_rate: float
+    good_areas: int
+    good_pixels: int
+    largest: float
+    resolvable_rate: float
+    precision: str
+    image_scores: tuple[float, ...]
+    scores: CompactHistogram
+    warning: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON's types, for the model file."""
+        return {
+            "rule": self.rule,
+            "false_positive_rate": self.false_positive_rate,
+            "good_areas": self.good_areas,
+            "good_pixels": self.good_pixels,
+            "largest": self.largest,
+            "resolvable_rate": self.resolvable_rate,
+            "precision": self.precision,
+            "image_scores": list(self.image_scores),
+            "scores": self.scores.to_dict(),
+            "warning": self.warning,
+        }
+
+
 def threshold_from_good(
     detector: Detector, areas: Iterable[ImageRegion], report: Callable[[], None] = lambda: None
-) -> tuple[float, dict[str, Any]]:
+) -> tuple[float, Calibration]:
     """The threshold that the detector's settings ask for, and how it was found.
 
-    By `quantile` at most the given share of the held-out good pixels has an opened residual above it; by `largest`
-    none has.
+    By `quantile` at most the given fraction of the held-out good pixels has an opened residual above it; by `largest`
+    none has. A rate that is too small for the number of pixels gives the largest residual too, and a warning.
 
     Args:
-        areas: good images, or areas of them, that were not trained on.
+        areas: good images, or areas of them, that were not trained on; scored in parallel.
         report: called after each area.
     Raises:
         ConfigError: no areas, or nothing of them in the region of interest.
+        InputError: one of them cannot be read.
     """
     settings = detector.config.threshold
-    good, largest, count = ScoreHistogram.empty(), -np.inf, 0
-    for residual, inside in opened_residuals(detector, areas):
-        values = residual if inside is None else residual[inside]
-        good, largest, count = good + ScoreHistogram.of(values), max(largest, float(values.max())), count + 1
+    pooled, scores = HistogramSum(), []
+    for _, scan in in_parallel(partial(scan_good, detector, threshold=math.inf), list(areas)):
+        if isinstance(scan, InputError):
+            raise scan
+        if scan is not None:
+            pooled.add(scan.counts.histogram)
+            scores.append(scan.inspection.score)
         report()
-    if count == 0:
+    if not scores:
         raise ConfigError(
             "a threshold is found on good images that were held out, but none were; hold a share out for validation "
             "(--validation 0.1)"
         )
-    threshold = largest if settings.rule == "largest" else quantile_from_good(good, settings.false_positive_rate)
-    found = {
-        "rule": settings.rule,
-        "false_positive_rate": settings.false_positive_rate if settings.rule == "quantile" else 0.0,
-        "good_areas": count,
-        "good_pixels": good.good_pixels,
-        "largest": largest,
-    }
-    return float(threshold), found
+    good, largest, by_quantile = pooled.total(), max(scores), settings.rule == "quantile"
+    rate = settings.false_positive_rate if by_quantile else 0.0
+    warning = _unresolved(rate, good.good_pixels)
+    if warning is not None:
+        log.warning("%s", warning)
+    threshold = quantile_from_good(good, rate) if by_quantile else largest
+    return threshold, Calibration(
+        rule=settings.rule,
+        false_positive_rate=rate,
+        good_areas=len(scores),
+        good_pixels=good.good_pixels,
+        largest=largest,
+        resolvable_rate=1 / good.good_pixels,
+        precision=str(detector.scorer.precision).removeprefix("torch."),
+        image_scores=tuple(sorted(scores)),
+        scores=CompactHistogram.of(good),
+        warning=warning,
+    )
 
 
-def opened_residuals(detector: Detector, areas: Iterable[ImageRegion]) -> Iterator[tuple[FloatMap, Mask | None]]:
-    """The opened residual map of each area, scored by itself, and its region of interest (None = all of it).
-
-    An area of which nothing lies in the region is passed over.
-    """
-    for area in areas:
-        image = detector.read(area.path).pixels
-        inside = roi_mask(area.path, image, detector.config.images.roi)
-        whole = image.shape[:2]
-        if area.box is not None:
-            left, top, right, bottom = area.box
-            image = image[top:bottom, left:right]
-            inside = None if inside is None else inside[top:bottom, left:right]
-            if inside is not None and not inside.any():
-                continue
-        yield detector.opened(detector.explain_inside(image, inside, whole).residual), inside
+def _unresolved(rate: float, pixels: int) -> str | None:
+    """Why a rate above 0 cannot be told from 0 by so many good pixels; None if it can."""
+    if rate == 0 or rate * pixels >= 1:
+        return None
+    return (
+        f"a false positive rate of {rate:g} cannot be resolved: {pixels:,} held-out good pixels resolve rates down to "
+        f"{1 / pixels:.2g}, so the threshold is their largest residual; hold more good images out, or ask for a higher "
+        "rate"
+    )

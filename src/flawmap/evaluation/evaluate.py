@@ -1,32 +1,32 @@
-"""A detector against a labelled set: which images may count, and what the figures are."""
+"""A detector against a labelled set: which images may count, and what is measured on them."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from flawmap.core.checks import shape_text
 from flawmap.core.errors import InputError
 from flawmap.core.files import natural_key, sha256_of
-from flawmap.core.parallel import exclusive_slot, parallel_map
-from flawmap.core.records import Curve, FloatMap, Inspection, Mask
+from flawmap.core.records import Inspection, MappedInspection, Mask
 from flawmap.data.layouts import Dataset, Sample
 from flawmap.data.splits import ImageRegion, Split, refuse_trained
-from flawmap.evaluation.bootstrap import bootstrap
-from flawmap.evaluation.calibration import opened_residuals
-from flawmap.evaluation.metrics import PixelMetrics, aupimo_per_image, image_metrics, own_metrics
-from flawmap.imaging.codecs import read_header
-from flawmap.imaging.reading import read_mask
+from flawmap.evaluation.image_counts import ImageCounts
+from flawmap.evaluation.intervals import RESAMPLES
+from flawmap.evaluation.metrics import Measure, PixelMetrics, curve_metrics
+from flawmap.evaluation.results import Evaluation, HeldOut, ImageRow, ImageSection, Label, PixelSection, TruthCounts
+from flawmap.evaluation.scans import in_parallel, scan_good, scan_image
+from flawmap.imaging.reading import opened_image, read_mask
 from flawmap.imaging.roi import label_in_roi
 from flawmap.scoring.detector import Detector, ScoreMaps
+from flawmap.scoring.inspection import inspected
 
 log = logging.getLogger(__name__)
 
@@ -39,45 +39,13 @@ NOTHING_UNSEEN = (
 
 @dataclass(frozen=True)
 class Case:
-    """One scored image. truth: (H, W) bool, cut by the region of interest; None: defective, but without a mask."""
+    """One scored image with its maps. truth: (H, W) bool, cut by the region of interest; None: no usable mask."""
 
     sample: Sample
-    label: str  # good, defective, or outside: all of its defects lie outside the region of interest
-    inspection: Inspection
+    label: Label
+    inspection: MappedInspection
     explained: ScoreMaps
     truth: Mask | None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured. pixel: over all images that count, with intervals; image: None where `image_reason` says why.
-
-    held_out: the share of good pixels above the threshold, on good images or areas that were never trained on.
-    unreadable: images that were lost, and why. notes: what was wrong with masks of images that count all the same.
-    curve: of the pixels; None where it is undefined.
-    """
-
-    pixel: dict[str, Any]
-    pixel_defective_images: dict[str, Any]
-    image: dict[str, Any] | None
-    image_reason: str | None
-    held_out: dict[str, Any] | None
-    per_image: tuple[dict[str, Any], ...]
-    unreadable: tuple[tuple[str, str], ...]
-    notes: tuple[tuple[str, str], ...]
-    curve: Curve | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "pixel": self.pixel,
-            "pixel_defective_images": self.pixel_defective_images,
-            "image": self.image,
-            "image_reason": self.image_reason,
-            "held_out": self.held_out,
-            "unreadable": [{"path": path, "problem": problem} for path, problem in self.unreadable],
-            "notes": [{"path": path, "problem": problem} for path, problem in self.notes],
-            "per_image": list(self.per_image),
-        }
 
 
 def unseen_samples(dataset: Dataset, split: Split, last: int | None = None) -> tuple[Sample, ...]:
@@ -118,22 +86,22 @@ def located(dataset: Dataset, areas: Sequence[ImageRegion]) -> tuple[ImageRegion
 
 
 def score_case(detector: Detector, sample: Sample) -> tuple[Case, str | None]:
-    """One image scored and judged, and what was wrong with its mask, if anything.
+    """One image scored, with all its maps in memory, and what was wrong with its mask, if anything.
 
     Raises:
         InputError: the image or its mask cannot be read, or the mask has another size.
     """
-    image = detector.read(sample.path)
-    shape = image.pixels.shape[:2]
-    truth, problem = _truth(sample, shape)
-    explained = detector.explain(image.pixels, path=sample.path)
-    label = label_in_roi(sample.label, truth, explained.inside)
-    if truth is not None and explained.inside is not None:
-        truth = truth & explained.inside
-    # Without a threshold nothing is decided, but everything can be measured.
-    limit = math.inf if detector.artifact.threshold is None else None
-    inspection = detector.judge(explained, path=sample.path, notes=image.notes, threshold=limit)
-    return Case(sample, label, inspection, explained, truth), problem
+    with opened_image(sample.path, detector.config.images) as image:
+        truth, problem = _truth(sample, image.shape[:2])
+        bands = list(detector.scan(image, reconstruction=True))
+        inspection = inspected(bands, _threshold(detector), path=sample.path, notes=lambda: image.notes)
+    inside = np.concatenate([band.inside for band in bands])
+    pictures = [band.reconstruction for band in bands if band.reconstruction is not None]
+    maps = ScoreMaps(inspection.residual, np.concatenate(pictures) if pictures else None, inside)
+    if sample.label == "good":
+        truth = np.zeros(inside.shape, np.bool_)
+    label = label_in_roi(sample.label, truth, inside)
+    return Case(sample, label, inspection, maps, None if truth is None else truth & inside), problem
 
 
 def evaluate(
@@ -143,122 +111,106 @@ def evaluate(
     *,
     root: Path = Path(),
     observe: Callable[[Sample], None] = lambda sample: None,
+    resamples: int = RESAMPLES,
 ) -> Evaluation:
     """Score every sample once and pool what was found. Nothing is tuned, rescaled or clamped on the way.
+
+    Images are read by bands of rows, so their size is limited by their masks alone: one byte a pixel.
 
     Args:
         samples: images to be scored as unseen, see `unseen_samples`.
         areas: held-out good areas, scored for the false positive rate at the threshold only.
         root: paths in the records are relative to it.
         observe: called after each image.
+        resamples: for the intervals, see `bootstrap`.
     """
     everything, defective_only = PixelMetrics(), PixelMetrics()
-    alarms = _FalsePositiveCounter(detector.artifact.threshold)
-    rows: list[dict[str, Any]] = []
-    pooled: list[dict[str, Any]] = []  # those of images that count for pixel metrics
+    measured: list[tuple[Sample, Measured]] = []
     unreadable: list[tuple[str, str]] = []
-    notes: list[tuple[str, str]] = []
-    for case, problem in _cases(detector, samples, root, unreadable, observe):
-        rows.append(_row(case, root))
-        if problem is not None:
-            notes.append((relative_name(case.sample.path, root), problem))
-        if case.label == "outside" or case.truth is None:
-            continue
-        residual, inside = case.inspection.residual, case.explained.inside
-        counted = everything.add(residual, case.truth, inside)
-        rows[-1] |= own_metrics(counted)
-        pooled.append(rows[-1])
-        if case.label == "defective":
-            defective_only.add(residual, case.truth, inside)
+    for sample, result in in_parallel(partial(_measure_sample, detector), samples):
+        if isinstance(result, InputError):
+            log.warning("%s", result)
+            unreadable.append((relative_name(sample.path, root), str(result)))
         else:
-            alarms.add(residual, inside)
-    for row, measure in zip(pooled, aupimo_per_image(everything.normal, everything.per_image), strict=True):
-        row["aupimo"] = None if measure is None else measure.value
-    for area in areas:
-        try:
-            for residual, inside in opened_residuals(detector, [area]):
-                alarms.add(residual, inside)
-        except InputError as error:
-            unreadable.append((relative_name(area.path, root), str(error)))
-    if not rows and not alarms.images:
+            found, counts = result
+            measured.append((sample, found))
+            if counts is not None:
+                everything.add_image(counts)
+            if counts is not None and found.label == "defective":
+                defective_only.add_image(counts)
+        observe(sample)
+    good = [(found.inspection.flawed_pixels, found.good_pixels) for _, found in measured if found.false_positives]
+    for area, part in in_parallel(partial(scan_good, detector, threshold=_threshold(detector)), areas):
+        if isinstance(part, InputError):
+            unreadable.append((relative_name(area.path, root), str(part)))
+        elif part is not None:
+            good.append((part.inspection.flawed_pixels, part.counts.histogram.good_pixels))
+    if not measured and not good:
         raise InputError(f"no image could be evaluated: {unreadable[0][1] if unreadable else NOTHING_UNSEEN}")
-    image, reason = _image_level(rows)
+    rows = _rows(measured, everything.aupimo_per_image(), root)
+    image, reason = ImageSection.of(rows, resamples)
+    threshold = detector.artifact.threshold
     return Evaluation(
-        pixel=_figures(everything),
-        pixel_defective_images=_figures(defective_only),
+        pixel=PixelSection.of(everything, resamples),
+        pixel_defective_images=PixelSection.of(defective_only, resamples),
         image=image,
         image_reason=reason,
-        held_out=alarms.to_dict(),
-        per_image=tuple(rows),
+        held_out=HeldOut.of(threshold, good, resamples) if threshold is not None and good else None,
+        per_image=rows,
         unreadable=tuple(unreadable),
-        notes=tuple(notes),
+        notes=tuple((relative_name(sample.path, root), found.problem) for sample, found in measured if found.problem),
         curve=everything.curve(),
     )
 
 
-def _figures(metrics: PixelMetrics) -> dict[str, Any]:
-    """The figures of a section, with how far other images of the same kind might have moved them."""
-    return metrics.result() | {"intervals": bootstrap(metrics.per_image).to_dict()}
+def relative_name(path: Path, root: Path) -> str:
+    """What records call an image: its path below the data set's root, whole where it lies elsewhere."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-@dataclass
-class _FalsePositiveCounter:
-    """How often the threshold is passed on good pixels that nobody trained on or calibrated with."""
-
-    threshold: float | None
-    images: int = 0
-    pixels: int = 0
-    above: int = 0
-
-    def add(self, residual: FloatMap, inside: Mask | None) -> None:
-        if self.threshold is None:
-            return
-        values = residual if inside is None else residual[inside]
-        self.images += 1
-        self.pixels += values.size
-        self.above += int((values > self.threshold).sum())
-
-    def to_dict(self) -> dict[str, Any] | None:
-        if not self.pixels:
-            return None
-        return {
-            "images_or_areas": self.images,
-            "good_pixels": self.pixels,
-            "threshold": self.threshold,
-            "false_positive_rate": self.above / self.pixels,
-        }
+# ------------------------------------------------------------------------------------------------------- of one image
 
 
-def _cases(
-    detector: Detector,
-    samples: Sequence[Sample],
-    root: Path,
-    unreadable: list[tuple[str, str]],
-    observe: Callable[[Sample], None],
-) -> Iterator[tuple[Case, str | None]]:
-    cores = torch.get_num_threads()
+class Measured(NamedTuple):
+    """The numbers of one image. problem: with its mask. own: metrics of its pixels, None where they do not count."""
 
-    def score(sample: Sample) -> tuple[Case, str | None] | InputError:
-        try:
-            with exclusive_slot(read_header(sample.path).pixels, cores):
-                return score_case(detector, sample)
-        except InputError as error:
-            return error
+    label: Label
+    problem: str | None
+    inspection: Inspection
+    truth: TruthCounts | None
+    own: dict[str, float | None] | None
+    good_pixels: int
 
-    with closing(parallel_map(score, samples)) as results:
-        for sample, result in zip(samples, results, strict=True):
-            if isinstance(result, InputError):
-                log.warning("%s", result)
-                unreadable.append((relative_name(sample.path, root), str(result)))
-            else:
-                yield result
-            observe(sample)
+    @property
+    def false_positives(self) -> bool:
+        """Whether what was found on it are false positives: it is good."""
+        return self.label == "good" and self.good_pixels > 0
+
+
+def _measure_sample(detector: Detector, sample: Sample) -> tuple[Measured, ImageCounts | None]:
+    """The numbers of an image, and its counts where they belong to the pixel metrics."""
+    with opened_image(sample.path, detector.config.images) as image:
+        truth, problem = _truth(sample, image.shape[:2])
+        inspection, counts, hit = scan_image(detector, image, truth, threshold=_threshold(detector))
+    defective = counts.histogram.defective_pixels
+    usable = sample.label == "good" or truth is not None
+    label: Label = "outside" if truth is not None and not defective else sample.label
+    counted = usable and label != "outside"
+    own = {name: measure.value for name, measure in curve_metrics(counts.histogram).items()} if counted else None
+    numbers = TruthCounts(defective, inspection.flawed_pixels, hit) if usable else None
+    found = Measured(label, problem, inspection, numbers, own, counts.histogram.good_pixels)
+    return found, counts if counted else None
+
+
+def _threshold(detector: Detector) -> float:
+    """The model's; infinity where it has none: then nothing is decided, but everything can be measured."""
+    return math.inf if detector.artifact.threshold is None else detector.artifact.threshold
 
 
 def _truth(sample: Sample, shape: tuple[int, int]) -> tuple[Mask | None, str | None]:
     """The ground truth as drawn, None where there is none, and what is wrong with it."""
     if sample.label == "good":
-        return np.zeros(shape, np.bool_), None
+        return None, None
     if sample.mask is None:
         return None, "defective, but without a mask: counts for image metrics alone"
     mask = read_mask(sample.mask)
@@ -272,46 +224,29 @@ def _truth(sample: Sample, shape: tuple[int, int]) -> tuple[Mask | None, str | N
     return mask, None
 
 
-def _row(case: Case, root: Path) -> dict[str, Any]:
-    """What metrics.json says of one image."""
-    found = case.inspection.mask
-    decided = math.isfinite(case.inspection.threshold)
-    row: dict[str, Any] = {
-        "path": relative_name(case.sample.path, root),
-        "kind": case.sample.kind,
-        "label": case.label,
-        "score": case.inspection.score,
-        "verdict": case.inspection.verdict if decided else None,
-        "regions": len(case.inspection.regions) if decided else None,
-        "flawed_pixels": int(found.sum()) if decided else None,
-    }
-    if case.truth is not None:
-        truth_pixels = int(case.truth.sum())
-        hit = int((found & case.truth).sum())
-        row["truth_pixels"] = truth_pixels
-        row["hit_pixels"] = hit if decided else None
-        row["false_pixels"] = int(found.sum()) - hit if decided else None
-        row["overlap"] = hit / truth_pixels if truth_pixels and decided else None
-    return row
-
-
-def _image_level(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any] | None, str | None]:
-    counted = [row for row in rows if row["label"] != "outside"]
-    defective = np.array([row["label"] == "defective" for row in counted], dtype=np.bool_)
-    measures = image_metrics([row["score"] for row in counted], defective)
-    if measures["auroc"].value is None:
-        return None, measures["auroc"].reason
-    decided = counted[0]["verdict"] is not None
-    flawed = np.array([row["verdict"] == "flawed" for row in counted], dtype=np.bool_)
-    return {
-        **{name: measure.value for name, measure in measures.items()},
-        "good": int((~defective).sum()),
-        "defective": int(defective.sum()),
-        "found": int((flawed & defective).sum()) if decided else None,
-        "false_alarms": int((flawed & ~defective).sum()) if decided else None,
-    }, None
-
-
-def relative_name(path: Path, root: Path) -> str:
-    """What records call an image: its path below the data set's root, whole where it lies elsewhere."""
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+def _rows(
+    measured: Sequence[tuple[Sample, Measured]], aupimo: Sequence[Measure | None], root: Path
+) -> tuple[ImageRow, ...]:
+    """The rows of the record. aupimo: of the images that count for pixel metrics, in order."""
+    of_counted = iter(aupimo)
+    rows = []
+    for sample, found in measured:
+        metrics, inspection = found.own, found.inspection
+        if metrics is not None:
+            measure = next(of_counted)
+            metrics = metrics | {"aupimo": None if measure is None else measure.value}
+        decided = math.isfinite(inspection.threshold)
+        rows.append(
+            ImageRow(
+                path=relative_name(sample.path, root),
+                kind=sample.kind,
+                label=found.label,
+                score=inspection.score,
+                verdict=inspection.verdict if decided else None,
+                regions=len(inspection.regions) if decided else None,
+                flawed_pixels=inspection.flawed_pixels if decided else None,
+                truth=found.truth,
+                metrics=metrics,
+            )
+        )
+    return tuple(rows)

@@ -1,9 +1,12 @@
-"""Mergeable histograms of scores: what is kept of a data set's pixels, in constant memory.
+"""Mergeable histograms of scores: the pixels of a data set in constant memory.
 
-The bins are the upper 20 bits of a float32's bit pattern: the patterns of floats are ordered as the floats are, so no
+The bins are the upper 20 bits of a float32's bit pattern. The patterns of floats are ordered as the floats are, so no
 range need be known beforehand, bins are 0.05 % of a value wide, and histograms of images, of processes and of machines
 add up to that of the whole set. Where all scores fit in memory, `Distinct` gives every score a bin of its own, and
 nothing is lost. Everywhere "above a threshold" means strictly above, and larger scores are worse.
+
+A histogram holds its occupied bins alone, a few thousand for an image; `HistogramSum` has room for all bins and adds
+images in place.
 """
 
 from __future__ import annotations
@@ -17,8 +20,7 @@ from numpy.typing import NDArray
 
 from flawmap.core.checks import finite, shape_text
 from flawmap.core.errors import InputError
-from flawmap.core.records import FloatMap, Mask
-from flawmap.imaging.morphology import label
+from flawmap.core.records import Mask
 
 BITS = 20
 BINS = 1 << BITS
@@ -28,9 +30,9 @@ Counts = NDArray[np.int64]
 
 
 class Binning(Protocol):
-    """Scores to numbered bins, rising with the scores.
+    """Maps scores to numbered bins; larger scores have larger numbers.
 
-    count: of all bins. dropped_bits: of a bin's number, by `metrics.ImageScores`.
+    count: of all bins. dropped_bits: of a bin's number, by `image_counts.ImageScores`.
     """
 
     @property
@@ -62,14 +64,14 @@ class FloatBits:
 
 @dataclass(frozen=True, eq=False)
 class Distinct:
-    """A bin for each distinct score of a set: exact, for as many as memory holds. values: (D,) float, rising."""
+    """A bin for each distinct score of a set: exact, as long as memory holds them. values: (D,) float, ascending."""
 
     values: NDArray[Any]
     dropped_bits: int = 0
 
     @classmethod
     def among(cls, scores: Iterable[NDArray[Any]]) -> Distinct:
-        """Of all scores of a set."""
+        """The bins for all scores of a set."""
         values = np.concatenate([part.ravel() for part in scores])
         finite(values, "scores")
         return cls(np.unique(values))
@@ -95,15 +97,20 @@ FLOAT_BITS = FloatBits()
 
 @dataclass(frozen=True, eq=False)
 class ScoreHistogram:
-    """Counts of good and of defective pixels by bin, (B,) int64 each; `+` merges those of one binning. 16 MiB."""
+    """Counts of good and of defective pixels in the occupied bins; `+` merges histograms of one binning.
 
+    bins: (B,) int64, ascending. good, defective: (B,) int64, not both 0.
+    """
+
+    bins: NDArray[np.int64]
     good: Counts
     defective: Counts
     binning: Binning = FLOAT_BITS
 
     @classmethod
     def empty(cls, binning: Binning = FLOAT_BITS) -> ScoreHistogram:
-        return cls(np.zeros(binning.count, np.int64), np.zeros(binning.count, np.int64), binning)
+        nothing = np.zeros(0, np.int64)
+        return cls(nothing, nothing, nothing, binning)
 
     @classmethod
     def of(cls, scores: NDArray[Any], defective: Mask | None = None, binning: Binning = FLOAT_BITS) -> ScoreHistogram:
@@ -115,20 +122,30 @@ class ScoreHistogram:
         Raises:
             InputError: another type, two shapes, NaN or infinite scores.
         """
-        bins = binning.of(scores).ravel()
-        both = np.bincount(bins, minlength=binning.count)
-        if defective is None:
-            return cls(both, np.zeros(binning.count, np.int64), binning)
-        if defective.shape != scores.shape or defective.dtype != np.bool_:
+        if defective is not None and (defective.shape != scores.shape or defective.dtype != np.bool_):
             raise InputError(
                 f"defective must be bool of the scores' shape {shape_text(scores.shape)}, "
                 f"got {defective.dtype} {shape_text(defective.shape)}"
             )
-        flawed = np.bincount(bins[defective.ravel()], minlength=binning.count)
-        return cls(both - flawed, flawed, binning)
+        bins = binning.of(scores).ravel()
+        if not len(bins):
+            return cls.empty(binning)
+        first = int(bins.min())  # the range between the extreme scores is counted, not all bins
+        both = np.bincount(bins - first)
+        occupied = np.flatnonzero(both)
+        if defective is None or not defective.any():
+            return cls(occupied + first, both[occupied], np.zeros(len(occupied), np.int64), binning)
+        flawed = np.bincount(bins[defective.ravel()] - first, minlength=len(both))
+        return cls(occupied + first, (both - flawed)[occupied], flawed[occupied], binning)
 
     def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
-        return ScoreHistogram(self.good + other.good, self.defective + other.defective, self.binning)
+        bins = np.union1d(self.bins, other.bins)
+        good, defective = np.zeros((2, len(bins)), np.int64)
+        for part in (self, other):
+            places = np.searchsorted(bins, part.bins)
+            good[places] += part.good
+            defective[places] += part.defective
+        return ScoreHistogram(bins, good, defective, self.binning)
 
     @property
     def good_pixels(self) -> int:
@@ -144,62 +161,32 @@ class ScoreHistogram:
         return undefined_because(self.good_pixels, self.defective_pixels, "pixels")
 
 
-@dataclass(frozen=True, eq=False)
-class RegionScores:
-    """The scores of ground-truth regions: `count` pixels of region `region` lie in bin `bin`; `+` appends.
+class HistogramSum:
+    """The sum of many histograms of one binning, added in place: two counts for every bin, 16 MiB."""
 
-    region, bin, count: (N,), N at most the number of defective pixels. area: (R,), pixels of each region.
-    """
+    def __init__(self, binning: Binning = FLOAT_BITS) -> None:
+        self.binning = binning
+        self.good, self.defective = np.zeros((2, binning.count), np.int64)
 
-    region: NDArray[np.int64]
-    bin: NDArray[np.int64]
-    count: Counts
-    area: Counts
+    def add(self, histogram: ScoreHistogram) -> None:
+        self.good[histogram.bins] += histogram.good
+        self.defective[histogram.bins] += histogram.defective
 
-    @classmethod
-    def of(cls, scores: FloatMap, truth: Mask, binning: Binning = FLOAT_BITS) -> RegionScores:
-        """The 8-connected components of a (H, W) mask, with their scores."""
-        labels, regions = label(truth)
-        flat = labels.ravel()
-        where = np.flatnonzero(flat)
-        owner = flat[where].astype(np.int64) - 1
-        pairs, count = np.unique(owner * binning.count + binning.of(scores.ravel()[where]), return_counts=True)
-        region, bin = np.divmod(pairs, binning.count)
-        return cls(region, bin, count.astype(np.int64), np.bincount(owner, minlength=regions))
-
-    @classmethod
-    def join(cls, parts: Iterable[RegionScores]) -> RegionScores:
-        """All regions of several images in one."""
-        parts = list(parts)
-        nothing = np.zeros(0, np.int64)
-        if not parts:
-            return cls(nothing, nothing, nothing, nothing)
-        first = np.cumsum([0] + [len(part.area) for part in parts[:-1]])
-        return cls(
-            np.concatenate([part.region + start for part, start in zip(parts, first, strict=True)]),
-            np.concatenate([part.bin for part in parts]),
-            np.concatenate([part.count for part in parts]),
-            np.concatenate([part.area for part in parts]),
-        )
-
-    def __add__(self, other: RegionScores) -> RegionScores:
-        return RegionScores.join((self, other))
-
-    def shares_above(self, bin: int) -> NDArray[np.float64]:
-        """(R,): the share of each region in bins above one."""
-        above = np.bincount(self.region, weights=self.count * (self.bin > bin), minlength=len(self.area))
-        return above / self.area
+    def total(self) -> ScoreHistogram:
+        """The histogram of what was added so far."""
+        bins = np.flatnonzero(self.good | self.defective)
+        return ScoreHistogram(bins, self.good[bins], self.defective[bins], self.binning)
 
 
 def quantile_from_good(good: ScoreHistogram | Floats, rate: float) -> float:
-    """The smallest threshold with at most a share of the good pixels strictly above it.
+    """The smallest threshold with at most a given fraction of the good pixels strictly above it.
 
     From scores it is exact: one of them. From a histogram it is the upper edge of that score's bin, at most 0.05 %
     larger, so the rate holds all the same.
 
     Args:
         good: pooled residuals of good images; of a histogram the good pixels alone are read.
-        rate: share of the pixels, in [0, 1); 0 gives a threshold that no pixel exceeds.
+        rate: fraction of the pixels, in [0, 1); 0 gives a threshold that no pixel exceeds.
     Raises:
         InputError: no good pixels, or a rate outside [0, 1).
     """
@@ -208,12 +195,18 @@ def quantile_from_good(good: ScoreHistogram | Floats, rate: float) -> float:
     if total == 0:
         raise InputError("a threshold needs good pixels, got none; score at least one good image")
     if isinstance(good, ScoreHistogram):
-        return float(good.binning.edge(np.array([quantile_bin(good, rate)]))[0])
+        return float(good.binning.edge(good.bins[[quantile_place(good, rate)]])[0])
     finite(good, "scores")
     allowed = int(rate * total)  # pixels that may lie above, but for rounding: 0.29 * 100 is below 29
     allowed += (allowed + 1) / total <= rate
     allowed -= allowed / total > rate
     return float(np.partition(good.ravel(), total - 1 - allowed)[total - 1 - allowed])
+
+
+def quantile_place(histogram: ScoreHistogram, rate: float) -> int:
+    """The place among the occupied bins of the lowest one with at most this rate of good pixels in higher bins."""
+    cumulative = np.cumsum(histogram.good)
+    return int(np.argmax((cumulative[-1] - cumulative) / cumulative[-1] <= rate))
 
 
 def bin_of(scores: Floats) -> NDArray[np.int64]:
@@ -235,18 +228,34 @@ def bin_edge(bins: NDArray[np.integer[Any]]) -> Floats:
     return np.where(bits == 1 << 31, np.uint32((1 << 31) + 1), bits).view(np.float32)
 
 
-def quantile_bin(histogram: ScoreHistogram, rate: float) -> int:
-    """The lowest bin with at most a share of the good pixels in higher bins."""
-    upto = np.cumsum(histogram.good)
-    return int(np.argmax((upto[-1] - upto) / upto[-1] <= rate))
+def grouped(good: NDArray[Any], defective: NDArray[Any], most: int) -> NDArray[np.int64]:
+    """Groups of neighbouring bins: about `most` of them, or each bin its own group where there are no more bins.
+
+    A new group begins where the cumulative fractions pass a point of a grid. Half of the grid is even in the mean of
+    both fractions, and half in the logarithm of the false positive rate, where the areas up to a small rate lie.
+
+    Args:
+        good, defective: (B,) counts of pixels in bins of falling scores; neither may be all 0 where B > `most`.
+    Returns:
+        (B,) ascending, from 0: the group of each bin; at most `most` + 1 groups.
+    """
+    if len(good) <= most:
+        return np.arange(len(good))
+    false, true = np.cumsum(good), np.cumsum(defective)
+    steps = most // 2
+    even = np.floor((false / false[-1] + true / true[-1]) / 2 * steps)
+    fine = np.floor(np.log(np.maximum(false, 1)) / np.log(false[-1] + 1) * steps)
+    return np.concatenate([[0], np.cumsum((np.diff(even) > 0) | (np.diff(fine) > 0))])
 
 
 def undefined_because(good: int, defective: int, what: str) -> str | None:
+    """Why a metric of two classes has no value; None where both are there."""
     if good and defective:
         return None
     return f"no {what}" if not good and not defective else f"no defective {what}" if good else f"no good {what}"
 
 
 def check_rate(rate: float, name: str, *, closed: bool = False) -> None:
+    """Refuse anything outside [0, 1), or outside (0, 1] if `closed`."""
     if not (0 < rate <= 1 if closed else 0 <= rate < 1):
         raise InputError(f"{name} must lie in {'(0, 1]' if closed else '[0, 1)'}, got {rate}")

@@ -30,7 +30,7 @@ def evaluation_page(
     model = about["model"]
     by_path = {relative_name(sample.path, root): sample for sample in samples}
     sections = []
-    for heading, rows in _chosen(evaluation.per_image):
+    for heading, rows in _chosen([row.to_dict() for row in evaluation.per_image]):
         cases = [_case_row(detector, score_case(detector, by_path[row["path"]])[0], row) for row in rows]
         if cases:
             sections.append((heading, tuple(cases)))
@@ -70,9 +70,9 @@ def demo_page(
     rows = [
         (
             name,
-            number(evaluation.pixel["auroc"]),
-            number(evaluation.pixel["au_pro_30"]),
-            number(evaluation.image["auroc"] if evaluation.image else None),
+            number(evaluation.pixel.values["auroc"]),
+            number(evaluation.pixel.values["au_pro_30"]),
+            number(evaluation.image.values["auroc"] if evaluation.image else None),
             number(minutes, 1),
         )
         for name, (_, evaluation, minutes) in results.items()
@@ -165,10 +165,11 @@ def _region(region: Mapping[str, Any]) -> str:
 
 
 def _metrics_table(evaluation: Evaluation) -> Table:
-    level = evaluation.pixel["intervals"]["level"]
+    everything, defective = evaluation.pixel.to_dict(), evaluation.pixel_defective_images.to_dict()
+    level = everything["intervals"]["level"]
     columns = (f"figure ({level:.0%} interval over images)", "all images that count", "defective images alone")
     rows: list[tuple[str | Cell, ...]] = [
-        (label, _figure(evaluation.pixel, name), _figure(evaluation.pixel_defective_images, name))
+        (label, _figure(everything, name), _figure(defective, name))
         for name, label in (
             ("auroc", "pixel AUROC"),
             ("average_precision", "pixel average precision"),
@@ -179,7 +180,7 @@ def _metrics_table(evaluation: Evaluation) -> Table:
             ("aupimo", "AUPIMO (1e-5 to 1e-4 of good images' pixels)"),
         )
     ]
-    image, reason = evaluation.image or {}, evaluation.image_reason or ""
+    image, reason = evaluation.image.values if evaluation.image else {}, evaluation.image_reason or ""
     for name, label in (
         ("auroc", "image AUROC"),
         ("average_precision", "image average precision"),
@@ -187,9 +188,9 @@ def _metrics_table(evaluation: Evaluation) -> Table:
     ):
         rows.append((label, number(image.get(name), reason=reason), ""))
     if evaluation.held_out:
-        rate = percent(evaluation.held_out["false_positive_rate"], 4)
+        rate = percent(evaluation.held_out.false_positive_rate, 4)
         rows.append(("held-out good pixels above the threshold", rate, ""))
-        rows.append(("held-out good pixels", count(evaluation.held_out["good_pixels"]), ""))
+        rows.append(("held-out good pixels", count(evaluation.held_out.good_pixels), ""))
     return Table("Figures", columns, tuple(rows))
 
 

@@ -1,0 +1,219 @@
+"""What an evaluation found: frozen records, each with the JSON types that metrics.json holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from flawmap.core.records import Curve, Verdict
+from flawmap.evaluation.bootstrap import bootstrap
+from flawmap.evaluation.intervals import (
+    CONFIDENCE,
+    RESAMPLES,
+    Bootstrap,
+    Interval,
+    binomial_interval,
+    image_intervals,
+    rate_interval,
+)
+from flawmap.evaluation.metrics import PixelMetrics, PixelResult, image_metrics
+
+Label = Literal["good", "defective", "outside"]
+"""outside: all defects of the image lie outside the region of interest, so it is neither good nor defective."""
+
+
+@dataclass(frozen=True)
+class PixelSection:
+    """The pixel metrics of a set of images, with how far other images of the same kinds might have moved them."""
+
+    result: PixelResult
+    intervals: Bootstrap
+
+    @classmethod
+    def of(cls, metrics: PixelMetrics, resamples: int = RESAMPLES) -> PixelSection:
+        return cls(metrics.result(), bootstrap(metrics.per_image, resamples))
+
+    @property
+    def values(self) -> dict[str, float | None]:
+        """The metrics by name; None where undefined."""
+        return {name: measure.value for name, measure in self.result.measures.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.result.to_dict() | {"intervals": self.intervals.to_dict()}
+
+
+class TruthCounts(NamedTuple):
+    """Pixels of an image's ground truth inside the region of interest, and of these that were found.
+
+    found: all pixels above the threshold. hit: those of them that are defective.
+    """
+
+    defective: int
+    found: int
+    hit: int
+
+    def to_dict(self, *, decided: bool) -> dict[str, Any]:
+        return {
+            "truth_pixels": self.defective,
+            "hit_pixels": self.hit if decided else None,
+            "false_pixels": self.found - self.hit if decided else None,
+            "overlap": self.hit / self.defective if self.defective and decided else None,
+        }
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One scored image.
+
+    path: relative to the data set. score: the largest opened residual. verdict, regions, flawed_pixels: None where the
+    model has no threshold. truth: None without a usable mask. metrics: those of its own pixels, with its AUPIMO; None
+    where it does not count for pixel metrics.
+    """
+
+    path: str
+    kind: str
+    label: Label
+    score: float
+    verdict: Verdict | None
+    regions: int | None
+    flawed_pixels: int | None
+    truth: TruthCounts | None
+    metrics: dict[str, float | None] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "kind": self.kind,
+            "label": self.label,
+            "score": self.score,
+            "verdict": self.verdict,
+            "regions": self.regions,
+            "flawed_pixels": self.flawed_pixels,
+            **({} if self.truth is None else self.truth.to_dict(decided=self.verdict is not None)),
+            **(self.metrics or {}),
+        }
+
+
+@dataclass(frozen=True)
+class ImageSection:
+    """Metrics of whole images. found, false_positives: defective and good ones above the threshold; None without it."""
+
+    values: dict[str, float | None]
+    good: int
+    defective: int
+    found: int | None
+    false_positives: int | None
+    intervals: Bootstrap
+
+    @classmethod
+    def of(cls, rows: Sequence[ImageRow], resamples: int = RESAMPLES) -> tuple[ImageSection | None, str | None]:
+        """The section, or None and the reason."""
+        counted = [row for row in rows if row.label != "outside"]
+        scores, defective = (
+            [row.score for row in counted],
+            np.array([row.label == "defective" for row in counted], bool),
+        )
+        measures = image_metrics(scores, defective)
+        if measures["auroc"].value is None:
+            return None, measures["auroc"].reason
+        decided = counted[0].verdict is not None
+        flawed = np.array([row.verdict == "flawed" for row in counted], np.bool_)
+        section = cls(
+            {name: measure.value for name, measure in measures.items()},
+            good=int((~defective).sum()),
+            defective=int(defective.sum()),
+            found=int((flawed & defective).sum()) if decided else None,
+            false_positives=int((flawed & ~defective).sum()) if decided else None,
+            intervals=image_intervals(scores, defective, resamples=resamples),
+        )
+        return section, None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **self.values,
+            "good": self.good,
+            "defective": self.defective,
+            "found": self.found,
+            "false_alarms": self.false_positives,
+            "intervals": self.intervals.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """False positives on good images, or areas, that were neither trained on nor used for the threshold.
+
+    false_positive_rate: the fraction of their good pixels above the threshold; rate_interval: over images.
+    images_above: how many have such a pixel; fraction_interval: of the fraction of images, by Clopper and Pearson.
+    """
+
+    images_or_areas: int
+    good_pixels: int
+    threshold: float
+    false_positive_rate: float
+    rate_interval: Interval
+    images_above: int
+    fraction_interval: Interval
+
+    @classmethod
+    def of(cls, threshold: float, pixels: Sequence[tuple[int, int]], resamples: int = RESAMPLES) -> HeldOut:
+        """From the pixels above the threshold and all good pixels of each image; at least one image."""
+        above, total = zip(*pixels, strict=True)
+        images_above = sum(count > 0 for count in above)
+        return cls(
+            images_or_areas=len(pixels),
+            good_pixels=sum(total),
+            threshold=threshold,
+            false_positive_rate=sum(above) / sum(total),
+            rate_interval=rate_interval(above, total, resamples=resamples),
+            images_above=images_above,
+            fraction_interval=binomial_interval(images_above, len(pixels)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "images_or_areas": self.images_or_areas,
+            "good_pixels": self.good_pixels,
+            "threshold": self.threshold,
+            "false_positive_rate": self.false_positive_rate,
+            "false_positive_rate_interval": list(self.rate_interval),
+            "images_above": self.images_above,
+            "images_above_interval": list(self.fraction_interval),
+            "level": CONFIDENCE,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    pixel: over all images that count; pixel_defective_images: over the defective ones alone.
+    image: None where `image_reason` says why. held_out: None without a threshold or without such images.
+    unreadable: images that were lost, and why. notes: what was wrong with masks of images that count all the same.
+    curve: of the pixels; None where it is undefined.
+    """
+
+    pixel: PixelSection
+    pixel_defective_images: PixelSection
+    image: ImageSection | None
+    image_reason: str | None
+    held_out: HeldOut | None
+    per_image: tuple[ImageRow, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    notes: tuple[tuple[str, str], ...]
+    curve: Curve | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "pixel": self.pixel.to_dict(),
+            "pixel_defective_images": self.pixel_defective_images.to_dict(),
+            "image": None if self.image is None else self.image.to_dict(),
+            "image_reason": self.image_reason,
+            "held_out": None if self.held_out is None else self.held_out.to_dict(),
+            "unreadable": [{"path": path, "problem": problem} for path, problem in self.unreadable],
+            "notes": [{"path": path, "problem": problem} for path, problem in self.notes],
+            "per_image": [row.to_dict() for row in self.per_image],
+        }

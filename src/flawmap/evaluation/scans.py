@@ -1,0 +1,85 @@
+"""Images scored by bands of rows and counted as they come, several images at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from flawmap.core.errors import InputError
+from flawmap.core.parallel import exclusive_slot, parallel_map
+from flawmap.core.records import Inspection, Mask
+from flawmap.data.splits import ImageRegion
+from flawmap.evaluation.image_counts import ImageCounts
+from flawmap.imaging.codecs import read_header
+from flawmap.imaging.reading import ImageRows, opened_image
+from flawmap.imaging.roi import Box, find_roi
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.inspection import InspectionBuilder
+
+
+class Scan(NamedTuple):
+    """One image, scored. hit: defective pixels above the threshold."""
+
+    inspection: Inspection
+    counts: ImageCounts
+    hit: int
+
+
+class Located(Protocol):
+    """Something with an image file."""
+
+    @property
+    def path(self) -> Path: ...
+
+
+Item = TypeVar("Item", bound=Located)
+Result = TypeVar("Result")
+
+
+def scan_image(
+    detector: Detector, image: ImageRows, truth: Mask | None, *, threshold: float, box: Box | None = None
+) -> Scan:
+    """Score an image, or the part of it in a box, and count its pixels.
+
+    Args:
+        truth: (H, W) bool, True = defective; None: all pixels are good.
+        threshold: residuals above it are flaws.
+    """
+    builder, counts, hit = InspectionBuilder(threshold), ImageCounts(), 0
+    for band in detector.scan(image, box=box):
+        rows = slice(band.top, band.top + len(band.residual))
+        drawn = np.zeros(band.residual.shape, np.bool_) if truth is None else truth[rows]
+        hit += int((builder.add(band) & drawn).sum())
+        counts.add(band.residual, drawn, band.inside)
+    return Scan(builder.inspection(image.path, image.notes), counts, hit)
+
+
+def scan_good(detector: Detector, region: ImageRegion, *, threshold: float) -> Scan | None:
+    """Score a good image, or an area of one by itself; None if nothing of it lies in the region of interest."""
+    settings = detector.config.images
+    with opened_image(region.path, settings) as image:
+        if region.box is not None and find_roi(image, settings.roi).cut(region.box) is None:
+            return None
+        return scan_image(detector, image, None, threshold=threshold, box=region.box)
+
+
+def in_parallel(
+    function: Callable[[Item], Result], items: Sequence[Item]
+) -> Iterator[tuple[Item, Result | InputError]]:
+    """Each image with its result, or with the error that kept it from one, in order; large images take turns."""
+    cores = torch.get_num_threads()
+
+    def attempt(item: Item) -> Result | InputError:
+        try:
+            with exclusive_slot(read_header(item.path).pixels, cores):
+                return function(item)
+        except InputError as error:
+            return error
+
+    with closing(parallel_map(attempt, items)) as results:
+        yield from zip(items, results, strict=True)
