@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import flawmap
+from flawmap.core.device import Runtime
 from flawmap.core.errors import ArtifactError
-from flawmap.data.patches import TrainingImage
 from flawmap.data.splits import ImageRegion
 from flawmap.data.synthetic import texture
 from flawmap.evaluation.calibration import BORDER_IMAGES, border_from_good, evenly
 from flawmap.imaging.writing import write_image
-from flawmap.methods.autoencoder import build_network
+from flawmap.methods.autoencoder import build_network, comparing
 from flawmap.methods.overrides import override, parse
+from flawmap.methods.residuals import Decoded
 from flawmap.scoring.borders import border_corrected, border_profile, distances
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
@@ -101,7 +105,8 @@ def test_distances_that_no_pixel_has() -> None:
 
 
 SETTINGS: dict[str, Any] = {
-    "model": {"patch": 32, "channels": 1}, "method": {"latent": 4},
+    "model": {"patch": 32, "channels": 1},
+    "method": {"latent": 4},
     "residual": {"name": "l2", "border_correction": True},
     "tiling": {"stride": 12},
     "training": {"steps": 3, "batch": 4, "precision": "float32"},
@@ -117,17 +122,36 @@ class WorseAtTheEdge(nn.Module):
         return batch + error
 
 
+CPU = Runtime(device="cpu", precision="float32")
+
+
+def with_network(detector: Detector, network: Callable[[Tensor], Tensor]) -> Detector:
+    """A detector with another function in place of its network."""
+    config, own = detector.config, detector.scorer
+
+    def decode(patches: Tensor) -> Decoded:
+        return Decoded(network(patches.contiguous(memory_format=torch.channels_last)).float().contiguous())
+
+    return replace(detector, scorer=comparing(config, decode, own.device, own.precision, own.batch))
+
+
+def region_of(image: NDArray[np.float32], folder: Path) -> ImageRegion:
+    """The image as a file of float32, which changes no value."""
+    tifffile.imwrite(folder / "image.tif", image[:, :, 0])
+    return ImageRegion(folder / "image.tif", "")
+
+
 def worse_at_the_edge() -> Detector:
     config = parse(SETTINGS)
-    artifact = Artifact(config, build_network(config).state_dict(), 0.1, {}, {})
-    return replace(Detector.of(artifact, device="cpu", precision="float32"), network=WorseAtTheEdge())
+    artifact = Artifact(config, build_network(config).state_dict(), 0.1)
+    return with_network(Detector.of(artifact, CPU), WorseAtTheEdge())
 
 
-def test_a_border_measured_on_good_images() -> None:
+def test_a_border_measured_on_good_images(tmp_path: Path) -> None:
     """What a patch's edge costs the image's border is found, and taken away from another image of another size."""
     detector = worse_at_the_edge()
     image = texture("fibres", (90, 80), 0)
-    profile = border_from_good(detector, [TrainingImage(image, None, "good")] * 3)
+    profile = border_from_good(detector, [region_of(image, tmp_path)] * 3)
     assert len(profile) == 16
     assert profile[0] > 2
     other = texture("fibres", (131, 75), 1)
@@ -148,11 +172,11 @@ def test_some_images_will_do(count: int, most: int, wanted: list[int]) -> None:
     assert (thousand[0], thousand[-1]) == (areas[0], areas[-1])
 
 
-def test_a_border_at_another_scale_and_in_a_region() -> None:
+def test_a_border_at_another_scale_and_in_a_region(tmp_path: Path) -> None:
     """Distances count in pixels of the worked image, from the border of the region of interest."""
     detector = worse_at_the_edge()
-    profile = border_from_good(detector, [TrainingImage(texture("fibres", (90, 80), 0), None, "good")])
-    changes = {"images": {"scale": 0.5, "region": {"box": (10, 20, 190, 200)}}}
+    profile = border_from_good(detector, [region_of(texture("fibres", (90, 80), 0), tmp_path)])
+    changes = {"images": {"scale": 0.5, "roi": {"box": (10, 20, 190, 200)}}}
     config = override(detector.config, changes)
     levelling = replace(detector, artifact=replace(detector.artifact, config=config, border=profile))
     found = levelling.score(texture("fibres", (200, 210), 2))
@@ -167,15 +191,15 @@ def test_from_training_to_a_file(tmp_path: Path) -> None:
     for seed in range(6):
         write_image(tmp_path / "set" / f"{seed}.png", (texture("fibres", (64, 64), seed) * 255).astype(np.uint8))
     config = override(parse(SETTINGS), {"model": {"channels": None}})
-    report = flawmap.train(tmp_path / "set", tmp_path / "m.flawmap", config, say=lambda text: None)
+    report = flawmap.train(tmp_path / "set", tmp_path / "m.flawmap", config)
     found = load_artifact(tmp_path / "m.flawmap")
     assert found.border == report.artifact.border
     assert found.border is not None
     assert len(found.border) == 16
     image = texture("fibres", (70, 64), 3)
-    scores = [Detector.of(one, device="cpu").score(image) for one in (found, report.artifact)]
+    scores = [Detector.of(one, CPU).score(image) for one in (found, report.artifact)]
     np.testing.assert_array_equal(*scores)
-    plain = Detector.of(replace(found, border=None), device="cpu").score(image)
+    plain = Detector.of(replace(found, border=None), CPU).score(image)
     assert plain.max() >= scores[0].max()
 
 
@@ -183,7 +207,7 @@ def test_a_file_without_the_border_that_it_asks_for(tmp_path: Path) -> None:
     """It is damaged: scored without it, its threshold would mean something else."""
     config = parse(SETTINGS)
     path = tmp_path / "m.flawmap"
-    save_artifact(Artifact(config, build_network(config).state_dict(), 0.1, {}, {}), path)
+    save_artifact(Artifact(config, build_network(config).state_dict(), 0.1), path)
     with pytest.raises(ArtifactError) as caught:
         load_artifact(path)
     assert str(caught.value) == (
@@ -197,7 +221,7 @@ def test_a_file_with_a_border_of_something_else(tmp_path: Path, border: Any) -> 
     """Numbers of at least 1, or the file is damaged."""
     config = parse(SETTINGS)
     path = tmp_path / "m.flawmap"
-    artifact = Artifact(config, build_network(config).state_dict(), 0.1, {}, {}, border)
+    artifact = Artifact(config, build_network(config).state_dict(), 0.1, border=border)
     save_artifact(artifact, path)
     with pytest.raises(ArtifactError, match="is damaged: its header does not hold a model's settings"):
         load_artifact(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +15,35 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from flawmap.core.device import Runtime
 from flawmap.core.errors import ArtifactError, ConfigError, InputError
-from flawmap.core.records import Inspection
+from flawmap.core.records import MappedInspection
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import texture
 from flawmap.evaluation.metrics import PixelMetrics
-from flawmap.methods.autoencoder import build_network
-from flawmap.methods.gradient import fit
+from flawmap.imaging.morphology import opened
+from flawmap.imaging.reading import ImageRows
+from flawmap.methods.autoencoder import build_network, comparing, train_network
 from flawmap.methods.overrides import override, parse
+from flawmap.methods.residuals import Decoded
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, save_artifact
 
 PATCH = 32
 Pixels = NDArray[np.float32]
+
+
+CPU = Runtime(device="cpu", precision="float32")
+
+
+def with_network(detector: Detector, network: Callable[[Tensor], Tensor]) -> Detector:
+    """A detector with another function in place of its network."""
+    config, own = detector.config, detector.scorer
+
+    def decode(patches: Tensor) -> Decoded:
+        return Decoded(network(patches.contiguous(memory_format=torch.channels_last)).float().contiguous())
+
+    return replace(detector, scorer=comparing(config, decode, own.device, own.precision, own.batch))
 
 
 def image_of(width: int = 96, height: int = 70, seed: int = 0, channels: int = 1) -> Pixels:
@@ -51,27 +69,31 @@ def trained() -> Artifact:
     """A model that has seen a little of a fibre texture; its threshold lies among its residuals."""
     config = parse(settings())
     source = PatchSource([TrainingImage(image_of(160, 160, seed)) for seed in range(2)], PATCH)
-    return Artifact(config, fit(config, source).network.state_dict(), 0.25, {}, {})
+    return Artifact(config, train_network(config, source).network.state_dict(), 0.25)
 
 
 def with_settings(artifact: Artifact, **changes: Any) -> Detector:
     """The model scored in another way."""
-    return Detector.of(replace(artifact, config=override(artifact.config, changes)), precision="float32", device="cpu")
+    return Detector.of(replace(artifact, config=override(artifact.config, changes)), CPU)
 
 
 def untrained(channels: int) -> Detector:
-    config = parse(settings(model={"patch": PATCH, "latent": 4, "channels": channels}))
-    return Detector.of(Artifact(config, build_network(config).state_dict(), 0.1, {}, {}), precision="float32")
+    config = parse(settings(model={"patch": PATCH, "channels": channels}))
+    return Detector.of(Artifact(config, build_network(config).state_dict(), 0.1), CPU)
+
+
+def in_bfloat16(detector: Detector) -> Detector:
+    return Detector.of(detector.artifact, Runtime(device="cpu", precision="bfloat16"))
 
 
 def perfect(detector: Detector) -> Detector:
     """A detector whose network reconstructs everything."""
-    return replace(detector, network=nn.Identity())
+    return with_network(detector, nn.Identity())
 
 
 def smoothing(detector: Detector) -> Detector:
     """A detector whose network gives every patch without its fine detail."""
-    return replace(detector, network=nn.AvgPool2d(5, stride=1, padding=2, count_include_pad=False))
+    return with_network(detector, nn.AvgPool2d(5, stride=1, padding=2, count_include_pad=False))
 
 
 # --- the map
@@ -87,9 +109,10 @@ def test_the_map_has_the_image_s_own_size(trained: Artifact, scale: Any, pad: bo
     assert explained.residual.dtype == np.float32
     assert explained.residual.min() >= 0
     assert explained.residual.max() > 0.01
+    assert explained.reconstruction is not None
     assert explained.reconstruction.shape == (70, 96, 1)
     assert explained.reconstruction.dtype == np.float32
-    assert explained.inside is None
+    assert explained.inside.all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, (64, 48)])
@@ -116,9 +139,8 @@ def test_a_score_depends_on_its_image_alone(trained: Artifact) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_score_repeats_bit_for_bit_in_every_precision(trained: Artifact, precision: str) -> None:
     """A fixed choice of precision gives the same bits every time; the network alone runs in it."""
-    detector = Detector.of(with_settings(trained).artifact, device="cpu", precision=precision)
-    convolution = next(layer for layer in detector.network.modules() if isinstance(layer, nn.Conv2d))
-    assert str(convolution.weight.dtype) == f"torch.{precision}"
+    detector = Detector.of(with_settings(trained).artifact, Runtime(device="cpu", precision=precision))
+    assert str(detector.scorer.precision) == f"torch.{precision}"
     score = detector.score(image_of())
     assert score.dtype == np.float32
     assert np.array_equal(detector.score(image_of()), score)
@@ -134,7 +156,7 @@ def test_the_network_meets_batches_of_one_size_alone(trained: Artifact) -> None:
             shapes.append(tuple(patches.shape))
             return patches
 
-    detector = replace(with_settings(trained), network=Recording())
+    detector = with_network(with_settings(trained), Recording())
     for (width, height), wanted in {(32, 32): [1], (100, 90): [21, 21], (44, 96): [14], (152, 56): [17, 17]}.items():
         assert np.abs(detector.score(image_of(width, height))).max() < 1e-4
         assert shapes == [(count, 1, PATCH, PATCH) for count in wanted]
@@ -171,7 +193,7 @@ def test_bfloat16_scores_are_close_to_float32(trained: Artifact) -> None:
     detector = with_settings(trained)
     for seed in range(3):
         image = image_of(128, 128, seed)
-        difference = np.abs(detector.score(image) - replace(detector, precision=torch.bfloat16).score(image))
+        difference = np.abs(detector.score(image) - in_bfloat16(detector).score(image))
         assert difference.max() < 0.03
         assert difference.mean() < 0.002
 
@@ -180,14 +202,14 @@ def test_bfloat16_scores_are_close_to_float32(trained: Artifact) -> None:
 def test_bfloat16_moves_the_area_under_the_curve_by_less_than_a_thousandth(trained: Artifact, residual: str) -> None:
     """The bound that the documentation states, on images with dark patches, which a short training hardly notices."""
     exact = with_settings(trained, residual={"name": residual})
-    metrics = [(detector, PixelMetrics()) for detector in (exact, replace(exact, precision=torch.bfloat16))]
+    metrics = [(detector, PixelMetrics()) for detector in (exact, in_bfloat16(exact))]
     for seed in range(4):
         image, mask = image_of(128, 96, seed), np.zeros((96, 128), np.bool_)
         mask[30:50, 20 + 10 * seed : 45 + 10 * seed] = True
         image[mask] *= 0.4
         for detector, found in metrics:
-            found.add(detector.opened(detector.score(image)), mask)
-    areas = [found.result()["auroc"] for _, found in metrics]
+            found.add(opened(detector.score(image), 4), mask)
+    areas = [found.result().measures["auroc"].value for _, found in metrics]
     assert 0.5 < areas[0] < 0.99, "there is something to lose"
     assert abs(areas[0] - areas[1]) < 0.001
 
@@ -217,7 +239,6 @@ def test_what_lies_outside_a_box_neither_scores_nor_counts(trained: Artifact, sc
     detector = with_settings(trained, images={"roi": {"box": box}, "scale": scale})
     image = image_of(160, 128)
     explained = detector.explain(image)
-    assert explained.inside is not None
     assert explained.inside.sum() == 96 * 80
     assert explained.inside[10:90, 20:116].all()
     assert not explained.residual[~explained.inside].any()
@@ -239,14 +260,23 @@ def test_a_box_is_scored_as_the_image_cut_out_of_it(trained: Artifact) -> None:
 
 
 def test_a_part_is_scored_at_its_share_of_a_size(trained: Artifact) -> None:
-    """A part cut from a file, its region known, is worked as finely as the whole file would be."""
+    """A part cut from a file, its region known, gets the working scale that the whole file would have."""
     image, part = image_of(160, 128), np.ascontiguousarray(image_of(160, 128)[10:90, 20:116])
+    box = (20, 10, 116, 90)
     detector = with_settings(trained, images={"scale": (80, 64)})
-    found = detector.explain_inside(part, None, image.shape[:2]).residual
+    found = np.concatenate([band.residual for band in detector.scan(ImageRows.of(image), box=box, opening=False)])
     assert np.array_equal(found, with_settings(trained, images={"scale": 0.5}).score(part))
-    inside = np.zeros((80, 96), np.bool_)
-    inside[:, :70] = True
-    assert not detector.explain_inside(part, inside, image.shape[:2]).residual[:, 70:].any()
+    left = with_settings(trained, images={"scale": (80, 64), "roi": {"box": (0, 0, 90, 128)}})
+    found = np.concatenate([band.residual for band in left.scan(ImageRows.of(image), box=box)])
+    assert not found[:, 70:].any()
+    assert found[:, :70].any()
+
+
+def test_an_area_outside_the_region_is_refused(trained: Artifact) -> None:
+    """There is nothing to score."""
+    detector = with_settings(trained, images={"roi": {"box": (0, 0, 40, 40)}})
+    with pytest.raises(InputError, match="lies in the region of interest"):
+        list(detector.scan(ImageRows.of(image_of(160, 128)), box=(60, 60, 120, 120)))
 
 
 def test_no_flaw_is_found_outside_the_region(trained: Artifact) -> None:
@@ -274,10 +304,10 @@ def test_a_region_of_masks_needs_the_image_s_name(trained: Artifact, tmp_path: P
     with pytest.raises(InputError) as caught:
         detector.score(image_of())
     assert str(caught.value) == (
-        "this detector's region of interest is a folder of masks, found by the image's name; pass path="
+        "the region of interest is a folder of masks, found by the image's name; pass the image as a file, or its path= "
+        "beside it"
     )
     explained = detector.explain(image_of(), path="anywhere/one.tif")
-    assert explained.inside is not None
     assert np.array_equal(explained.inside, mask > 0)
     assert not explained.residual[mask == 0].any()
     found = detector.inspect(image_of(), path="anywhere/one.tif", threshold=0.01)
@@ -289,7 +319,7 @@ def test_a_region_of_masks_needs_the_image_s_name(trained: Artifact, tmp_path: P
 # --- inspections
 
 
-def consistent(found: Inspection) -> None:
+def consistent(found: MappedInspection) -> None:
     """What every inspection holds among its own numbers."""
     assert found.score == found.residual.max()
     assert np.array_equal(found.mask, found.residual.astype(np.float64) > found.threshold)
@@ -316,7 +346,7 @@ def test_an_inspection_agrees_with_itself(trained: Artifact, threshold: float, o
     found = detector.inspect(image, threshold=threshold)
     consistent(found)
     assert found.threshold == threshold
-    assert np.array_equal(found.residual, detector.opened(detector.score(image)))
+    assert np.array_equal(found.residual, opened(detector.score(image), opening))
     assert (found.residual <= detector.score(image)).all()
     if threshold == 0.99:
         assert found.verdict == "ok"
@@ -335,7 +365,7 @@ def test_the_model_s_own_threshold_is_used_unless_one_is_given(trained: Artifact
 
 def test_a_model_without_a_threshold_says_so(trained: Artifact) -> None:
     """It scores, but it does not judge until one is given."""
-    detector = Detector.of(replace(trained, threshold=None), precision="float32")
+    detector = Detector.of(replace(trained, threshold=None), CPU)
     assert detector.score(image_of()).shape == (70, 96)
     with pytest.raises(ConfigError) as caught:
         detector.inspect(image_of())
@@ -373,20 +403,29 @@ def test_a_loaded_detector_scores_as_the_one_in_memory(trained: Artifact, tmp_pa
     save_artifact(trained, path)
     expected = with_settings(trained).score(image_of())
     for where in (path, str(path)):
-        loaded = Detector.load(where, device="cpu", precision="float32")
+        loaded = Detector.load(where, CPU)
         assert np.array_equal(loaded.score(image_of()), expected)
         assert loaded.config == trained.config
 
 
 def test_detectors_do_not_share_their_weights(trained: Artifact) -> None:
-    """Changing one network leaves the model and other detectors as they are."""
-    detector = with_settings(trained)
+    """A detector holds a copy: the model in memory may change."""
+    artifact = replace(trained, weights={name: tensor.clone() for name, tensor in trained.weights.items()})
+    detector = with_settings(artifact)
     expected = detector.score(image_of())
-    with torch.no_grad():
-        for parameter in with_settings(trained).network.parameters():
-            parameter.zero_()
+    for tensor in artifact.weights.values():
+        tensor.zero_()
     assert np.array_equal(detector.score(image_of()), expected)
-    assert any(tensor.abs().max() > 0 for tensor in trained.weights.values())
+
+
+def test_threads_may_share_a_detector(trained: Artifact) -> None:
+    """Bit for bit what one thread gives, whatever the others score meanwhile."""
+    detector = with_settings(trained)
+    images = [image_of(96 + 8 * seed, 70, seed=seed) for seed in range(8)]
+    alone = [detector.score(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(detector.score, images * 2))
+    assert all(np.array_equal(found, wanted) for found, wanted in zip(together, alone * 2, strict=True))
 
 
 # --- what is refused

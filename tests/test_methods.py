@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from flawmap.core.errors import InputError
-from flawmap.core.settings import RESIDUAL_OF, LossSettings, MethodName, ResidualName, ResidualSettings, SSIMSettings
-from flawmap.methods.autoencoder import build_network
+from flawmap.core.settings import ResidualName, ResidualSettings, SSIMSettings
+from flawmap.methods.autoencoder import build_network, comparing
 from flawmap.methods.config import Config
-from flawmap.methods.losses import LOSSES, l2_loss, ssim_loss
+from flawmap.methods.losses import l2_loss, loss_of, ssim_loss
 from flawmap.methods.overrides import parse
-from flawmap.methods.residuals import RESIDUALS, l2_residual, ssim_residual
+from flawmap.methods.residuals import RESIDUALS, Decoded, l2_residual, residual_of, ssim_residual
+from flawmap.methods.settings import L2Settings, StructuralSettings
 from flawmap.methods.table import METHODS
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.scoring.pipeline import residual_of, score_image
+from flawmap.scoring.pipeline import ScoredRows, score_rows
 from flawmap.scoring.tiling import Grid, merge, split
 
 
@@ -40,6 +41,24 @@ def config_of(**tiling: Any) -> Config:
     )
 
 
+def residual_function(settings: ResidualSettings) -> Callable[[Tensor, Tensor], Tensor]:
+    """The residual of an image and its reconstruction."""
+    function = residual_of(settings)
+    return lambda image, reconstruction: function(image, Decoded(reconstruction))
+
+
+def score_image(image: Tensor, reconstruct: Callable[[Tensor], Tensor], config: Config) -> ScoredRows:
+    """The whole map and reconstruction of an image (C, H, W), with a function in place of a network."""
+    scorer = comparing(config, lambda patches: Decoded(reconstruct(patches)), torch.device("cpu"), torch.float32, 32)
+    size = image.shape[1], image.shape[2]
+    grid = Grid(config.model.patch, config.tiling.stride)
+    bands = list(score_rows([image], size, scorer, grid, config.tiling, reconstruction=True))
+    pictures = [band.reconstruction for band in bands if band.reconstruction is not None]
+    return ScoredRows(torch.cat([band.residual for band in bands]), torch.cat(pictures, dim=1))
+
+
+METHOD = {"l2": L2Settings(), "ssim": StructuralSettings(ssim=SSIMSettings(constants="wang"))}
+
 # --- losses
 
 
@@ -47,24 +66,24 @@ def test_the_l2_loss_sums_over_pixels_and_averages_over_patches() -> None:
     """By hand: patches with squared differences 1 + 4 and 9 give (5 + 9) / 2."""
     patches = torch.zeros(2, 1, 2, 2)
     reconstructions = torch.tensor([[[[1.0, 2.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, -3.0]]]])
-    assert l2_loss(patches, reconstructions, LossSettings(name="l2")).item() == 7
+    assert l2_loss(patches, reconstructions).item() == 7
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"fm"}))  # features: tests/test_features.py
+@pytest.mark.parametrize("name", METHOD)  # features: tests/test_features.py
 def test_a_perfect_reconstruction_costs_nothing(name: str) -> None:
     """Both losses are 0 for identical patches, and larger for every other reconstruction."""
-    settings, patches = LossSettings(ssim=SSIMSettings(constants="wang")), rand(3, 3, 32, 32)
-    assert abs(LOSSES[name](settings)(patches, patches).item()) < 1e-6
+    loss, patches = loss_of(METHOD[name]), rand(3, 3, 32, 32)
+    assert abs(loss(patches, patches).item()) < 1e-6
     for other in (patches + 0.1, 1 - patches, rand(3, 3, 32, 32, seed=1), torch.zeros_like(patches)):
-        assert LOSSES[name](settings)(patches, other).item() > 1e-3
+        assert loss(patches, other).item() > 1e-3
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"fm"}))  # features: tests/test_features.py
+@pytest.mark.parametrize("name", METHOD)  # features: tests/test_features.py
 def test_losses_are_float32_scalars_for_half_reconstructions(name: str) -> None:
     """What autocast gives is compared in single precision, and gradients reach it."""
     patches = rand(2, 1, 32, 32)
     reconstructions = rand(2, 1, 32, 32, seed=1).bfloat16().requires_grad_()
-    loss = LOSSES[name](LossSettings())(patches, reconstructions)
+    loss = loss_of(METHOD[name])(patches, reconstructions)
     assert loss.dtype == torch.float32
     assert loss.shape == ()
     loss.backward()
@@ -74,7 +93,7 @@ def test_losses_are_float32_scalars_for_half_reconstructions(name: str) -> None:
 
 def test_the_ssim_loss_of_an_inverted_texture_exceeds_that_of_a_flat_one() -> None:
     """1 - SSIM: about 1 where nothing is in common, above 1 where structure is inverted."""
-    settings, patches = LossSettings(ssim=SSIMSettings(constants="wang")), rand(2, 1, 32, 32)
+    settings, patches = SSIMSettings(constants="wang"), rand(2, 1, 32, 32)
     flat = ssim_loss(patches, torch.full_like(patches, 0.5), settings).item()
     inverted = ssim_loss(patches, 1 - patches, settings).item()
     assert 0.9 < flat < 1.01 < inverted < 2
@@ -107,7 +126,7 @@ def test_an_l2_weight_adds_squared_differences_to_ssim() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_residuals_are_0_for_the_same_and_positive_for_flaws(name: str, channels: int) -> None:
     """(N, H, W), 0 for a perfect reconstruction, above 0 around a changed pixel, and never negative."""
-    residual = residual_of(ResidualSettings(name="l2" if name == "l2" else "ssim", ssim=SSIMSettings(size=7)))
+    residual = residual_function(ResidualSettings(name="l2" if name == "l2" else "ssim", ssim=SSIMSettings(size=7)))
     image = rand(2, channels, 20, 30)
     assert residual(image, image).shape == (2, 20, 30)
     assert residual(image, image).abs().max() < 1e-6
@@ -126,7 +145,7 @@ def test_each_part_of_ssim_sees_its_own(part: str) -> None:
     pattern = torch.from_numpy(np.indices((24, 24)).sum(axis=0) % 2).float()[None, None] - 0.5  # mean 0, a fine check
     image = 0.5 + 0.2 * pattern
     others = {"luminance": image + 0.3, "contrast": 0.5 + 0.05 * pattern, "structure": 1 - image}
-    residuals = {name: residual_of(ResidualSettings(name=name, ssim=SSIMSettings(size=7))) for name in others}
+    residuals = {name: residual_function(ResidualSettings(name=name, ssim=SSIMSettings(size=7))) for name in others}
     found = {name: float(residual(image, others[part])[..., 4:-4, 4:-4].mean()) for name, residual in residuals.items()}
     assert found[part] > 0.05
     assert all(value < 0.1 * found[part] for name, value in found.items() if name != part)
@@ -158,9 +177,9 @@ def test_the_ssim_residual_lies_between_0_and_1(named: Any) -> None:
 )
 def test_shapes_that_differ_are_refused_instead_of_broadcast(function: Callable[..., Tensor], names: str) -> None:
     """A colour batch is not compared with a grey one."""
-    settings = LossSettings() if function in (l2_loss, ssim_loss) else ResidualSettings()
+    settings = () if function is l2_loss else (SSIMSettings() if function is ssim_loss else ResidualSettings(),)
     with pytest.raises(InputError) as caught:
-        function(rand(2, 3, 16, 16), rand(2, 1, 16, 16), settings)
+        function(rand(2, 3, 16, 16), rand(2, 1, 16, 16), *settings)
     assert str(caught.value) == f"{names} must have one shape, got (2, 3, 16, 16) and (2, 1, 16, 16)"
 
 
@@ -168,11 +187,11 @@ def test_shapes_that_differ_are_refused_instead_of_broadcast(function: Callable[
 
 
 def test_the_tables_name_what_the_settings_accept() -> None:
-    """Every method has a loss, every residual a function; only probabilities of patches are averaged by themselves."""
-    assert set(METHODS) == set(get_args(MethodName)) == set(RESIDUAL_OF)
-    assert {METHODS[name].loss for name in METHODS} == set(LOSSES.values())
-    assert set(RESIDUALS) == set(get_args(ResidualName)) >= set(RESIDUAL_OF.values())
-    assert [name for name, method in METHODS.items() if method.average == "residuals"] == ["vae"]
+    """Each method's settings have the row's name; each residual has a function; a vae averages residuals by itself."""
+    assert {row.settings.model_fields["name"].default for row in METHODS.values()} == set(METHODS)
+    assert set(RESIDUALS) == set(get_args(ResidualName))
+    assert all(set(row.settings.residuals) <= set(RESIDUALS) for row in METHODS.values())
+    assert [name for name, row in METHODS.items() if row.settings.average == "residuals"] == ["vae"]
     assert isinstance(build_network(config_of()), Autoencoder)
 
 
@@ -212,7 +231,7 @@ def test_the_two_averages_differ_and_each_equals_a_slow_loop(residual: str, weig
     for average in ("reconstructions", "residuals"):
         config = config_of(average=average, residual=residual, weights=weights)
         found[average] = score_image(image, by_patch, config).residual.numpy()
-        compare = residual_of(config.residual)
+        compare = residual_function(config.mapped)
     outputs = by_patch(split(image, grid))
     line = np.ones(32) if weights == "uniform" else np.sin(np.pi * (np.arange(32) + 0.5) / 32) ** 2
     total, cover, merged = np.zeros(size), np.zeros(size), np.zeros(size)
@@ -242,7 +261,7 @@ def test_many_patches_are_compared_piece_by_piece_with_the_same_result() -> None
     config = config_of(average="residuals")
     patches = split(image, Grid(32, 12))
     assert len(patches) == 63
-    whole = residual_of(config.residual)(patches, by_patch(patches))
+    whole = residual_function(config.mapped)(patches, by_patch(patches))
     expected = merge(whole[:, None], Grid(32, 12), (100, 120))[0]
     torch.testing.assert_close(score_image(image, by_patch, config).residual, expected)
 
