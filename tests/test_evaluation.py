@@ -15,18 +15,18 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import flawmap
 from flawmap.commands import info as commands_info
-from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.errors import InputError
 from flawmap.core.files import sha256_of
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
-from flawmap.core.settings import Config
 from flawmap.data.layouts import find_dataset
-from flawmap.data.splits import ImageRegion, Split
+from flawmap.data.splits import Split
 from flawmap.data.synthetic import good_images
-from flawmap.evaluation.calibration import opened_residuals, threshold_from_good
 from flawmap.evaluation.evaluate import unseen_samples
+from flawmap.evaluation.metrics import Measure
 from flawmap.imaging.reading import read_mask
 from flawmap.imaging.writing import write_image
+from flawmap.methods.config import Config
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
 
@@ -34,7 +34,8 @@ SIZE = (80, 64)  # width, height of all images here
 BOX = (0, 0, 80, 48)  # the region of interest
 
 TINY: dict[str, Any] = {
-    "model": {"patch": 32, "latent": 8},
+    "model": {"patch": 32},
+    "method": {"latent": 8},
     "tiling": {"stride": 16},
     "training": {"steps": 8, "batch": 8, "device": "cpu", "precision": "float32"},
 }
@@ -275,12 +276,16 @@ def test_held_out_rate(root: Path, model: Path, metrics: dict[str, Any]) -> None
     """The false positive rate is the share of the pixels of good test images above the threshold, inside alone."""
     scores, _ = independent(root, model)
     good = np.concatenate([score for name, score in scores.items() if "good" in name], axis=None)
-    assert metrics["held_out"] == {
-        "images_or_areas": 2,
-        "good_pixels": good.size,
-        "threshold": metrics["model"]["threshold"],
-        "false_positive_rate": float((good > metrics["model"]["threshold"]).mean()),
-    }
+    threshold, found = metrics["model"]["threshold"], metrics["held_out"]
+    assert list(found) == [
+        *("images_or_areas", "good_pixels", "threshold", "false_positive_rate", "false_positive_rate_interval"),
+        *("images_above", "images_above_interval", "level"),
+    ]
+    assert (found["images_or_areas"], found["good_pixels"], found["threshold"]) == (2, good.size, threshold)
+    assert found["false_positive_rate"] == float((good > threshold).mean())
+    rates = sorted(float((score > threshold).mean()) for name, score in scores.items() if "good" in name)
+    assert found["false_positive_rate_interval"] == pytest.approx(rates), "of two images of one size"
+    assert found["images_above"] == sum(rate > 0 for rate in rates)
 
 
 def test_page(out: Path, metrics: dict[str, Any]) -> None:
@@ -341,7 +346,7 @@ def test_held_out_by_name_counts_as_good(root: Path, tmp_path: Path) -> None:
     flawmap.train(root, tmp_path / "m.flawmap", config(split={"last": 2}))
     for last in (None, 2, 1):
         metrics = flawmap.evaluate_model(tmp_path / "m.flawmap", root, tmp_path / "out", last=last)
-        good = [Path(row["path"]).as_posix() for row in metrics.per_image if row["label"] == "good"]
+        good = [Path(row.path).as_posix() for row in metrics.per_image if row.label == "good"]
         held = ["train/good/006.png", "train/good/007.png"]
         assert good == [*held, "test/good/000.png", "test/good/001.png"]
     with pytest.raises(InputError, match="1 of the images to be scored as unseen were trained on"):
@@ -359,8 +364,8 @@ def test_areas(tmp_path: Path) -> None:
     found = flawmap.evaluate_model(tmp_path / "m.flawmap", folder, tmp_path / "out")
     assert (found.image, found.image_reason) == (None, "no good images")
     assert found.held_out is not None
-    assert (found.held_out["images_or_areas"], found.held_out["good_pixels"]) == (2, 2 * 32 * 48)
-    assert found.pixel["auroc"] is not None, "the defective image has good pixels"
+    assert (found.held_out.images_or_areas, found.held_out.good_pixels) == (2, 2 * 32 * 48)
+    assert found.pixel.values["auroc"] is not None, "the defective image has good pixels"
     with pytest.raises(InputError, match="2 of the images to be scored as unseen were trained on"):
         flawmap.evaluate_model(tmp_path / "m.flawmap", folder, tmp_path / "out", last=2)
 
@@ -374,7 +379,7 @@ def test_areas_alone(tmp_path: Path) -> None:
     (tmp_path / "out" / "roc.png").write_bytes(b"of an earlier evaluation")
     found = flawmap.evaluate_model(tmp_path / "m.flawmap", tmp_path / "good", tmp_path / "out")
     assert found.held_out is not None
-    assert (found.pixel["auroc"], found.pixel["undefined"]["auroc"]) == (None, "no pixels")
+    assert found.pixel.result.measures["auroc"] == Measure(None, reason="no pixels")
     assert (found.image, found.image_reason) == (None, "no images")
     assert not (tmp_path / "out" / "roc.png").exists()
     assert "<figure" not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
@@ -391,7 +396,7 @@ def test_nothing_to_evaluate(root: Path, model: Path, tmp_path: Path) -> None:
         "good images that the model never saw are counted with --last N"
     )
     found = flawmap.evaluate_model(model, tmp_path / "fresh", tmp_path / "out", last=2)
-    assert [row["label"] for row in found.per_image] == ["good", "good"]
+    assert [row.label for row in found.per_image] == ["good", "good"]
 
 
 def test_manifest(root: Path, model: Path, metrics: dict[str, Any], tmp_path: Path) -> None:
@@ -406,8 +411,8 @@ def test_manifest(root: Path, model: Path, metrics: dict[str, Any], tmp_path: Pa
         lines.append(f"{path.relative_to(root)},test,{label},{truth}")
     (root / "set.csv").write_text("\n".join(lines), encoding="utf-8")
     found = flawmap.evaluate_model(model, root / "set.csv", tmp_path / "out")
-    assert found.pixel == metrics["pixel"]
-    assert {row["path"] for row in found.per_image} == {row["path"] for row in metrics["per_image"]}
+    assert found.pixel.to_dict() == metrics["pixel"]
+    assert {row.path for row in found.per_image} == {row["path"] for row in metrics["per_image"]}
 
 
 def test_without_a_threshold(root: Path, model: Path, tmp_path: Path) -> None:
@@ -420,80 +425,13 @@ def test_without_a_threshold(root: Path, model: Path, tmp_path: Path) -> None:
     assert found.pixel == whole.pixel
     assert found.image is not None
     assert whole.image is not None
-    assert found.image == whole.image | {"found": None, "false_alarms": None}
+    assert found.image == replace(whole.image, found=None, false_positives=None)
     assert found.held_out is None
     for row, other in zip(found.per_image, whole.per_image, strict=True):
-        assert row["score"] == other["score"]
+        assert row.score == other.score
         undecided = ["verdict", "regions", "flawed_pixels", "hit_pixels", "false_pixels", "overlap"]
-        assert all(row.get(name) is None for name in undecided)
+        assert all(row.to_dict().get(name) is None for name in undecided)
     assert "(None)" not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-
-
-# --------------------------------------------------------------------------------------------------------- calibration
-
-
-@pytest.fixture(scope="module")
-def areas(root: Path) -> tuple[ImageRegion, ...]:
-    """Good images that the model was not trained on."""
-    return tuple(ImageRegion(path, sha256_of(path)) for path in sorted((root / "test" / "good").iterdir()))
-
-
-def pooled(detector: Detector, areas: tuple[ImageRegion, ...]) -> NDArray[np.float32]:
-    return np.concatenate(
-        [residual if inside is None else residual[inside] for residual, inside in opened_residuals(detector, areas)],
-        axis=None,
-    )
-
-
-@pytest.mark.parametrize("rate", [0.5, 0.1, 0.01, 1e-3, 1e-6])
-def test_no_more_than_the_rate_lies_above(model: Path, areas: tuple[ImageRegion, ...], rate: float) -> None:
-    """At most the rate of the held-out good pixels lies above the threshold, and below it by a hair more do."""
-    detector = with_settings(model, threshold={"false_positive_rate": rate})
-    threshold, found = threshold_from_good(detector, areas)
-    values = pooled(detector, areas)
-    assert found["good_pixels"] == values.size == 2 * 80 * 48, "inside the region alone"
-    assert (values > threshold).mean() <= rate
-    assert (values > threshold * (1 - 1e-3)).mean() > rate or rate < 1 / values.size
-    assert (found["rule"], found["false_positive_rate"], found["good_areas"]) == ("quantile", rate, 2)
-
-
-def test_largest_has_none_above(model: Path, areas: tuple[ImageRegion, ...]) -> None:
-    """By the rule `largest` no held-out good pixel lies above the threshold, and one lies on it."""
-    detector = with_settings(model, threshold={"rule": "largest"})
-    threshold, found = threshold_from_good(detector, areas)
-    values = pooled(detector, areas)
-    assert not (values > threshold).any()
-    assert threshold == values.max() == found["largest"]
-    assert found["false_positive_rate"] == 0
-    for area in areas:
-        assert detector.inspect(area.path, threshold=threshold).verdict == "ok"
-
-
-def test_an_area_is_scored_by_itself(model: Path, areas: tuple[ImageRegion, ...]) -> None:
-    """The residuals of an area are those of the part cut out: nothing beside it has a say."""
-    detector = with_settings(model, images={"roi": {"box": (0, 0, 80, 64)}})
-    (area, _) = areas
-    part = ImageRegion(area.path, area.sha256, (8, 16, 60, 56))
-    ((residual, inside),) = opened_residuals(detector, [part])
-    assert inside is not None
-    assert inside.all()
-    cut = with_settings(model, images={"roi": {"box": (0, 0, 52, 40)}})
-    image = detector.read(area.path).pixels[16:56, 8:60]
-    assert np.array_equal(residual, cut.opened(cut.score(np.ascontiguousarray(image))))
-
-
-def test_an_area_outside_the_region_has_no_say(model: Path, areas: tuple[ImageRegion, ...]) -> None:
-    """An area of which nothing lies in the region is passed over; if there is no other, there is no threshold."""
-    detector = with_settings(model)
-    below = ImageRegion(areas[0].path, areas[0].sha256, (0, 50, 80, 64))
-    _, found = threshold_from_good(detector, [*areas, below])
-    assert found["good_areas"] == 2
-    with pytest.raises(ConfigError) as error:
-        threshold_from_good(detector, [below])
-    assert str(error.value) == (
-        "a threshold is found on good images that were held out, but none were; hold a share out for validation "
-        "(--validation 0.1)"
-    )
 
 
 def test_defective_images_have_no_say(root: Path, model: Path, tmp_path: Path) -> None:
