@@ -306,7 +306,7 @@ def test_figures_need_a_board() -> None:
 def test_settings_are_the_fast_presets_with_l2() -> None:
     """Ten minutes unless told otherwise; one way of giving the budget replaces the other."""
     usual = figure3.settings()
-    assert (usual.loss.name, usual.residual.name, usual.model.channels) == ("l2", "l2", 1)
+    assert (usual.method.name, usual.mapped.name, usual.model.channels) == ("l2", "l2", 1)
     assert (usual.training.minutes, usual.training.steps) == (10, None)
     short = figure3.settings({"steps": 3, "seed": 2})
     assert (short.training.minutes, short.training.steps, short.training.seed) == (None, 3, 2)
@@ -323,7 +323,9 @@ def test_a_short_training_end_to_end(tmp_path: Path) -> None:
     saved = tmp_path / "boards.checkpoint"
     trained = figure3.train(config, checkpoint=saved, observe=lambda progress: seen.append(progress.row.step))
     assert seen == [2]
-    assert load_checkpoint(saved, config, "checkerboards").step == 2
+    found = load_checkpoint(saved, config, "checkerboards", "float32")
+    assert found is not None
+    assert found.step == 2
     figures = figure3.figures(trained.network, 0, boards=1)
     assert len(figure3.check(figures)) == 4
 

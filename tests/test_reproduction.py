@@ -18,13 +18,14 @@ from scipy.ndimage import gaussian_filter
 import flawmap
 from flawmap.commands import cli
 from flawmap.commands.cli import main
+from flawmap.core.device import Runtime
 from flawmap.core.errors import ConfigError, InputError, TrainingError
-from flawmap.core.overrides import override
 from flawmap.core.settings import PATCH_SIDES, Preset
 from flawmap.data.layouts import find_dataset
 from flawmap.data.splits import Split
 from flawmap.evaluation.evaluate import evaluate, unseen_samples
 from flawmap.evaluation.histograms import ScoreHistogram
+from flawmap.methods.overrides import override
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import load_artifact
 from flawmap.scoring.pipeline import smoothed
@@ -52,7 +53,8 @@ from paper.plan import (
 from paper.reproduce import ExperimentRequest, all_records, reproduce
 
 TINY: dict[str, Any] = {
-    "model": {"patch": 32, "latent": 8},
+    "model": {"patch": 32},
+    "method": {"latent": 8},
     "tiling": {"stride": 16},
     "training": {"batch": 4, "precision": "float32"},
 }
@@ -121,17 +123,17 @@ def test_sets_methods_and_seeds_narrow_the_plan() -> None:
 def test_every_training_has_settings(training: Training, preset: Any) -> None:
     """The settings parse, hold what the plan says, and patches of every side overlap."""
     config = config_of(training, preset)
-    assert (config.loss.name, config.training.seed) == (training.method, training.seed)
+    assert (config.method.name, config.training.seed) == (training.method, training.seed)
     assert config.tiling.stride <= config.model.patch in PATCH_SIDES
     budget = {name: getattr(config.training, name) for name in ("minutes", "steps", "epochs")}
     assert {name: value for name, value in budget.items() if value is not None} == usual_budget(
         training, preset
     ).changes
     if not training.cell:
-        assert config.model.latent == (500 if training.dataset.key == "nanotwice" else 100)
+        assert config.method.latent == (500 if training.dataset.key == "nanotwice" else 100)
         assert (config.model.patch, config.tiling.stride) == (128, 30)
     else:
-        assert config.loss.ssim.size == config.residual.ssim.size
+        assert config.method.ssim.size == config.residual.ssim.size
 
 
 def test_the_sets_are_worked_as_they_should_be() -> None:
@@ -148,7 +150,7 @@ def test_the_sets_are_worked_as_they_should_be() -> None:
 def test_table_2_varies_one_setting_at_a_time() -> None:
     """Five latent dimensions, five windows and three patch sides around one optimum, which is trained once."""
     cells = [
-        (config.model.latent, config.loss.ssim.size, config.model.patch)
+        (config.method.latent, config.method.ssim.size, config.model.patch)
         for config in (config_of(training, "fast") for training in trainings("table2"))
     ]
     assert len(set(cells)) == len(cells)
@@ -259,14 +261,13 @@ def test_figures_are_those_of_evaluate(made: tuple[Path, dict[str, Any]], data: 
     (training,) = (row for row in request("figure6").trainings() if row.name == record["name"])
     for name, changes in scorings(training).items():
         config = override(artifact.config, changes)
-        detector = Detector.of(replace(artifact, config=config), device="cpu", precision="float32")
-        found, scoring = evaluate(detector, samples), record["scorings"][name]
-        assert found.image is not None
+        detector = Detector.of(replace(artifact, config=config), Runtime("cpu", "float32"))
+        found, scoring = evaluate(detector, samples).to_dict(), record["scorings"][name]
         for key in METRICS - {"image_auroc"}:
-            assert scoring["metrics"][key] == found.pixel_defective_images[key]
-            assert scoring["metrics_with_good"][key] == found.pixel[key]
-        assert scoring["metrics"]["image_auroc"] == found.image["auroc"]
-        at_5 = found.pixel_defective_images["overlap_at_5"]
+            assert scoring["metrics"][key] == found["pixel_defective_images"][key]
+            assert scoring["metrics_with_good"][key] == found["pixel"][key]
+        assert scoring["metrics"]["image_auroc"] == found["image"]["auroc"]
+        at_5 = found["pixel_defective_images"]["overlap_at_5"]
         place = scoring["overlap"]["rates"].index(0.05)
         assert scoring["overlap"]["q50"][place] == pytest.approx(at_5["q50"], rel=1e-5)
     assert record["scorings"]["faithful"]["threshold"] == artifact.threshold
@@ -419,36 +420,12 @@ def test_several_at_once(
     assert {record["name"]: record["scorings"] for record in all_records(tmp_path)} == alone
 
 
-def test_the_network_runs_once_an_image(made: tuple[Path, dict[str, Any]], data: Path) -> None:
-    """However many ways of scoring, each batch of an image goes through the network once."""
-    out, _ = made
-    artifact = load_artifact(out / "models" / "nanotwice-l2-seed0.flawmap")
-    detector = Detector.of(artifact, device="cpu", precision="float32")
-    calls: list[int] = []
-    detector.network.register_forward_hook(lambda *_: calls.append(1))
-    samples = find_dataset(data / "cloth").select("test", "defective")
-    runs.score_all({"one": detector}, samples, lambda *_: None)
-    once = len(calls)
-    runs.score_all({"one": detector, "two": detector, "three": detector}, samples, lambda *_: None)
-    assert once > 0
-    assert len(calls) == 2 * once
-
-
 def test_large_maps_are_smoothed() -> None:
     """A map too large to be blurred by one matrix is smoothed like a Gaussian filter that mirrors at its border."""
     residual = np.random.default_rng(0).random((300, 700), dtype=np.float32)
     found = smoothed(torch.from_numpy(residual), 8.0).numpy()
     expected = gaussian_filter(residual.astype(np.float64), 8.0, mode="mirror", truncate=3.0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_remembering_is_no_forgery() -> None:
-    """Another batch is computed anew."""
-    memory = runs.Remembering(torch.nn.Identity())
-    first, second = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
-    assert torch.equal(memory(first), first)
-    assert torch.equal(memory(second), second)
-    assert torch.equal(memory(first), first)
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -500,14 +477,14 @@ def run_of(
     """A record with what claims look at."""
     rates = {"rates": [0.01, 0.05], "q50": [0.1, overlap]}
     scoring = {"metrics": {"auroc": auroc}, "overlap": rates}
-    settings = {"model": {"latent": 500, "patch": 128}, "loss": {"ssim": {"size": 11}}}
+    settings = {"model": {"patch": 128}, "method": {"latent": 500}, "residual": {"ssim": {"size": 11}}}
     record = {"name": name or f"{dataset}-{method}-seed0", "set": dataset, "title": dataset, "method": method}
     return {**record, "seed": 0, "settings": settings, "scorings": {"faithful": scoring}}
 
 
 def cell_of(name: str, auroc: float, *, latent: int = 500, window: int = 11, patch: int = 128) -> statements.Record:
     record = dict(run_of("nanotwice", "ssim", auroc, name=f"table2-{name}"))
-    settings = {"model": {"latent": latent, "patch": patch}, "loss": {"ssim": {"size": window}}}
+    settings = {"model": {"patch": patch}, "method": {"latent": latent}, "residual": {"ssim": {"size": window}}}
     return {**record, "settings": settings}
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 import flawmap
 from flawmap.core.errors import InputError
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
-from flawmap.methods.table import build_network
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 from flawmap.scoring.model_file import Artifact, save_artifact
 from paper import examples, figures, page
 from paper.claims import Claim
@@ -42,10 +42,13 @@ TIMING = {
 
 def a_record(name: str, set_name: str, method: str, seed: int, area: float, **changed: int) -> dict[str, Any]:
     """A record of schema 1 whose ROC curve y = x^p has the area asked for."""
-    config = override(preset("paper", "ssim" if method == "ssim" else "l2"), {"model": {"latent": 500, "channels": 1}})
+    config = override(
+        preset("paper", "ssim" if method == "ssim" else "l2"), {"model": {"channels": 1}, "method": {"latent": 500}}
+    )
     settings = config.model_dump(mode="json")
-    settings["model"] |= {key: value for key, value in changed.items() if key != "window"}
-    settings["loss"]["ssim"]["size"] = changed.get("window", 11)
+    settings["model"] |= {key: value for key, value in changed.items() if key == "patch"}
+    settings["method"] |= {key: value for key, value in changed.items() if key == "latent"}
+    settings["residual"]["ssim"]["size"] = changed.get("window", 11)
     x = np.linspace(0, 1, 60)
     share = np.linspace(0.2, 0.9, len(RATES)) * area
 
@@ -394,7 +397,7 @@ def cloth(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], Pa
     flawmap.synth(folder / "set", "cloth", good=4, bad=4, size=(64, 64), seed=1)
     models = {}
     for method in ("l2", "ssim"):
-        settings = override(preset("fast", method), {"model": {"patch": 32, "latent": 4, "channels": 1}})
+        settings = override(preset("fast", method), {"model": {"patch": 32, "channels": 1}, "method": {"latent": 4}})
         models[method] = folder / f"{method}.flawmap"
         weights = build_network(settings).state_dict()
         save_artifact(Artifact(settings, weights, 0.05, {}, {}), models[method])

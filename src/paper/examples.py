@@ -15,15 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flawmap.core.device import Runtime
 from flawmap.core.errors import InputError
 from flawmap.core.files import natural_key
-from flawmap.core.records import Inspection, Mask
+from flawmap.core.records import MappedInspection, Mask
 from flawmap.data.layouts import Sample, find_dataset
 from flawmap.evaluation.evaluate import score_case
 from flawmap.evaluation.histograms import ScoreHistogram, check_rate, quantile_from_good
 from flawmap.imaging.morphology import label
-from flawmap.imaging.reading import read_image, read_mask
-from flawmap.imaging.roi import bounding_box, label_in_roi
+from flawmap.imaging.reading import opened_image, read_mask
+from flawmap.imaging.roi import bounding_box, find_roi, label_in_roi
 from flawmap.reporting.charts import INK, blank_figure, save_figure
 from flawmap.reporting.pictures import Picture, heatmap, overlay, picture, shrunk
 from flawmap.scoring.detector import Detector, ScoreMaps
@@ -82,7 +83,7 @@ def draw(
     """
     if not models or not 1 <= images <= 3:
         raise InputError(f"examples need at least one model and 1 to 3 images, got {len(models)} and {images}")
-    detectors = {method: Detector.load(file, device=device, precision=precision) for method, file in models.items()}
+    detectors = {method: Detector.load(file, Runtime(device, precision)) for method, file in models.items()}
     samples = _flawed(dataset_folder, next(iter(detectors.values())))
     chosen = _named(samples, names) if names else _spread(samples, images)
     limits = dict(thresholds or {})
@@ -155,9 +156,10 @@ def _flawed(folder: Path, detector: Detector) -> list[tuple[Sample, Mask]]:
         if sample.label != "defective" or sample.mask is None:
             continue
         truth = read_mask(sample.mask)
-        inside = detector.region(read_image(sample.path, detector.config.images).pixels, sample.path)
-        if truth.any() and label_in_roi(sample.label, truth, inside) == "defective":
-            found.append((sample, truth if inside is None else truth & inside))
+        with opened_image(sample.path, detector.config.images) as image:
+            inside = find_roi(image, detector.config.images.roi).rows(0, image.shape[0], image.shape[1])
+        if label_in_roi(sample.label, truth, inside) == "defective" and truth.any():
+            found.append((sample, truth & inside))
     if not found:
         raise InputError(f"{folder} must hold defective images with masks of their flaws, got none")
     return sorted(found, key=lambda pair: (int(pair[1].sum()), natural_key(pair[0].path)))
@@ -194,7 +196,7 @@ def _limit(detector: Detector, samples: Sequence[Sample]) -> float:
         case, _ = score_case(detector, sample)
         if case.label != "defective" or case.truth is None:
             continue
-        counted = ~case.truth if case.explained.inside is None else ~case.truth & case.explained.inside
+        counted = ~case.truth & case.explained.inside
         pooled = pooled + ScoreHistogram.of(case.inspection.residual[counted])
     return quantile_from_good(pooled, RATE)
 
@@ -206,7 +208,7 @@ def _example(sample: Sample, truth: Mask, detectors: Mapping[str, Detector], lim
         explained = detector.explain(pixels, path=sample.path)
         window = window_of(truth, explained.inside)
         shown = _rgb(picture(pixels)[window])
-        inspections = [detector.judge(explained, path=sample.path, threshold=limit) for limit in (None, limits[method])]
+        inspections = [detector.inspect(pixels, path=sample.path, threshold=limit) for limit in (None, limits[method])]
         views[method] = _view(pixels, explained, inspections, truth, window)
     return Example(_name(sample), shown, views)
 
@@ -214,12 +216,13 @@ def _example(sample: Sample, truth: Mask, detectors: Mapping[str, Detector], lim
 def _view(
     pixels: NDArray[np.float32],
     explained: ScoreMaps,
-    inspections: Sequence[Inspection],
+    inspections: Sequence[MappedInspection],
     truth: Mask,
     window: tuple[slice, slice],
 ) -> View:
     """inspections: at the model's own threshold, and at the rate's."""
     own, at_rate = inspections
+    assert explained.reconstruction is not None  # the paper's methods all have one
     part, known = pixels[window], truth[window]
     width = max(1, round(max(known.shape) / 256))
     top = own.threshold if own.threshold > 0 else float(own.residual.max()) or 1.0

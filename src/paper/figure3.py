@@ -22,15 +22,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flawmap.core.errors import InputError
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
 from flawmap.core.records import FloatMap, Mask
-from flawmap.core.settings import Config, ResidualName, ResidualSettings, SSIMSettings
+from flawmap.core.settings import ResidualName, ResidualSettings, SSIMSettings
 from flawmap.data.defects import add_flaws
 from flawmap.data.synthetic import FITTING, good_images, texture
-from flawmap.evaluation.metrics import roc_exact
-from flawmap.methods.gradient import Progress, Trained, fit
-from flawmap.scoring.pipeline import Reconstruct, residual_of
+from flawmap.evaluation.curves import roc_exact
+from flawmap.methods.autoencoder import train_network
+from flawmap.methods.config import Config
+from flawmap.methods.gradient import Trained
+from flawmap.methods.interface import FitContext, Progress
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
+from flawmap.methods.residuals import Decoded, residual_of
+from flawmap.nets.engines import Reconstruct
 from paper.claims import Claim
 from paper.panels import Panel, draw_panels
 
@@ -76,8 +80,8 @@ def settings(training: Mapping[str, Any] | None = None) -> Config:
 
     training: laid over the training's settings, as {"minutes": 5} or {"steps": 2000, "seed": 1}.
     """
-    model = {"patch": SIDE, "channels": 1, "latent": LATENT}
-    return override(preset("fast", "l2"), {"model": model, "training": dict(training or {})})
+    own = {"model": {"patch": SIDE, "channels": 1}, "method": {"latent": LATENT}}
+    return override(preset("fast", "l2"), own | {"training": dict(training or {})})
 
 
 def train(
@@ -88,7 +92,8 @@ def train(
     observe: Callable[[Progress], None] = lambda progress: None,
 ) -> Trained:
     """An autoencoder of flawless boards. Arguments and errors as for `training.fit`; config: from `settings`."""
-    return fit(config, Boards(), checkpoint=checkpoint, resume=resume, data_digest="checkerboards", observe=observe)
+    context = FitContext(None, checkpoint, resume, "checkerboards", observe)
+    return train_network(config, Boards(), context)
 
 
 def defective_boards(count: int, seed: int) -> Iterator[Spoilt]:
@@ -216,8 +221,8 @@ def _rebuilt(network: Reconstruct, image: NDArray[np.float32]) -> NDArray[np.flo
 
 def _maps(image: NDArray[np.float32], rebuilt: NDArray[np.float32], ssim: SSIMSettings) -> dict[str, FloatMap]:
     """The residual maps (H, W) of an image (1, H, W) and its reconstruction, by the names of MAPS."""
-    pair = torch.from_numpy(image)[None], torch.from_numpy(rebuilt)[None]
-    return {name: residual_of(ResidualSettings(name=name, ssim=ssim))(*pair)[0].numpy() for name in MAPS}
+    batch, decoded = torch.from_numpy(image)[None], Decoded(torch.from_numpy(rebuilt)[None])
+    return {name: residual_of(ResidualSettings(name=name, ssim=ssim))(batch, decoded)[0].numpy() for name in MAPS}
 
 
 class _Seen(NamedTuple):

@@ -111,7 +111,7 @@ class Cell(NamedTuple):
 def cell_of(record: Record) -> Cell:
     """Latent dimension, side of the window that training uses, and side of the patches of a run."""
     settings = record["settings"]
-    return Cell(settings["model"]["latent"], settings["loss"]["ssim"]["size"], settings["model"]["patch"])
+    return Cell(settings["method"]["latent"], settings["residual"]["ssim"]["size"], settings["model"]["patch"])
 
 
 def mark_of(figure: Printed) -> str:

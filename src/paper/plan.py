@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flawmap.core.errors import ConfigError
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset as settings_of
-from flawmap.core.settings import Config, MethodName, Preset
+from flawmap.core.settings import Preset
+from flawmap.methods.config import Config
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset as settings_of
 
 Experiment = Literal["figure1", "figure2", "figure3", "figure5", "figure6", "figure7", "table2", "ours", "timing"]
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -27,7 +28,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     "timing",
 )
 ALL = "all"
-METHODS: tuple[MethodName, ...] = ("l2", "vae", "fm", "ssim")
+METHODS: tuple[str, ...] = ("l2", "vae", "fm", "ssim")
 FABRICS = ("fabric03", "fabric04")
 
 LATENTS, WINDOWS, PATCHES = (50, 100, 200, 500, 1000), (3, 7, 11, 15, 19), (32, 64, 128)
@@ -71,7 +72,7 @@ SETS: tuple[DataSet, ...] = (
         "nanotwice",
         "nanotwice",
         "NanoTWICE (nanofibres)",
-        {"model": {"latent": 500}},
+        {"method": {"latent": 500}},
         {"ssim": {"window": "uniform", "size": 11}, "smoothing": 8, "border_correction": True},
     ),
     DataSet(
@@ -105,7 +106,7 @@ class Training:
 
     name: str
     dataset: DataSet
-    method: MethodName
+    method: str
     seed: int
     changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -228,7 +229,7 @@ def pictured(training: Training) -> bool:
 # ---------------------------------------------------------------------------------------------------- rows of the plan
 
 
-def _row(dataset: DataSet, method: MethodName, seed: int = 0) -> Training:
+def _row(dataset: DataSet, method: str, seed: int = 0) -> Training:
     changes = COLLAPSING if method == "vae" and dataset.key in FABRICS else {}
     return Training(f"{dataset.key}-{method}-seed{seed}", dataset, method, seed, changes)
 
@@ -290,8 +291,8 @@ def _cell_changes(latent: int, window: int, patch: int) -> dict[str, Any]:
     """
     ssim = {"ssim": {"window": "uniform", "size": window}}
     return {
-        "model": {"latent": latent, "patch": patch},
-        "loss": ssim,
+        "model": {"patch": patch},
+        "method": {"latent": latent, **ssim},
         "residual": ssim,
         "tiling": {"stride": min(30, patch // 4)},
     }

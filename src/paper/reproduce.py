@@ -198,7 +198,7 @@ def plan_row(training: Training, recipe: RunContext) -> dict[str, Any]:
         "title": training.dataset.title,
         "method": training.method,
         "seed": training.seed,
-        "latent": config.model.latent,
+        "latent": config.method.model_dump()["latent"],
         "budget": budget.changes,
         "state": "done" if recipe.record(training).exists() else state,
     }

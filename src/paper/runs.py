@@ -18,27 +18,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
 from flawmap.commands.outputs import Done
 from flawmap.commands.train import train
+from flawmap.core.device import Runtime
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.files import writable_folder
-from flawmap.core.overrides import override, parse
-from flawmap.core.settings import Config, FeatureSettings, Preset
+from flawmap.core.settings import FeatureSettings, Preset
 from flawmap.data.layouts import Sample, find_dataset
 from flawmap.data.splits import ImageRegion, Split
 from flawmap.evaluation.bootstrap import bootstrap
 from flawmap.evaluation.calibration import calibrated
+from flawmap.evaluation.curves import roc, thin
 from flawmap.evaluation.evaluate import Case, located, score_case, unseen_samples
 from flawmap.evaluation.histograms import ScoreHistogram, bin_edge
-from flawmap.evaluation.metrics import PixelMetrics, image_metrics, overlap_quantiles, roc, thin
-from flawmap.methods.gradient import Progress
-from flawmap.nets.variational import VariationalAutoencoder
+from flawmap.evaluation.metrics import PixelMetrics, image_metrics, overlap_quantiles
+from flawmap.methods.config import Config
+from flawmap.methods.interface import Progress
+from flawmap.methods.overrides import override, parse
 from flawmap.reporting.logs import write_json
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact
-from flawmap.scoring.pipeline import Reconstruct
 from paper.plan import MATCHING, Budget, Training, config_of, scorings
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,6 @@ Record = dict[str, Any]
 """As JSON's types; its keys are those of `record_of`."""
 
 SCHEMA = 1
-WITHOUT_PATHS: dict[str, Any] = {"loss": {"features": {"weights": None}}}  # the file's digest says more than its place
-
 HISTORY_ROWS, CURVE_POINTS, HISTOGRAM_BINS, TIMED_IMAGES = 100, 200, 512, 5
 RATES = tuple(sorted({*(round(float(rate), 6) for rate in np.geomspace(0.001, 0.3, 39)), 0.05}))
 """False positive rates of the region overlap."""
@@ -76,7 +74,7 @@ class RunContext:
         own: dict[str, Any] = {"training": {"device": self.device, "precision": self.precision}}
         if training.method == "fm" and self.features:
             network = self.features.get("network") or FeatureSettings().network
-            own["loss"] = {"features": dict(self.features), "feature_weight": MATCHING[network]}
+            own["method"] = {"features": dict(self.features), "feature_weight": MATCHING[network]}
         return override(config_of(training, self.preset, self.budget, self.settings), own)
 
     def folder(self, training: Training) -> Path:
@@ -143,7 +141,7 @@ def record_of(
     split = Split.from_dict(provenance["data"]["split"])
     ways = scorings(training)
     areas = {"training": located(dataset, split.train), "held_out": located(dataset, split.validation)}
-    detectors = detectors_of(artifact, ways, **areas, device=recipe.device, precision=recipe.precision)
+    detectors = detectors_of(artifact, ways, **areas, runtime=Runtime(recipe.device, recipe.precision))
     samples = unseen_samples(dataset, split)
     pools = score_all(detectors, samples, done)
     return {
@@ -160,7 +158,7 @@ def record_of(
         "machine": provenance["machine"],
         "versions": provenance["versions"],
         "training": {**provenance["training"], "history": history_of(recipe.model(training))},
-        "settings": override(artifact.config, WITHOUT_PATHS).model_dump(mode="json"),
+        "settings": without_paths(artifact.config).model_dump(mode="json"),
         "seconds_per_image": seconds_per_image(detectors["faithful"], samples),
         "features": features_of(artifact),
         "scorings": {
@@ -220,34 +218,28 @@ def detectors_of(
     *,
     training: Sequence[ImageRegion],
     held_out: Sequence[ImageRegion],
-    device: str,
-    precision: str,
+    runtime: Runtime,
 ) -> dict[str, Detector]:
-    """A detector for each way of scoring, all with one network, each with a border and a threshold of its own.
+    """A detector for each way of scoring, each with a border correction and a threshold of its own.
 
     training: good images or areas for the border. held_out: others for the threshold; none: there is none.
     """
-    plain = Detector.of(artifact, device=device, precision=precision)
     detectors = {}
     for name, changes in ways.items():
         if not changes:
-            detectors[name] = plain
+            detectors[name] = Detector.of(artifact, runtime)
             continue
         bare = replace(artifact, config=override(artifact.config, changes), threshold=None, border=None)
-        detectors[name] = calibrated(replace(plain, artifact=bare), training, held_out)
+        detectors[name] = calibrated(Detector.of(bare, runtime), training, held_out)
     return detectors
 
 
 def score_all(detectors: Mapping[str, Detector], samples: Sequence[Sample], done: Done) -> dict[str, Pool]:
     """Every image by every detector. Raises InputError over an unreadable one: figures of a part would mislead."""
     pools = {name: Pool() for name in detectors}
-    memory = {id(detector.network): Remembering(detector.network) for detector in detectors.values()}
     for number, sample in enumerate(samples, start=1):
-        for network in memory.values():
-            network.forget()
         for name, detector in detectors.items():
-            network = memory[id(detector.network)]
-            case, problem = score_case(network.lent_to(detector), sample)
+            case, problem = score_case(detector, sample)
             if problem is not None:
                 log.warning("%s: %s", sample.path, problem)
             pools[name].add(case)
@@ -255,43 +247,20 @@ def score_all(detectors: Mapping[str, Detector], samples: Sequence[Sample], done
     return pools
 
 
-class Remembering(nn.Module):
-    """A network that reconstructs the batches of an image once, however many ways of scoring ask for them in turn."""
-
-    def __init__(self, network: Reconstruct) -> None:
-        super().__init__()
-        self.network = network
-        self.forget()
-
-    def forget(self) -> None:
-        """Before another image."""
-        self.kept: dict[bytes, Tensor] = {}
-
-    def lent_to(self, detector: Detector) -> Detector:
-        """The detector with this network instead of its own; one that samples keeps its own."""
-        return detector if isinstance(self.network, VariationalAutoencoder) else replace(detector, network=self)
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """The reconstruction, computed unless this very batch was asked for before, by whichever thread."""
-        key = batch.cpu().numpy().tobytes()
-        if key not in self.kept:
-            self.kept[key] = self.network(batch)
-        return self.kept[key]
-
-
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
 def metrics_of(pixels: PixelMetrics, image: float | None) -> dict[str, Any]:
     """The figures that a record keeps. image: AUROC of whole images, None without good ones."""
-    result = pixels.result()
+    result = pixels.result().to_dict()
     names = ("auroc", "average_precision", "f1_max", "au_pro_30", "au_pro_05", "images")
     return {**{name: result[name] for name in names}, "image_auroc": image}
 
 
 def intervals_of(pixels: PixelMetrics) -> dict[str, list[float]]:
     """Bootstrap intervals over images, [low, high] by metric; empty where the metrics are undefined."""
-    return {name: _numbers(interval) for name, interval in bootstrap(pixels.per_image).intervals.items()}
+    intervals = bootstrap(pixels.per_image).intervals
+    return {name: _numbers(interval) for name, interval in intervals.items() if interval is not None}
 
 
 def overlap_of(pixels: PixelMetrics) -> dict[str, list[float]] | None:
@@ -301,18 +270,20 @@ def overlap_of(pixels: PixelMetrics) -> dict[str, list[float]] | None:
     kept = [row for row in rows if row is not None]
     if len(kept) < len(RATES):
         return None
-    return {"rates": list(RATES), **{name: _numbers(row[name] for row in kept) for name in ("q25", "q50", "q75")}}
+    return {
+        "rates": list(RATES),
+        **{name: _numbers(row.quantiles[name] for row in kept) for name in ("q25", "q50", "q75")},
+    }
 
 
 def histogram_of(histogram: ScoreHistogram) -> dict[str, Any] | None:
     """Counts of good and of defective pixels in bins of one width from the least to the largest score."""
-    occupied = np.flatnonzero(histogram.good + histogram.defective)
-    if not len(occupied):
+    if not len(histogram.bins):
         return None
-    scores = bin_edge(occupied).astype(np.float64)
+    scores = bin_edge(histogram.bins).astype(np.float64)
     edges = np.linspace(scores[0], max(scores[-1], np.nextafter(scores[0], np.inf)), HISTOGRAM_BINS + 1)
     counts = {
-        name: np.histogram(scores, edges, weights=values[occupied])[0].astype(int).tolist()
+        name: np.histogram(scores, edges, weights=values)[0].astype(int).tolist()
         for name, values in (("good", histogram.good), ("defective", histogram.defective))
     }
     return {"edges": _numbers(edges), **counts}
@@ -356,11 +327,17 @@ def features_of(artifact: Artifact) -> dict[str, str] | None:
     return None if found is None else {key: found[key] for key in ("network", "sha256")}
 
 
+def without_paths(config: Config) -> Config:
+    """The settings without the place of a feature network's file, whose digest says more."""
+    has_features = "features" in type(config.method).model_fields
+    return override(config, {"method": {"features": {"weights": None}}}) if has_features else config
+
+
 def _refuse_others(found: Config, wanted: Config, place: Path) -> None:
     """The settings that decide a figure must be those asked for; where it is computed is another matter."""
-    where = {"training": {"device": "auto", "precision": "auto", "memory_gb": None}, **WITHOUT_PATHS}
-    same = {"model": {"channels": found.model.channels}, **where}  # the images decide the channels
-    if override(found, where) != override(wanted, same):
+    where: dict[str, Any] = {"training": {"device": "auto", "precision": "auto", "memory_gb": None}}
+    same = where | {"model": {"channels": found.model.channels}}  # the images decide the channels
+    if without_paths(override(found, where)) != without_paths(override(wanted, same)):
         raise ConfigError(
             f"{place} was made with other settings (preset, budget or data set) than are asked for; name another "
             "folder with -o, or remove it to make it anew"

@@ -210,7 +210,7 @@ def _printed(record: Record) -> dict[str, Any]:
 
 def _cell(record: Record) -> tuple[int, int, int]:
     settings = record["settings"]
-    return settings["model"]["latent"], settings["loss"]["ssim"]["size"], settings["model"]["patch"]
+    return settings["method"]["latent"], settings["residual"]["ssim"]["size"], settings["model"]["patch"]
 
 
 def _values(records: Iterable[Record], scoring: str, dataset: str, method: str) -> list[tuple[float, Record]]:

@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from flawmap.core.device import autocast, choose_device, choose_precision, describe_machine
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
-from flawmap.core.settings import Config, Preset
+from flawmap.core.device import Runtime, autocast, choose_device, choose_precision, describe_machine
+from flawmap.core.settings import Preset
 from flawmap.imaging.morphology import opened
-from flawmap.methods.table import build_network
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.config import Config
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
+from flawmap.methods.residuals import Decoded, residual_of
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact
-from flawmap.scoring.pipeline import residual_of
 from flawmap.scoring.tiling import Grid, split
 
 SCHEMA = 1
@@ -38,7 +39,9 @@ def settings(name: Preset, latent: int = LATENT, patch: int = 128) -> Config:
     """SSIM by a preset, on grey patches."""
     config = preset(name, "ssim")
     stride = min(config.tiling.stride, patch)
-    return override(config, {"model": {"latent": latent, "patch": patch, "channels": 1}, "tiling": {"stride": stride}})
+    return override(
+        config, {"model": {"patch": patch, "channels": 1}, "method": {"latent": latent}, "tiling": {"stride": stride}}
+    )
 
 
 def measure(
@@ -60,12 +63,12 @@ def measure(
     where = choose_device(device)
     how = choose_precision(precision, where)
     network = build_network(config).to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    detector = Detector.of(Artifact(config, network.state_dict(), 1.0, {}, {}), device=device, precision=precision)
+    detector = Detector.of(Artifact(config, network.state_dict(), 1.0), Runtime(device, precision))
     rng = np.random.default_rng(0)
     pixels = rng.random((size[1], size[0], 1), dtype=np.float32)
     image = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(where)
     patches = split(image, Grid(config.model.patch, config.tiling.stride))
-    residual = residual_of(config.residual)
+    residual = residual_of(config.mapped)
     rebuilt = torch.from_numpy(rng.random(tuple(image.shape), dtype=np.float32)).to(where)
     flat = rng.random((size[1], size[0]), dtype=np.float32)
 
@@ -94,7 +97,7 @@ def measure(
         | {"python": platform.python_version()},
         "device": str(where),
         "precision": str(how).removeprefix("torch."),
-        "latent": config.model.latent,
+        "latent": config.method.model_dump()["latent"],
         "repeats": repeats,
         "ms_per_patch": {
             str(count): round(1e3 * seconds(lambda batch=batch: forward(batch)) / count, 4)  # type: ignore[misc]
@@ -104,9 +107,9 @@ def measure(
             "size": list(size),
             "windows": len(patches),
             "seconds": {
-                "whole": round(seconds(lambda: detector.judge(detector.explain(pixels))), 5),
+                "whole": round(seconds(lambda: detector.inspect(pixels)), 5),
                 "network": round(seconds(lambda: [forward(part) for part in torch.split(patches, BATCHES[-1])]), 5),
-                "ssim": round(seconds(lambda: residual(image[None], rebuilt[None])), 5),
+                "ssim": round(seconds(lambda: residual(image[None], Decoded(rebuilt[None]))), 5),
                 "opening": round(seconds(lambda: opened(flat, config.threshold.opening)), 5),
             },
         },
