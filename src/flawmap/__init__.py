@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from flawmap.commands.synth import synth
     from flawmap.commands.train import train
     from flawmap.core.errors import ArtifactError, ConfigError, FlawmapError, InputError, TrainingError
-    from flawmap.core.overrides import read_config
-    from flawmap.core.presets import preset
     from flawmap.core.records import Inspection, Region
-    from flawmap.core.settings import Config
     from flawmap.data.layouts import find_dataset
     from flawmap.data.summary import describe
+    from flawmap.methods.config import Config
+    from flawmap.methods.overrides import read_config
+    from flawmap.methods.presets import preset
     from flawmap.scoring.detector import Detector
     from flawmap.scoring.model_file import Artifact
 
@@ -34,7 +34,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Artifact": "scoring.model_file",
     "ArtifactError": "core.errors",
-    "Config": "core.settings",
+    "Config": "methods.config",
     "ConfigError": "core.errors",
     "Detector": "scoring.detector",
     "FlawmapError": "core.errors",
@@ -46,8 +46,8 @@ _HOMES = {
     "evaluate_model": "commands.evaluate",
     "find_dataset": "data.layouts",
     "inspect": "commands.inspect",
-    "preset": "core.presets",
-    "read_config": "core.overrides",
+    "preset": "methods.presets",
+    "read_config": "methods.overrides",
     "synth": "commands.synth",
     "train": "commands.train",
 }

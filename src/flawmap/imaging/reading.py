@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,44 +65,84 @@ _PLAIN = "8-bit divided by 255"
 
 
 class ImageRows:
-    """An image file as `read_image` gives it, by bands of rows.
+    """An image by bands of rows, whatever it comes from: a file, a part of one, or an array.
 
-    shape: (H, W, C) as worked on. notes: those of the bands read so far.
+    shape: (H, W, C). path: the file, or None. whole: (H, W) of the image that it was cut from. notes: sentences about
+    the file, complete once the bands were read.
     """
 
-    def __init__(self, path: Path, rows: StoredRows, settings: ImageSettings) -> None:
-        header, channels = rows.header, {"grey": 1, "colour": 3, "auto": rows.header.channels}
-        self.shape = (header.height, header.width, channels[settings.mode])
-        self.notes: tuple[str, ...] = ()
-        self._path, self._rows, self._settings = path, rows, settings
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        bands: Callable[[], Iterator[Pixels]],
+        *,
+        path: Path | None = None,
+        whole: tuple[int, int] | None = None,
+        notes: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
+        self.shape, self.path, self.whole = shape, path, whole or (shape[0], shape[1])
+        self._bands, self._notes = bands, notes
+
+    @classmethod
+    def of(cls, pixels: Pixels, *, path: Path | None = None, notes: tuple[str, ...] = ()) -> ImageRows:
+        """An array (H, W, C) as one band."""
+        height, width, channels = pixels.shape
+        return cls((height, width, channels), lambda: iter([pixels]), path=path, notes=lambda: notes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._notes()
 
     def bands(self) -> Iterator[Pixels]:
-        """(h, W, C) float32 in [0, 1], one below the other.
+        """(h, W, C) float32 in [0, 1], one below the other; every call begins anew."""
+        return self._bands()
 
-        Raises:
-            InputError: a band is damaged, or holds values outside the range; the message names file and rows.
-        """
-        scalings = set()
-        for window in windows(self.shape[0], band_rows(self.shape[1]), 0):
-            decoded = self._rows.read(window.first, window.last)
-            name = f"{self._path}, rows {window.first} to {window.last - 1},"
-            pixels, scaling, conversion = _converted(decoded, self._settings, name)
-            scalings.add(scaling)
-            # That no value is above 4095 is said of an image if it holds for every band.
-            self.notes = _notes(decoded, min(scalings, key=len), conversion)
-            yield pixels
+    def pixels(self) -> Pixels:
+        """(H, W, C): all bands."""
+        return np.concatenate(list(self.bands()))
+
+    def cut(self, box: tuple[int, int, int, int]) -> ImageRows:
+        """The part in a box (left, top, right, bottom), which lies in the image."""
+        left, top, right, bottom = box
+
+        def bands() -> Iterator[Pixels]:
+            start = 0
+            for band in self.bands():
+                inside = band[max(0, top - start) : max(0, bottom - start), left:right]
+                start += len(band)
+                if len(inside):
+                    yield inside
+
+        shape = bottom - top, right - left, self.shape[2]
+        return ImageRows(shape, bands, path=self.path, whole=self.whole, notes=self._notes)
 
 
 @contextmanager
 def opened_image(path: Path, settings: ImageSettings) -> Iterator[ImageRows]:
-    """An image file to be read by bands of rows: of any size, but for decompression bombs; see `opened_rows`.
-
-    Raises:
-        InputError: the file is missing, foreign, of several pages, a bomb, or larger than the pixel limit and of a
-            format that is decoded whole.
-    """
+    """An image file to be read by bands of rows: of any size, but for decompression bombs; see `opened_rows`."""
     with opened_rows(path, settings.pixel_limit) as rows:
-        yield ImageRows(path, rows, settings)
+        header = rows.header
+        shape = header.height, header.width, {"grey": 1, "colour": 3, "auto": header.channels}[settings.mode]
+        notes: list[tuple[str, ...]] = [()]
+
+        def bands() -> Iterator[Pixels]:
+            for window in windows(shape[0], shape[0] if header.pixels <= 2**25 else band_rows(shape[1]), 0):
+                decoded = rows.read(window.first, window.last)
+                pixels, scaling, conversion = _converted(decoded, settings, str(path))
+                notes[0] = _notes(decoded, scaling, conversion)
+                yield pixels
+
+        yield ImageRows(shape, bands, path=path, notes=lambda: notes[0])
+
+
+def to_channels(pixels: Pixels, channels: int) -> Pixels:
+    if pixels.shape[2] != channels:
+        names = {1: "grey", 3: "colour"}
+        raise InputError(
+            f"this model was trained on {names[channels]} images, got a {names[pixels.shape[2]]} one; "
+            f"convert the image, or train with --mode {names[channels]} so that every image is converted"
+        )
+    return pixels
 
 
 def to_unit(
