@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import flawmap
 from flawmap.core.device import Runtime
 from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.events import Events
 from flawmap.core.files import sha256_of
 from flawmap.data.splits import ImageRegion
 from flawmap.data.synthetic import good_images
@@ -138,15 +139,17 @@ def test_the_record_holds_what_later_rules_need(artifact: Artifact, areas: tuple
 def test_images_are_scored_side_by_side(artifact: Artifact, areas: tuple[ImageRegion, ...]) -> None:
     """One thread and two find the same threshold and record; every area is reported."""
     detector, before, found, reports = with_settings(artifact), torch.get_num_threads(), [], []
+    events = Events()
+    events.progress = lambda *report: reports.append(report)
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            threshold, record = threshold_from_good(detector, areas, lambda: reports.append(1))
+            threshold, record = threshold_from_good(detector, areas, events)
             found.append((threshold, record.to_dict()))
     finally:
         torch.set_num_threads(before)
     assert found[0] == found[1]
-    assert len(reports) == 8
+    assert reports == 2 * [(number, 4, str(area.path)) for number, area in enumerate(areas, start=1)]
 
 
 @pytest.mark.parametrize("count", [1, 1000, 200_000])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,16 @@ from flawmap.data.layouts import find_dataset
 from flawmap.data.splits import Split
 from flawmap.data.synthetic import good_images
 from flawmap.evaluation.evaluate import unseen_samples
-from flawmap.evaluation.metrics import Measure
-from flawmap.imaging.reading import read_mask
+from flawmap.evaluation.metrics import Measure, PixelMetrics
+from flawmap.evaluation.scans import scan_image
+from flawmap.imaging.reading import ImageRows, read_mask
+from flawmap.imaging.roi import Box
 from flawmap.imaging.writing import write_image
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.scoring.detector import Detector
+from flawmap.scoring.inspection import Band
 from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
 
 SIZE = (80, 64)  # width, height of all images here
@@ -457,3 +462,38 @@ def test_masks_are_as_painted(root: Path) -> None:
     """The masks that these tests compare with are those in the files."""
     for kind, truth in MASKS.items():
         assert np.array_equal(read_mask(root / "ground_truth" / kind / "000_mask.png"), truth)
+
+
+# --------------------------------------------------------------------------------------------------------------- bands
+
+
+class Banded:
+    """A detector whose residual map is given, and cut into bands at given rows."""
+
+    def __init__(self, residual: NDArray[np.float32], inside: NDArray[np.bool_], cuts: list[int]) -> None:
+        self.residual, self.inside, self.cuts = residual, inside, cuts
+
+    def scan(self, image: ImageRows, *, box: Box | None = None) -> Iterator[Band]:
+        for top, bottom in pairwise([0, *self.cuts, len(self.residual)]):
+            rows = slice(top, bottom)
+            yield Band(top, image.pixels()[rows], self.residual[rows], None, self.inside[rows])
+
+
+@pytest.mark.parametrize("cuts", [[1], [7, 8, 30], list(range(1, 40))])
+def test_any_cut_into_bands_measures_the_same(cuts: list[int]) -> None:
+    """Score, regions, pixels found and hit, and every pixel metric are those of the image in one band."""
+    rng = np.random.default_rng(0)
+    inside = np.indices((40, 30))[1] < 25
+    residual = ndimage.gaussian_filter(rng.random((40, 30)), 1).astype(np.float32) * inside
+    truth = ndimage.gaussian_filter(rng.random((40, 30)), 2) > 0.52
+    image = ImageRows.of(np.zeros((40, 30, 1), np.float32))
+    found = []
+    for places in ([], cuts):
+        scan = scan_image(Banded(residual, inside, places), image, truth, threshold=0.55)  # type: ignore[arg-type]
+        metrics = PixelMetrics()
+        metrics.add_image(scan.counts)
+        found.append((scan.inspection, scan.hit, metrics.result()))
+    assert found[0] == found[1]
+    assert found[0][1] == ((residual > 0.55) & inside & truth).sum() > 0
+    assert len(found[0][0].regions) > 1
+    assert found[0][2].regions > 1

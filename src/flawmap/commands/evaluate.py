@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from flawmap.commands.outputs import Done, _silent, _usable
+from flawmap.core.events import Events
 from flawmap.data.layouts import find_dataset
 from flawmap.data.splits import Split
-from flawmap.evaluation.evaluate import SCHEMA, Evaluation, evaluate, held_out_areas, unseen_samples
+from flawmap.evaluation.evaluate import SCHEMA, evaluate, held_out_areas, unseen_samples
+from flawmap.evaluation.results import Evaluation
 from flawmap.reporting.cases import evaluation_page
 from flawmap.reporting.charts import roc_figure
 from flawmap.reporting.logs import write_json
@@ -47,14 +49,8 @@ def evaluate_model(
     _usable(out, PAGE_BYTES)
     split = Split.from_dict(artifact.provenance["data"]["split"])
     samples = unseen_samples(dataset, split, last)
-    total, seen = len(samples), 0
-
-    def count(sample: Any) -> None:
-        nonlocal seen
-        seen += 1
-        done(seen, total, str(sample.path))
-
-    evaluation = evaluate(detector, samples, held_out_areas(dataset, split), root=root, observe=count)
+    events = _Told(done)
+    evaluation = evaluate(detector, samples, held_out_areas(dataset, split), root=root, events=events)
     about = {
         "schema": SCHEMA,
         "model": model_summary(model, artifact),
@@ -77,6 +73,14 @@ def evaluate_model(
     page = evaluation_page(detector, evaluation, samples, about=about, root=root, roc=out / "roc.png")
     write_page(page, out / "index.html")
     return evaluation
+
+
+class _Told(Events):
+    def __init__(self, done: Done) -> None:
+        self.done = done
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        self.done(done, total, what)
 
 
 def model_summary(model: Path, artifact: Artifact) -> dict[str, Any]:

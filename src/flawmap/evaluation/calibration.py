@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.events import SILENT, Events
 from flawmap.core.records import Mask
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.histograms import HistogramSum, ScoreHistogram, grouped, quantile_from_good
@@ -29,7 +30,12 @@ log = logging.getLogger(__name__)
 BORDER_IMAGES = 20  # at most, to measure a border on
 
 
-def calibrated(detector: Detector, training: Sequence[ImageRegion], held_out: Sequence[ImageRegion]) -> Detector:
+def calibrated(
+    detector: Detector,
+    training: Sequence[ImageRegion],
+    held_out: Sequence[ImageRegion],
+    events: Events = SILENT,
+) -> Detector:
     """The detector with its border correction, if the settings ask for one, and then with its threshold.
 
     Args:
@@ -40,12 +46,12 @@ def calibrated(detector: Detector, training: Sequence[ImageRegion], held_out: Se
         border = border_from_good(detector, evenly(training, BORDER_IMAGES))
         detector = replace(detector, artifact=detector.artifact.with_border(border))
     if held_out:
-        threshold, calibration = threshold_from_good(detector, held_out)
+        threshold, calibration = threshold_from_good(detector, held_out, events)
         detector = replace(detector, artifact=detector.artifact.with_threshold(threshold, calibration.to_dict()))
     return detector
 
 
-def border_from_good(detector: Detector, regions: Iterable[ImageRegion]) -> BorderProfile:
+def border_from_good(detector: Detector, regions: Sequence[ImageRegion]) -> BorderProfile:
     """Measure the border correction on normal images, with a detector that does not apply it yet.
 
     Images that were trained on are suitable: a ratio is measured, not a level, and the threshold is found on others.
@@ -54,21 +60,29 @@ def border_from_good(detector: Detector, regions: Iterable[ImageRegion]) -> Bord
     return border_profile(_working_maps(detector, regions), detector.config.model.patch // 2)
 
 
-def _working_maps(detector: Detector, regions: Iterable[ImageRegion]) -> Iterator[tuple[Tensor, Mask | None]]:
-    """Residual maps at the working scale, with the region of interest there: no pixel of it has a share outside."""
-    for region in regions:
-        with opened_image(region.path, detector.config.images) as image:
-            roi: Roi | None = find_roi(image, detector.config.images.roi)
-            part = image
-            if region.box is not None and roi is not None:
-                part, roi = image.cut(region.box), roi.cut(region.box)
-            if roi is None:
-                continue
-            residual = detector.working_map(part, roi)
-            left, top, right, bottom = roi.box
-            inside = None if roi.mask is None else roi.mask[top:bottom, left:right].astype(np.float32)
-        shape = (residual.shape[0], residual.shape[1])
-        yield residual, None if inside is None else to_size(inside, shape) > 1 - 1e-4
+def _working_maps(detector: Detector, regions: Sequence[ImageRegion]) -> Iterator[tuple[Tensor, Mask | None]]:
+    """`_working_map` of each region that has one."""
+    for _, found in in_parallel(partial(_working_map, detector), regions):
+        if isinstance(found, InputError):
+            raise found
+        if found is not None:
+            yield found
+
+
+def _working_map(detector: Detector, region: ImageRegion) -> tuple[Tensor, Mask | None] | None:
+    """The residual map at the working scale, and the region of interest there: no pixel of it has a share outside."""
+    with opened_image(region.path, detector.config.images) as image:
+        roi: Roi | None = find_roi(image, detector.config.images.roi)
+        if region.box is not None and roi is not None:
+            roi = roi.cut(region.box)
+        if roi is None:
+            return None
+        residual = detector.working_map(image if region.box is None else image.cut(region.box), roi)
+    if roi.mask is None:
+        return residual, None
+    left, top, right, bottom = roi.box
+    inside = roi.mask[top:bottom, left:right].astype(np.float32)
+    return residual, to_size(inside, (residual.shape[0], residual.shape[1])) > 1 - 1e-4
 
 
 def evenly(areas: Sequence[ImageRegion], most: int) -> list[ImageRegion]:
@@ -141,7 +155,7 @@ class Calibration:
 
 
 def threshold_from_good(
-    detector: Detector, areas: Iterable[ImageRegion], report: Callable[[], None] = lambda: None
+    detector: Detector, areas: Sequence[ImageRegion], events: Events = SILENT
 ) -> tuple[float, Calibration]:
     """The threshold that the detector's settings ask for, and how it was found.
 
@@ -150,20 +164,21 @@ def threshold_from_good(
 
     Args:
         areas: good images, or areas of them, that were not trained on; scored in parallel.
-        report: called after each area.
+        events: told of progress after each area.
     Raises:
         ConfigError: no areas, or nothing of them in the region of interest.
         InputError: one of them cannot be read.
     """
     settings = detector.config.threshold
     pooled, scores = HistogramSum(), []
-    for _, scan in in_parallel(partial(scan_good, detector, threshold=math.inf), list(areas)):
+    scans = in_parallel(partial(scan_good, detector, threshold=math.inf), areas)
+    for done, (area, scan) in enumerate(scans, start=1):
         if isinstance(scan, InputError):
             raise scan
         if scan is not None:
             pooled.add(scan.counts.histogram)
             scores.append(scan.inspection.score)
-        report()
+        events.progress(done, len(areas), str(area.path))
     if not scores:
         raise ConfigError(
             "a threshold is found on good images that were held out, but none were; hold a share out for validation "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from flawmap.core.checks import shape_text
 from flawmap.core.errors import InputError
+from flawmap.core.events import SILENT, Events
 from flawmap.core.files import natural_key, sha256_of
 from flawmap.core.records import Inspection, MappedInspection, Mask
 from flawmap.data.layouts import Dataset, Sample
@@ -110,7 +111,7 @@ def evaluate(
     areas: Sequence[ImageRegion] = (),
     *,
     root: Path = Path(),
-    observe: Callable[[Sample], None] = lambda sample: None,
+    events: Events = SILENT,
     resamples: int = RESAMPLES,
 ) -> Evaluation:
     """Score every sample once and pool what was found. Nothing is tuned, rescaled or clamped on the way.
@@ -121,13 +122,14 @@ def evaluate(
         samples: images to be scored as unseen, see `unseen_samples`.
         areas: held-out good areas, scored for the false positive rate at the threshold only.
         root: paths in the records are relative to it.
-        observe: called after each image.
+        events: told of progress after each image.
         resamples: for the intervals, see `bootstrap`.
     """
     everything, defective_only = PixelMetrics(), PixelMetrics()
     measured: list[tuple[Sample, Measured]] = []
     unreadable: list[tuple[str, str]] = []
-    for sample, result in in_parallel(partial(_measure_sample, detector), samples):
+    scored = in_parallel(partial(_measure_sample, detector), samples)
+    for done, (sample, result) in enumerate(scored, start=1):
         if isinstance(result, InputError):
             log.warning("%s", result)
             unreadable.append((relative_name(sample.path, root), str(result)))
@@ -138,7 +140,7 @@ def evaluate(
                 everything.add_image(counts)
             if counts is not None and found.label == "defective":
                 defective_only.add_image(counts)
-        observe(sample)
+        events.progress(done, len(samples), str(sample.path))
     good = [(found.inspection.flawed_pixels, found.good_pixels) for _, found in measured if found.false_positives]
     for area, part in in_parallel(partial(scan_good, detector, threshold=_threshold(detector)), areas):
         if isinstance(part, InputError):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from flawmap.data.layouts import Sample
-from flawmap.evaluation.evaluate import Case, Evaluation, relative_name, score_case
+from flawmap.evaluation.evaluate import Case, relative_name, score_case
+from flawmap.evaluation.results import Evaluation
 from flawmap.reporting.pages import Case as CaseRow
 from flawmap.reporting.pages import Cell, Figure, Page, Table, count, number, percent
 from flawmap.reporting.pictures import heatmap, overlay, picture
