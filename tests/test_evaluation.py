@@ -176,7 +176,7 @@ def test_what_counts(metrics: dict[str, Any]) -> None:
     assert metrics["notes"][0]["problem"].endswith("000_mask.png shows no flaw: counts for image metrics alone")
     (lost,) = metrics["unreadable"]
     assert lost["path"] == str(Path("test/other_size/000.png"))
-    assert lost["problem"].endswith("000.png is (80, 64) (width, height); a mask has its image's size")
+    assert lost["problem"].endswith("000_mask.png is 30 x 20, its image 80 x 64; a mask has its image's size")
     assert metrics["pixel"]["images"] == 4
     assert metrics["pixel_defective_images"]["images"] == 2
     assert (metrics["image"]["good"], metrics["image"]["defective"]) == (2, 4)

@@ -677,12 +677,13 @@ def test_any_cut_into_bands_gives_the_same_counts(data: strategies.DataObject, h
     whole.add(residual, truth, inside)
     for top, bottom in pairwise([0, *cuts]):
         banded.add(residual[top:bottom], truth[top:bottom], None if inside is None else inside[top:bottom])
-    for first, second in ((whole.histogram, banded.histogram), (whole.regions(), banded.regions())):
+    for first, second in zip(whole.counted(), banded.counted(), strict=True):
         for name, value in vars(first).items():
             assert np.array_equal(value, getattr(second, name)), name
     flawed = truth if inside is None else truth & inside
-    assert whole.regions().area.sum() == whole.histogram.defective_pixels == flawed.sum()
-    assert len(whole.regions().area) == ndimage.label(flawed, np.ones((3, 3)))[1]
+    histogram, regions = whole.counted()
+    assert regions.area.sum() == histogram.defective_pixels == flawed.sum()
+    assert len(regions.area) == ndimage.label(flawed, np.ones((3, 3)))[1]
 
 
 def test_bands_may_be_changed_after_they_were_counted() -> None:
@@ -692,7 +693,7 @@ def test_bands_may_be_changed_after_they_were_counted() -> None:
     counts.add(*buffers)
     buffers[0][:], buffers[1][:] = 7, False
     metrics = PixelMetrics()
-    metrics.add_image(counts)
+    metrics.add_image(counts.counted())
     assert results(metrics) == results(gather([(scores, mask)]))
 
 

@@ -140,18 +140,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types, for the model file."""
-        return {
-            "rule": self.rule,
-            "false_positive_rate": self.false_positive_rate,
-            "good_areas": self.good_areas,
-            "good_pixels": self.good_pixels,
-            "largest": self.largest,
-            "resolvable_rate": self.resolvable_rate,
-            "precision": self.precision,
-            "image_scores": list(self.image_scores),
-            "scores": self.scores.to_dict(),
-            "warning": self.warning,
-        }
+        return vars(self) | {"image_scores": list(self.image_scores), "scores": self.scores.to_dict()}
 
 
 def threshold_from_good(

@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flawmap.core.checks import shape_text
 from flawmap.core.errors import InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.files import natural_key, sha256_of
 from flawmap.core.records import Inspection, MappedInspection, Mask
 from flawmap.data.layouts import Dataset, Sample
 from flawmap.data.splits import ImageRegion, Split, refuse_trained
-from flawmap.evaluation.image_counts import ImageCounts
+from flawmap.evaluation.image_counts import CountedImage
 from flawmap.evaluation.intervals import RESAMPLES
 from flawmap.evaluation.metrics import Measure, PixelMetrics, curve_metrics
 from flawmap.evaluation.results import Evaluation, HeldOut, ImageRow, ImageSection, Label, PixelSection, TruthCounts
@@ -189,7 +188,7 @@ class Measured(NamedTuple):
         return self.label == "good" and self.good_pixels > 0
 
 
-def _measure_sample(detector: Detector, sample: Sample) -> tuple[Measured, ImageCounts | None]:
+def _measure_sample(detector: Detector, sample: Sample) -> tuple[Measured, CountedImage | None]:
     """The numbers of an image, and its counts where they belong to the pixel metrics."""
     with opened_image(sample.path, detector.config.images) as image:
         truth, problem = _truth(sample, image.shape[:2])
@@ -215,12 +214,7 @@ def _truth(sample: Sample, shape: tuple[int, int]) -> tuple[Mask | None, str | N
         return None, None
     if sample.mask is None:
         return None, "defective, but without a mask: counts for image metrics alone"
-    mask = read_mask(sample.mask)
-    if mask.shape != shape:
-        raise InputError(
-            f"the mask {sample.mask} is {shape_text(mask.shape[::-1])}, its image {sample.path} is "
-            f"{shape_text(shape[::-1])} (width, height); a mask has its image's size"
-        )
+    mask = read_mask(sample.mask, shape)
     if not mask.any():
         return None, f"the mask {sample.mask} shows no flaw: counts for image metrics alone"
     return mask, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,13 @@ class RegionScores:
         return np.asarray(above / self.area[:, None]).T
 
 
+class CountedImage(NamedTuple):
+    """The pixels of one image inside the region of interest, and its ground-truth regions there."""
+
+    histogram: ScoreHistogram
+    regions: RegionScores
+
+
 @dataclass(frozen=True, eq=False)
 class ImageScores:
     """What one image adds to the metrics of a set, small enough to be kept for every image.
@@ -78,7 +85,8 @@ class ImageScores:
     dropped_bits: int
 
     @classmethod
-    def of(cls, histogram: ScoreHistogram, regions: RegionScores) -> ImageScores:
+    def of(cls, image: CountedImage) -> ImageScores:
+        histogram, regions = image
         good = np.flatnonzero(histogram.good)
         dropped = histogram.binning.dropped_bits
         coarse, first = np.unique(histogram.bins[good] >> dropped, return_index=True)
@@ -95,14 +103,14 @@ class ImageScores:
 
 
 class ImageCounts:
-    """The counts of one image whose residual map comes whole or by bands of rows, from the top.
+    """Counts one image whose residual map comes whole or by bands of rows, from the top.
 
     Any cut into bands gives the same counts. Memory: the occupied bins, 8 bytes for a defective pixel, and a byte for
     each pixel of the rows that hold defective ones; five bytes for these while regions are labelled.
     """
 
     def __init__(self, binning: Binning = FLOAT_BITS) -> None:
-        self.histogram = ScoreHistogram.empty(binning)
+        self._histogram = ScoreHistogram.empty(binning)
         self._rows = 0
         self._flawed: list[tuple[int, Mask]] = []  # the first row of each part, and its defective pixels
         self._bins: list[NDArray[np.int64]] = []  # of the defective pixels, row by row
@@ -121,21 +129,24 @@ class ImageCounts:
         if residual.ndim != 2:
             raise InputError(f"residual must be (H, W), got {shape_text(residual.shape)}")
         check_mask(truth, residual.shape, "mask")
-        binning = self.histogram.binning
+        binning = self._histogram.binning
         if inside is None:
             flawed, counted = truth, ScoreHistogram.of(residual, truth, binning)
         else:
             check_mask(inside, residual.shape, "inside")
             flawed, counted = truth & inside, ScoreHistogram.of(residual[inside], truth[inside], binning)
-        self.histogram = self.histogram + counted if self._rows else counted
+        self._histogram = self._histogram + counted if self._rows else counted
         rows = np.flatnonzero(flawed.any(axis=1))
         if len(rows):
             self._flawed.append((self._rows + rows[0], flawed[rows[0] : rows[-1] + 1].copy()))
             self._bins.append(binning.of(residual[flawed]))
         self._rows += len(residual)
 
-    def regions(self) -> RegionScores:
-        """The 8-connected components of the ground truth inside the region of interest, with their scores."""
+    def counted(self) -> CountedImage:
+        """The counts after the last rows; regions are the 8-connected components of the ground truth."""
+        return CountedImage(self._histogram, self._regions())
+
+    def _regions(self) -> RegionScores:
         if not self._flawed:
             return RegionScores.join([])
         top, bottom = self._flawed[0][0], self._flawed[-1][0] + len(self._flawed[-1][1])
@@ -143,4 +154,4 @@ class ImageCounts:
         for first, part in self._flawed:
             flawed[first - top : first - top + len(part)] = part
         labels, regions = label(flawed)
-        return RegionScores.of(labels[flawed] - 1, np.concatenate(self._bins), regions, self.histogram.binning.count)
+        return RegionScores.of(labels[flawed] - 1, np.concatenate(self._bins), regions, self._histogram.binning.count)

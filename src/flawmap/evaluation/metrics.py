@@ -37,7 +37,7 @@ from flawmap.evaluation.histograms import (
     quantile_place,
     undefined_because,
 )
-from flawmap.evaluation.image_counts import ImageCounts, ImageScores, RegionScores
+from flawmap.evaluation.image_counts import CountedImage, ImageCounts, ImageScores, RegionScores
 
 OVERLAP_RATE, OVERLAP_QUANTILES = 0.05, (0.25, 0.5, 0.75)
 
@@ -120,18 +120,19 @@ class PixelMetrics:
             metrics.add(residual, mask, inside)
         return metrics
 
-    def add(self, residual: FloatMap, mask: Mask, inside: Mask | None = None) -> ImageCounts:
+    def add(self, residual: FloatMap, mask: Mask, inside: Mask | None = None) -> CountedImage:
         """Count one image, given whole, and return its own counts. For the arguments see `ImageCounts.add`."""
         counts = ImageCounts(self._sum.binning)
         counts.add(residual, mask, inside)
-        self.add_image(counts)
-        return counts
+        image = counts.counted()
+        self.add_image(image)
+        return image
 
-    def add_image(self, counts: ImageCounts) -> None:
+    def add_image(self, image: CountedImage) -> None:
         """Add one image that was counted; one without defective pixels is good."""
-        histogram, regions = counts.histogram, counts.regions()
+        histogram, regions = image
         self.images += 1
-        self.per_image.append(ImageScores.of(histogram, regions))
+        self.per_image.append(ImageScores.of(image))
         self._sum.add(histogram)
         if not len(regions.area) and len(histogram.bins):
             self._normal[histogram.bins] += histogram.good / histogram.good_pixels

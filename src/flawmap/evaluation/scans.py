@@ -14,7 +14,7 @@ from flawmap.core.errors import InputError
 from flawmap.core.parallel import exclusive_slot, parallel_map
 from flawmap.core.records import Inspection, Mask
 from flawmap.data.splits import ImageRegion
-from flawmap.evaluation.image_counts import ImageCounts
+from flawmap.evaluation.image_counts import CountedImage, ImageCounts
 from flawmap.imaging.codecs import read_header
 from flawmap.imaging.reading import ImageRows, opened_image
 from flawmap.imaging.roi import Box, find_roi
@@ -26,7 +26,7 @@ class Scan(NamedTuple):
     """One image, scored. hit: defective pixels above the threshold."""
 
     inspection: Inspection
-    counts: ImageCounts
+    counts: CountedImage
     hit: int
 
 
@@ -56,7 +56,7 @@ def scan_image(
         drawn = np.zeros(band.residual.shape, np.bool_) if truth is None else truth[rows]
         hit += int((builder.add(band) & drawn).sum())
         counts.add(band.residual, drawn, band.inside)
-    return Scan(builder.inspection(image.path, image.notes), counts, hit)
+    return Scan(builder.inspection(image.path, image.notes), counts.counted(), hit)
 
 
 def scan_good(detector: Detector, region: ImageRegion, *, threshold: float) -> Scan | None:
