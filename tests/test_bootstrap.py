@@ -228,9 +228,10 @@ def test_each_kind_is_drawn_whole() -> None:
 
 def test_one_kind_alone_is_drawn_as_numpy_draws() -> None:
     """Sets of one kind have the plain multinomial draws of the seed."""
-    expected = np.random.default_rng(5).multinomial(7, np.full(7, 1 / 7), size=20)
-    for kind in (np.zeros(7, np.bool_), np.ones(7, np.bool_)):
-        assert np.array_equal(bootstrap_weights(kind, 20, 5), expected)
+    images, resamples = 700, 1000  # several blocks of rows
+    expected = np.random.default_rng(5).multinomial(images, np.full(images, 1 / images), size=resamples)
+    for kind in (np.zeros(images, np.bool_), np.ones(images, np.bool_)):
+        assert np.array_equal(bootstrap_weights(kind, resamples, 5), expected)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -195,7 +195,7 @@ def threshold_from_good(
 
 def _unresolved(rate: float, pixels: int) -> str | None:
     """Why a rate above 0 cannot be told from 0 by so many good pixels; None if it can."""
-    if rate == 0 or rate * pixels >= 1:
+    if rate == 0 or rate >= 1 / pixels:
         return None
     return (
         f"a false positive rate of {rate:g} cannot be resolved: {pixels:,} held-out good pixels resolve rates down to "

@@ -1,10 +1,10 @@
 """Confidence intervals over images: how far a figure might have come out otherwise.
 
-The pixels of an image are not independent, neighbours least of all: what was drawn at random is images. So whole
-images are drawn with replacement, as many as there are, and the metric is taken again; the percentile interval holds
-the middle of the resampled values. Good and defective images are drawn apart, so every resample has as many of each
-as the set. An interval answers "had other images of the same kinds been measured", and nothing about other trainings,
-other materials or other labels.
+The pixels of an image are not independent, neighbours least of all; images are. So whole images are drawn with
+replacement, as many as there are, and the metric is computed again; the percentile interval holds the middle of the
+resampled values. Good and defective images are drawn apart, so every resample has as many of each as the set. An
+interval answers "what if other images of the same kinds had been measured", and nothing about other trainings, other
+materials or other labels.
 
 Percentile intervals of a few images are rough: below some twenty they tend to be too narrow, and one image has an
 interval without width, which says nothing. Where most images lack defects, or one holds most of the defective pixels,
@@ -70,14 +70,15 @@ def bootstrap_weights(defective: NDArray[np.bool_], resamples: int, seed: int) -
     Memory: 4 bytes for each image and resample.
 
     Args:
-        defective: (N,), the kind of each image.
+        defective: (N,) bool, the kind of each image.
     """
     generator = np.random.default_rng(seed)
     weights = np.zeros((resamples, len(defective)), np.int32)
     for kind in (~defective, defective):
         images = int(kind.sum())
-        if images:
-            weights[:, kind] = generator.multinomial(images, np.full(images, 1 / images), size=resamples)
+        for rows in row_blocks(resamples, images) if images else ():
+            drawn = generator.multinomial(images, np.full(images, 1 / images), size=rows.stop - rows.start)
+            weights[rows, kind] = drawn
     return weights
 
 
