@@ -152,6 +152,19 @@ def test_images_are_scored_side_by_side(artifact: Artifact, areas: tuple[ImageRe
     assert reports == 2 * [(number, 4, str(area.path)) for number, area in enumerate(areas, start=1)]
 
 
+def test_images_that_come_by_bands_give_the_same_threshold(
+    artifact: Artifact, areas: tuple[ImageRegion, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bands of a few rows hold the same pixels and the same scores as an image in one band."""
+    detector = with_settings(artifact)
+    whole = threshold_from_good(detector, areas)
+    monkeypatch.setattr("flawmap.imaging.rows.BAND_PIXELS", 80 * 5)
+    banded = threshold_from_good(detector, areas)
+    assert banded[0] == pytest.approx(whole[0], rel=2**-11)
+    assert banded[1].good_pixels == whole[1].good_pixels
+    assert banded[1].image_scores == pytest.approx(whole[1].image_scores, rel=1e-5)
+
+
 @pytest.mark.parametrize("count", [1, 1000, 200_000])
 def test_a_compact_histogram_is_small_and_says_how_far_it_is_off(count: int) -> None:
     """At an edge the fraction above is exact; anywhere else it is off by the stated error at most."""
