@@ -3,11 +3,11 @@
 Each image is kept as counts by coarse bin (`image_counts.ImageScores`), so the counts of all resamples are a matrix
 product, (S, N) times (N, C), and the metrics are those of `formulas`, a row for each resample. Where scores spread over
 a few octaves, the coarse bins move AUROC and AU-PRO by less than 1e-4, average precision and F1 by less than 1e-3, and
-a region's overlap by the few of its pixels that share a bin with the threshold: an interval lies that much beside its
-figure, and is no wider for it.
+the overlap of a region by the few of its pixels that lie in the bin of the threshold. An interval is shifted by as much
+against its metric, and is no wider for it.
 
 Memory beside the images' own counts: some 100 MB, 4 bytes for each image and resample, and 8 bytes for each region and
-distinct threshold of the overlap. Time: half a second, and 2 to 5 ms for each image.
+distinct threshold of the overlap. Time: some tenths of a second, and 1 to 5 ms for each image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Confidence intervals over images: how far a figure might have come out otherwise.
+"""Confidence intervals over images: how far a metric might vary with the images that were measured.
 
 The pixels of an image are not independent, neighbours least of all; images are. So whole images are drawn with
 replacement, as many as there are, and the metric is computed again; the percentile interval holds the middle of the
