@@ -56,7 +56,8 @@ def row(detector: flawmap.Detector, path: Path, truth: Mask, side: int) -> NDArr
     """What one method makes of one image."""
     image = detector.read(path).pixels
     explained = detector.explain(image, path=path)
-    inspection = detector.judge(explained, path=path)
+    inspection = detector.inspect(image, path=path)
+    assert explained.reconstruction is not None  # both methods reconstruct
     shown = (
         picture(image),
         picture(explained.reconstruction),

@@ -36,8 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     largest = []
     for sample in good:
-        residual = detector.score(detector.read(sample.path).pixels, path=sample.path)  # (H, W), larger is worse
-        largest.append(float(detector.opened(residual).max()))
+        largest.append(detector.inspect(sample.path, threshold=0.0).score)  # of the opened residual map
         print(f"{sample.path}: largest residual {largest[-1]:.4f}")
     largest.sort(reverse=True)
     if given.alarms >= len(largest):

@@ -9,38 +9,43 @@ finds. Train two models with different settings and compare: settings chosen so 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import flawmap
-from flawmap.core.records import Mask
+from flawmap.core.records import MappedInspection, Mask
 from flawmap.data.defects import FLAWS, add_flaw
 from flawmap.data.layouts import find_dataset
 from flawmap.data.splits import Split
 from flawmap.evaluation.evaluate import held_out_areas, unseen_samples
 from flawmap.evaluation.metrics import PixelMetrics
-from flawmap.imaging.reading import Pixels
+from flawmap.imaging.reading import ImageRows
+from flawmap.imaging.roi import Box, find_roi
+from flawmap.scoring.inspection import inspected
 from flawmap.scoring.model_file import load_artifact
 
 
-def held_out(detector: flawmap.Detector, data: Path) -> Iterator[tuple[Pixels, Mask | None, tuple[int, int]]]:
-    """Good images that the model never saw: pixels, region of interest, (height, width) of the file.
-
-    Of five or fewer training images there are none, but strips of them that were kept apart.
-    """
+def held_out(detector: flawmap.Detector, data: Path) -> list[tuple[Path, Box | None]]:
+    """Good images that the model never saw, or the strips of them that were held out (where there were few images)."""
     dataset = find_dataset(data)
     split = Split.from_dict(detector.artifact.provenance["data"]["split"])
-    for sample in unseen_samples(dataset, split):
-        if sample.label == "good":
-            image = detector.read(sample.path).pixels
-            yield image, detector.region(image, sample.path), (image.shape[0], image.shape[1])
-    for area in held_out_areas(dataset, split):
-        image = detector.read(area.path).pixels
-        inside = detector.region(image, area.path)
-        assert area.box is not None  # held_out_areas gives parts of images only
-        left, top, right, bottom = area.box
-        part = image[top:bottom, left:right]
-        yield part, None if inside is None else inside[top:bottom, left:right], (image.shape[0], image.shape[1])
+    whole = [(sample.path, None) for sample in unseen_samples(dataset, split) if sample.label == "good"]
+    return [*whole, *((area.path, area.box) for area in held_out_areas(dataset, split))]
+
+
+def with_flaw(
+    detector: flawmap.Detector, path: Path, box: Box | None, kind: str, seed: int
+) -> tuple[MappedInspection, Mask, Mask]:
+    """The inspection of a good image, or a part of it, with one flaw in it; where the flaw is, and the region."""
+    image = detector.read(path).pixels.copy()
+    height, width, _ = image.shape
+    left, top, right, bottom = box or (0, 0, width, height)
+    roi = find_roi(ImageRows.of(image, path=path), detector.config.images.roi)
+    inside = roi.rows(0, height, width)[top:bottom, left:right]
+    part, truth = add_flaw(image[top:bottom, left:right], kind, seed, inside=inside)
+    image[top:bottom, left:right] = part
+    bands = detector.scan(ImageRows.of(image, path=path), box=box)
+    return inspected(bands, detector.threshold()), truth, inside
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,10 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{'kind':15} {'pixel AUROC':>12} {'AU-PRO 30 %':>12} {'found':>8}")
     for kind in given.kinds.split(","):
         metrics, found = PixelMetrics(), 0
-        for number, (image, inside, whole) in enumerate(pieces):
-            flawed, truth = add_flaw(image, kind, given.seed + number, inside=inside)
-            explained = detector.explain_inside(flawed, inside, whole)
-            inspection = detector.judge(explained)
+        for number, (path, box) in enumerate(pieces):
+            inspection, truth, inside = with_flaw(detector, path, box, kind, given.seed + number)
             metrics.add(inspection.residual, truth, inside)
             found += bool((inspection.mask & truth).any())
         figures = metrics.result().to_dict()

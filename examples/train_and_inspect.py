@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import flawmap
-from flawmap.core.overrides import override
+from flawmap.methods.overrides import override
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawmap.commands.cli import main
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
 from flawmap.core.settings import ImageSettings, SplitSettings
 from flawmap.data.layouts import find_dataset
 from flawmap.data.splits import split_dataset
 from flawmap.imaging.writing import write_image
-from flawmap.methods.table import build_network
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, save_artifact
 

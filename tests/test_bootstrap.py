@@ -445,11 +445,11 @@ def test_binomial_intervals_equal_scipy(count: int, total: int, confidence: floa
 def test_held_out_rates_say_how_sure_they_are() -> None:
     """No pixel above on five images: the rate's interval has no width, but half of all images may have one."""
     found = HeldOut.of(0.5, [(0, 1000)] * 5)
-    assert (found.false_positive_rate, found.rate_interval, found.images_above) == (0, (0, 0), 0)
-    assert found.fraction_interval == pytest.approx((0, 0.5218), abs=1e-4)
+    assert (found.false_positive_rate, found.false_positive_rate_interval, found.images_above) == (0, (0, 0), 0)
+    assert found.images_above_interval == pytest.approx((0, 0.5218), abs=1e-4)
     uneven = HeldOut.of(0.5, [(0, 1000), (30, 1000), (0, 1000)])
     assert uneven.false_positive_rate == 0.01
-    assert uneven.rate_interval == (0, 0.03)
+    assert uneven.false_positive_rate_interval == (0, 0.03)
     assert uneven.images_above == 1
 
 

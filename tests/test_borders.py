@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import flawmap
-from flawmap.core.device import Runtime
 from flawmap.core.errors import ArtifactError
+from flawmap.core.runtime import Runtime
 from flawmap.data.splits import ImageRegion
 from flawmap.data.synthetic import texture
 from flawmap.evaluation.calibration import BORDER_IMAGES, border_from_good, evenly

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 import flawmap
-from flawmap.core.device import Runtime
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.events import Events
 from flawmap.core.files import sha256_of
+from flawmap.core.runtime import Runtime
 from flawmap.data.splits import ImageRegion
 from flawmap.data.synthetic import good_images
 from flawmap.evaluation.calibration import CompactHistogram, calibrated, threshold_from_good

@@ -16,8 +16,8 @@ import typer
 
 import flawmap
 from flawmap.commands.cli import app, main
-from flawmap.core.presets import preset
 from flawmap.imaging.reading import read_mask
+from flawmap.methods.presets import preset
 
 TINY = ["--patch", "32", "--latent", "8", "--stride", "16", "--batch", "8", "--steps", "10"]
 
@@ -585,7 +585,7 @@ def test_interrupted(run: Run, cloth: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_log_file_shows_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     """Where there is no terminal, each thing that goes on gets a line for every tenth of it that is done."""
     from flawmap.commands.console import Output, end_log
-    from flawmap.methods.gradient import Progress, Row
+    from flawmap.methods.interface import Progress, Row
 
     output = Output.start(as_json=False, quiet=False, verbose=False)
     with output.progress() as bar:
@@ -604,7 +604,7 @@ def test_a_terminal_shows_a_bar() -> None:
     from rich.console import Console
 
     from flawmap.commands.console import Output
-    from flawmap.methods.gradient import Progress, Row
+    from flawmap.methods.interface import Progress, Row
 
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from flawmap.core.device import Runtime
 from flawmap.core.errors import ArtifactError, ConfigError, InputError
 from flawmap.core.records import MappedInspection
+from flawmap.core.runtime import Runtime
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import texture
 from flawmap.evaluation.metrics import PixelMetrics

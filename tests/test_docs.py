@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from flawmap.commands.cli import main
-from flawmap.core import overrides, presets, settings
+from flawmap.core import settings
+from flawmap.methods import overrides, presets
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

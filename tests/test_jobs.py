@@ -19,15 +19,15 @@ from PIL import Image
 import flawmap
 from flawmap.commands import info as commands_info
 from flawmap.core.errors import ArtifactError, ConfigError, InputError
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
-from flawmap.core.settings import Config
 from flawmap.data.layouts import find_dataset
 from flawmap.data.synthetic import good_images
 from flawmap.imaging.reading import read_image, read_mask
 from flawmap.imaging.writing import write_image
 from flawmap.methods import gradient
-from flawmap.methods.gradient import Progress
+from flawmap.methods.config import Config
+from flawmap.methods.interface import Progress
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import load_artifact
 

@@ -377,13 +377,18 @@ def test_bins_keep_the_order_of_floats_and_their_edges_are_exact() -> None:
 # --------------------------------------------------------------------------------------------- thresholds, thinning
 
 
+def exactly(values: NDArray[np.float32]) -> ScoreHistogram:
+    """A bin for each distinct score."""
+    return ScoreHistogram.of(values, None, Distinct.among([values]))
+
+
 @pytest.mark.parametrize("rate", [0.0, 1e-4, 0.01, 0.29, 0.3, 0.5, 0.999])
 def test_the_threshold_from_good_pixels_keeps_its_rate_and_is_the_smallest(rate: float) -> None:
     """No more than the rate lies strictly above; any smaller score would break it; a histogram's is a bin higher."""
     for count in (1, 7, 100, 5000):
         values = np.random.default_rng(count).random(count).astype(np.float32)
         values = np.concatenate([values, values[: count // 3]])  # ties
-        exact = quantile_from_good(values, rate)
+        exact = quantile_from_good(exactly(values), rate)
         assert (values > np.float32(exact)).mean() <= rate
         smaller = values[values < np.float32(exact)]
         assert smaller.size == 0 or (values > smaller.max()).mean() > rate
@@ -396,8 +401,8 @@ def test_the_threshold_from_good_pixels_keeps_its_rate_and_is_the_smallest(rate:
 def test_a_rate_that_is_a_share_allows_just_that_many() -> None:
     """0.29 of a hundred pixels allows 29 above, although 0.29 * 100 is less than 29 in floating point."""
     values = np.arange(100, dtype=np.float32)
-    assert quantile_from_good(values, 0.29) == 70
-    assert quantile_from_good(values, 0.0) == 99
+    assert quantile_from_good(exactly(values), 0.29) == 70
+    assert quantile_from_good(exactly(values), 0.0) == 99
 
 
 def test_a_thinned_curve_keeps_points_ends_and_area() -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import flawmap
 from flawmap.commands.cli import main
-from flawmap.core.device import Runtime
 from flawmap.core.errors import ConfigError
+from flawmap.core.runtime import Runtime
 from flawmap.core.settings import MethodSettings
 from flawmap.methods.config import Config
 from flawmap.methods.interface import FitContext, Method, Patches, PatchScorer, PatchScores, State

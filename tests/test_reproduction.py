@@ -18,8 +18,8 @@ from scipy.ndimage import gaussian_filter
 import flawmap
 from flawmap.commands import cli
 from flawmap.commands.cli import main
-from flawmap.core.device import Runtime
 from flawmap.core.errors import ConfigError, InputError, TrainingError
+from flawmap.core.runtime import Runtime
 from flawmap.core.settings import PATCH_SIDES, Preset
 from flawmap.data.layouts import find_dataset
 from flawmap.data.splits import Split

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flawmap.core.device import Runtime
 from flawmap.core.records import MappedInspection
+from flawmap.core.runtime import Runtime
 from flawmap.data.synthetic import texture
 from flawmap.imaging.reading import ImageRows
 from flawmap.methods.autoencoder import build_network, comparing

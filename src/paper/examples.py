@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawmap.core.device import Runtime
 from flawmap.core.errors import InputError
 from flawmap.core.files import natural_key
 from flawmap.core.records import MappedInspection, Mask
+from flawmap.core.runtime import Runtime
 from flawmap.data.layouts import Sample, find_dataset
 from flawmap.evaluation.evaluate import score_case
 from flawmap.evaluation.histograms import ScoreHistogram, check_rate, quantile_from_good

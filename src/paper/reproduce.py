@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flawmap.commands.outputs import Done
 from flawmap.commands.train import MODEL_BYTES
 from flawmap.core.errors import ConfigError, FlawmapError, InputError
+from flawmap.core.events import SILENT, Events, named
 from flawmap.core.files import enough_space, writable_folder
 from flawmap.core.settings import FeatureName, Preset
 from flawmap.reporting.logs import write_json
@@ -44,11 +44,8 @@ from paper.runs import Record, RunContext, perform, read_record
 
 log = logging.getLogger(__name__)
 
-Observe = Callable[..., None]
-"""Told (progress, name=training) after every row of a training's history."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExperimentRequest:
     """What is asked for.
 
@@ -125,9 +122,7 @@ def reproduce(
     out: Path,
     *,
     listing: bool = False,
-    observe: Observe = lambda progress, name: None,
-    done: Done = lambda done, total, what: None,
-    say: Callable[[str], None] = log.info,
+    events: Events = SILENT,
 ) -> dict[str, Any]:
     """Print the plan, do what is missing of it, and draw what the records hold: OUT/index.html.
 
@@ -136,7 +131,7 @@ def reproduce(
     Args:
         data: the folder of the data sets' folders. out: for records, models, pictures and the page.
         listing: print the plan and stop.
-        done: told of every image scored.
+        events: told of every training by its name, and of every image scored.
     Returns:
         "plan", "failed": [{"name", "error"}]; and unless it was a listing "trainings": ours beside the paper's (see
         `paper.comparison`), "claims", "pictures", "timing", "page".
@@ -147,7 +142,7 @@ def reproduce(
     planned = [plan_row(row, recipe) for row in rows]
     lines = plan_lines(planned, request)
     for line in lines[:1] if listing else lines:
-        say(line)
+        events.message(line)
     if listing:
         return {"what": request.what, "plan": planned, "failed": []}
     present = [row for row in rows if recipe.folder(row).is_dir() or recipe.record(row).exists()]
@@ -159,18 +154,18 @@ def reproduce(
     enough_space(out, MODEL_BYTES)
     writable_folder(out)
     failed: list[dict[str, str]] = []
-    for outcome in perform_all(present, recipe, request.jobs, observe=observe, done=done, say=say):
+    for outcome in perform_all(present, recipe, request.jobs, events):
         if outcome.error is not None:
-            say(f"{outcome.training.name} failed: {outcome.error}")
+            events.message(f"{outcome.training.name} failed: {outcome.error}")
             failed.append({"name": outcome.training.name, "error": outcome.error})
         elif not request.keep_models and not pictured(outcome.training):
             recipe.model(outcome.training).unlink(missing_ok=True)
     records = all_records(out)
     claims = [*statements.claims(records)] if records else []
-    for name, work in _works(request, recipe, records, observe):
+    for name, work in _works(request, recipe, records, events):
         error = _failure(lambda work=work: claims.extend(work()))  # type: ignore[misc]
         if error is not None:
-            say(f"{name} failed: {error}")
+            events.message(f"{name} failed: {error}")
             failed.append({"name": name, "error": error})
     return {
         "what": request.what,
@@ -240,18 +235,14 @@ def perform_all(
     rows: Sequence[Training],
     recipe: RunContext,
     jobs: int,
-    *,
-    observe: Observe,
-    done: Done,
-    say: Callable[[str], None],
+    events: Events = SILENT,
 ) -> Iterator[Outcome]:
     """The trainings one after another, or several at once in processes of their own; each outcome as it comes."""
     if jobs == 1 or len(rows) < 2:
         for number, row in enumerate(rows, start=1):
             if not recipe.record(row).exists():
-                say(f"{number} of {len(rows)}: {row.name}")
-            watch = partial(observe, name=row.name)
-            yield _outcome(row, lambda row=row, watch=watch: perform(row, recipe, observe=watch, done=done, say=say))  # type: ignore[misc]
+                events.message(f"{number} of {len(rows)}: {row.name}")
+            yield _outcome(row, lambda row=row: perform(row, recipe, events=events))  # type: ignore[misc]
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, and hang
@@ -259,7 +250,7 @@ def perform_all(
         running = {pool.submit(perform, row, recipe): row for row in rows}
         try:
             for number, future in enumerate(as_completed(running), start=1):
-                say(f"{number} of {len(rows)}: {running[future].name}")
+                events.message(f"{number} of {len(rows)}: {running[future].name}")
                 yield _outcome(running[future], future.result)
         finally:
             pool.shutdown(cancel_futures=True)
@@ -306,14 +297,14 @@ def _failure(work: Callable[[], object]) -> str | None:
 
 
 def _works(
-    request: ExperimentRequest, recipe: RunContext, records: Sequence[Record], observe: Observe
+    request: ExperimentRequest, recipe: RunContext, records: Sequence[Record], events: Events
 ) -> list[tuple[str, Callable[[], Sequence[Claim]]]]:
     """What is drawn and timed once the trainings are done, by name; each gives the claims that it settles."""
     out = recipe.out
     picture = partial(_picture, out)
     known: dict[str, Callable[[], Sequence[Claim]]] = {
         "figure2": lambda: _figure2(picture("figure2")),
-        "figure3": lambda: _figure3(request, out, partial(observe, name="figure3")),
+        "figure3": lambda: _figure3(request, out, named(events, "figure3")),
         "figure6": lambda: _draw(records, lambda: figures.roc(records, picture("figure6"))),
         "figure7": lambda: _draw(records, lambda: figures.overlap(records, picture("figure7"))),
         "table2": lambda: _draw(records, lambda: figures.table2(records, picture("table2"), statements.PAPER)),
@@ -361,7 +352,7 @@ def _figure2(path: Path) -> Sequence[Claim]:
     return figure2.check(figure2.figures())
 
 
-def _figure3(request: ExperimentRequest, out: Path, observe: Callable[..., None]) -> Sequence[Claim]:
+def _figure3(request: ExperimentRequest, out: Path, events: Events) -> Sequence[Claim]:
     """Train on checkerboards once; the figures are kept, the network is not."""
     place, path = out / "records" / "figure3.json", _picture(out, "figure3")
     (budget,) = _boards_budget(replace(request, what="figure3"))
@@ -373,7 +364,7 @@ def _figure3(request: ExperimentRequest, out: Path, observe: Callable[..., None]
         return figure3.check(kept["figures"])
     checkpoint = writable_folder(out / "models") / "figure3.checkpoint"
     config = figure3.settings(training)
-    trained = figure3.train(config, checkpoint=checkpoint, resume=checkpoint.exists(), observe=observe)
+    trained = figure3.train(config, checkpoint=checkpoint, resume=checkpoint.exists(), observe=events.training)
     network = trained.network.to("cpu")
     figure3.draw(network, path, seed=0)
     figures = figure3.figures(network, seed=0)

@@ -12,18 +12,18 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flawmap.commands.outputs import Done
 from flawmap.commands.train import train
-from flawmap.core.device import Runtime
 from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.events import SILENT, Events, named
 from flawmap.core.files import writable_folder
+from flawmap.core.runtime import Runtime
 from flawmap.core.settings import FeatureSettings, Preset
 from flawmap.data.layouts import Sample, find_dataset
 from flawmap.data.splits import ImageRegion, Split
@@ -34,7 +34,6 @@ from flawmap.evaluation.evaluate import Case, located, score_case, unseen_sample
 from flawmap.evaluation.histograms import ScoreHistogram, bin_edge
 from flawmap.evaluation.metrics import PixelMetrics, image_metrics, overlap_quantiles
 from flawmap.methods.config import Config
-from flawmap.methods.interface import Progress
 from flawmap.methods.overrides import override, parse
 from flawmap.reporting.logs import write_json
 from flawmap.scoring.detector import Detector
@@ -92,14 +91,12 @@ def perform(
     training: Training,
     recipe: RunContext,
     *,
-    observe: Callable[[Progress], None] = lambda progress: None,
-    done: Done = lambda done, total, what: None,
-    say: Callable[[str], None] = log.info,
+    events: Events = SILENT,
 ) -> Record:
     """The record of a training: read if it is there, else the training is gone on with, scored, and recorded.
 
     Args:
-        observe: told of every row of the training's history. done: told of every image scored.
+        events: told of every row of the training's history under its name, and of every image scored.
     Raises:
         ConfigError: the folder holds a record or a model of this name made with other settings.
         InputError, TrainingError: the data, or the course of the training.
@@ -114,8 +111,8 @@ def perform(
         _refuse_others(load_artifact(model).config, config, model)
     else:
         resume = model.with_suffix(".checkpoint").exists()
-        train(recipe.folder(training), model, config, resume=resume, observe=observe, say=say)
-    record = record_of(training, recipe, load_artifact(model), done=done)
+        train(recipe.folder(training), model, config, resume=resume, events=named(events, training.name))
+    record = record_of(training, recipe, load_artifact(model), events)
     write_json(place, record)
     return record
 
@@ -132,9 +129,7 @@ def read_record(path: Path) -> Record:
     return dict(record)
 
 
-def record_of(
-    training: Training, recipe: RunContext, artifact: Artifact, *, done: Done = lambda done, total, what: None
-) -> Record:
+def record_of(training: Training, recipe: RunContext, artifact: Artifact, events: Events = SILENT) -> Record:
     """Everything that is measured of a trained model, on all unseen images of its set."""
     dataset = find_dataset(recipe.folder(training))
     provenance = artifact.provenance
@@ -143,7 +138,7 @@ def record_of(
     areas = {"training": located(dataset, split.train), "held_out": located(dataset, split.validation)}
     detectors = detectors_of(artifact, ways, **areas, runtime=Runtime(recipe.device, recipe.precision))
     samples = unseen_samples(dataset, split)
-    pools = score_all(detectors, samples, done)
+    pools = score_all(detectors, samples, events)
     return {
         "schema": SCHEMA,
         "name": training.name,
@@ -234,7 +229,7 @@ def detectors_of(
     return detectors
 
 
-def score_all(detectors: Mapping[str, Detector], samples: Sequence[Sample], done: Done) -> dict[str, Pool]:
+def score_all(detectors: Mapping[str, Detector], samples: Sequence[Sample], events: Events = SILENT) -> dict[str, Pool]:
     """Every image by every detector. Raises InputError over an unreadable one: figures of a part would mislead."""
     pools = {name: Pool() for name in detectors}
     for number, sample in enumerate(samples, start=1):
@@ -243,7 +238,7 @@ def score_all(detectors: Mapping[str, Detector], samples: Sequence[Sample], done
             if problem is not None:
                 log.warning("%s: %s", sample.path, problem)
             pools[name].add(case)
-        done(number, len(samples), str(sample.path))
+        events.progress(number, len(samples), str(sample.path))
     return pools
 
 

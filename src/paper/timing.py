@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from flawmap.core.device import Runtime, autocast, choose_device, choose_precision, describe_machine
+from flawmap.core.device import autocast, choose_device, choose_precision, describe_machine
+from flawmap.core.runtime import Runtime
 from flawmap.core.settings import Preset
 from flawmap.imaging.morphology import opened
 from flawmap.methods.autoencoder import build_network

@@ -6,9 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from flawmap.commands.outputs import Done, _silent, _usable
-from flawmap.core.events import Events
-from flawmap.data.layouts import find_dataset
+from flawmap.commands.outputs import usable_folder
+from flawmap.core.events import SILENT, Events
+from flawmap.core.runtime import Runtime
+from flawmap.data.layouts import Dataset, find_dataset
 from flawmap.data.splits import Split
 from flawmap.evaluation.evaluate import SCHEMA, evaluate, held_out_areas, unseen_samples
 from flawmap.evaluation.results import Evaluation
@@ -19,10 +20,7 @@ from flawmap.reporting.pages import write_page
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact, version_hash
 
-PAGE_BYTES = 50_000_000  # and before an evaluation: its page holds some forty pictures
-
-
-# ----------------------------------------------------------------------------------------------------------- evaluate
+PAGE_BYTES = 50_000_000  # free space asked for: the page holds some forty pictures
 
 
 def evaluate_model(
@@ -31,43 +29,29 @@ def evaluate_model(
     out: Path,
     *,
     last: int | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    engine: str = "torch",
-    done: Done = _silent,
+    runtime: Runtime | None = None,
+    roi_masks: Path | None = None,
+    events: Events = SILENT,
 ) -> Evaluation:
     """Measure a model on a labelled set: `metrics.json`, `roc.png`, and `index.html` with its best and worst cases.
 
     Args:
         last: count the last N good training images by name as good test images; refused if the model saw one.
-        engine: what runs the network: torch, onnxruntime or openvino.
+        roi_masks: the folder of masks on this machine, for a model whose region of interest is a folder of masks.
     """
-    artifact = load_artifact(model)
-    detector = Detector.of(artifact, device=device, precision=precision, engine=engine)
+    artifact = load_artifact(model).with_roi_masks(roi_masks)
+    detector = Detector.of(artifact, runtime or Runtime())
     dataset = find_dataset(path)
     root = dataset.root.parent if dataset.root.is_file() else dataset.root  # paths in a manifest are relative to it
-    _usable(out, PAGE_BYTES)
-    split = Split.from_dict(artifact.provenance["data"]["split"])
+    usable_folder(out, PAGE_BYTES)
+    known = artifact.data.get("split")  # a model made in Python knows of none
+    split = Split((), (), ()) if known is None else Split.from_dict(known)
     samples = unseen_samples(dataset, split, last)
-    events = _Told(done)
     evaluation = evaluate(detector, samples, held_out_areas(dataset, split), root=root, events=events)
-    about = {
-        "schema": SCHEMA,
-        "model": model_summary(model, artifact),
-        "dataset": {
-            "name": dataset.root.resolve().name,
-            "layout": dataset.layout,
-            "images": dict(Counter(row.label for row in evaluation.per_image)),
-            "scale": artifact.config.images.scale,
-            "region": artifact.config.images.roi.model_dump(mode="json", exclude_none=True),
-            "measured_in": "the images' own pixels",
-        },
-        "precision": str(detector.precision).removeprefix("torch."),
-        "engine": detector.engine,
-    }
+    about = _about(model, detector, dataset, evaluation)
     write_json(out / "metrics.json", about | evaluation.to_dict())
     if evaluation.curve is not None:
-        roc_figure({artifact.config.loss.name: evaluation.curve}, out / "roc.png")
+        roc_figure({artifact.config.method.name: evaluation.curve}, out / "roc.png")
     else:
         (out / "roc.png").unlink(missing_ok=True)  # an earlier evaluation's
     page = evaluation_page(detector, evaluation, samples, about=about, root=root, roc=out / "roc.png")
@@ -75,29 +59,40 @@ def evaluate_model(
     return evaluation
 
 
-class _Told(Events):
-    def __init__(self, done: Done) -> None:
-        self.done = done
-
-    def progress(self, done: int, total: int, what: str) -> None:
-        self.done(done, total, what)
+def _about(model: Path, detector: Detector, dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:
+    """What the figures belong to: model, data set, and how it was run."""
+    images = detector.config.images
+    return {
+        "schema": SCHEMA,
+        "model": model_summary(model, detector.artifact),
+        "dataset": {
+            "name": dataset.root.resolve().name,
+            "layout": dataset.layout,
+            "images": dict(Counter(row.label for row in evaluation.per_image)),
+            "scale": images.scale,
+            "region": images.roi.model_dump(mode="json", exclude_none=True, exclude={"masks"}),
+            "measured_in": "the images' own pixels",
+        },
+        "precision": str(detector.scorer.precision).removeprefix("torch."),
+        "engine": detector.runtime.engine,
+    }
 
 
 def model_summary(model: Path, artifact: Artifact) -> dict[str, Any]:
-    """What a reader of figures needs to know of the model that made them."""
+    """What a reader of figures needs to know of the model that made them; None where the model does not know it."""
     settings = artifact.config
     return {
         "file": model.name,
         "version": version_hash(model),
-        "method": settings.loss.name,
-        "residual": settings.residual.model_dump(mode="json"),
-        "latent": settings.model.latent,
+        "method": settings.method.name,
+        "residual": settings.mapped.model_dump(mode="json"),
+        "latent": getattr(settings.method, "latent", None),
         "patch": settings.model.patch,
         "stride": settings.tiling.stride,
         "opening": settings.threshold.opening,
         "threshold": artifact.threshold,
-        "training": artifact.provenance["training"],
+        "training": artifact.provenance.get("training"),
         "features": artifact.provenance.get("features"),
         "seed": settings.training.seed,
-        "split_sha256": artifact.provenance["data"]["split_sha256"],
+        "split_sha256": artifact.data.get("split_sha256"),
     }

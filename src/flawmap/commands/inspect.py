@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from flawmap.commands.inspect_bands import by_bands, inspect_bands
-from flawmap.commands.outputs import Done, _silent, _usable
-from flawmap.commands.train import log
+from flawmap.commands.inspection_files import ENDINGS, inspection_files
+from flawmap.commands.outputs import InspectionOutputs, usable_folder
 from flawmap.core.errors import ConfigError, InputError, OutputError
-from flawmap.core.files import writable_folder
+from flawmap.core.events import SILENT, Events
+from flawmap.core.files import sha256_of
 from flawmap.core.parallel import exclusive_slot, parallel_map
-from flawmap.core.records import Findings, Inspection
+from flawmap.core.records import Inspection
+from flawmap.core.runtime import Runtime
 from flawmap.data.finding import FoundImage, find_images
-from flawmap.imaging.codecs import read_header as image_header
-from flawmap.imaging.writing import write_image
+from flawmap.imaging.codecs import read_header
+from flawmap.imaging.reading import WHOLE_PIXELS, opened_image
 from flawmap.reporting.logs import InspectionLog
-from flawmap.reporting.pictures import overlay
 from flawmap.scoring.detector import Detector
+from flawmap.scoring.inspection import InspectionBuilder
+from flawmap.scoring.model_file import load_artifact
 
-PICTURE_BYTES, RESIDUAL_BYTES = 2, 4  # and before an inspection, for each pixel: mask and overlay, residual map
+log = logging.getLogger(__name__)
 
-OUTPUTS = ("_mask", "_overlay", "_residual")  # what the names of an inspection's pictures end in
-
-
-# ------------------------------------------------------------------------------------------------------------ inspect
+PICTURE_BYTES, RESIDUAL_BYTES = 2, 4  # for each pixel: mask and overlay, residual map
 
 
 @dataclass(frozen=True)
 class InspectionRow:
-    """One line of the summary: what was found, or why the image could not be read."""
+    """One line of the summary: what was found, or why the image could not be read. notes: about the file."""
 
     path: str
     score: float | None
@@ -45,6 +44,7 @@ class InspectionRow:
     regions: int
     flawed_pixels: int
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def inspect(
@@ -52,77 +52,117 @@ def inspect(
     inputs: Sequence[Path | str],
     out: Path,
     *,
-    threshold: float | None = None,
-    residuals: bool = False,
-    overlays: bool = True,
-    device: str = "auto",
-    precision: str = "auto",
-    engine: str = "torch",
-    done: Done = _silent,
+    outputs: InspectionOutputs | None = None,
+    runtime: Runtime | None = None,
+    roi_masks: Path | None = None,
+    resume: bool = False,
+    events: Events = SILENT,
 ) -> tuple[InspectionRow, ...]:
     """Inspect files, folders and globs with a model, and write what was found.
 
     For each image, under its path relative to what was given: `NAME_mask.png`, `NAME_overlay.png` and, if asked for,
-    `NAME_residual.tif` (float32, opened). For all: `inspections.jsonl` and `regions.csv`. An unreadable image is
-    listed, and the run goes on. An image of more than `huge.WHOLE_PIXELS` pixels is inspected by bands of rows: its
-    mask is a TIFF, too, `NAME_mask.tif`, and its overlay is scaled down.
+    `NAME_residual.tif` (float32, opened). For all: `inspections.jsonl`, a line for each image as soon as it is done, and
+    `regions.csv`. An unreadable image is listed, and the run goes on. The mask of an image of more than WHOLE_PIXELS
+    pixels is a TIFF, too, and its overlay is reduced.
 
     Args:
-        threshold: instead of the model's own. engine: what runs the network: torch, onnxruntime or openvino.
+        roi_masks: the folder of masks on this machine, for a model whose region of interest is a folder of masks.
+        resume: go on with what an earlier run left in the folder; its images are not inspected again.
     Raises:
-        InputError, ConfigError, ArtifactError: before any image is looked at, or a disk that filled up meanwhile.
+        InputError, ConfigError, ArtifactError: before any image is looked at. OutputError: a disk that filled up.
     """
-    detector = Detector.load(model, device=device, precision=precision, engine=engine)
-    _check_threshold(model, detector.artifact.threshold if threshold is None else threshold)
+    outputs, runtime = outputs or InspectionOutputs(), runtime or Runtime()
+    detector = Detector.of(load_artifact(model).with_roi_masks(roi_masks), runtime)
+    _check_threshold(model, detector.artifact.threshold if outputs.threshold is None else outputs.threshold)
     found = _not_in(out, find_images(inputs))
-    _usable(out, _bytes_needed(found, residuals=residuals, overlays=overlays))
     names = _output_names(found)
+    run = _identity(model, detector, outputs)
+    with InspectionLog(usable_folder(out, _bytes_needed(found, outputs)), run, resume=resume) as records:
+        done = {record["path"]: _row_of(record) for record in records.kept}
+        remaining = [image for image in found if str(image.path) not in done]
+        if done:
+            events.message(f"{len(done)} images were inspected before, {len(remaining)} remain")
+        try:
+            _inspect_all(detector, remaining, out, names, outputs, records, done, events)
+        except KeyboardInterrupt:
+            events.message(f"{len(done)} of {len(found)} images are done and listed in {out}; go on with --resume")
+            raise
+    return tuple(done[str(image.path)] for image in found)
 
+
+def _inspect_all(
+    detector: Detector,
+    images: Sequence[FoundImage],
+    out: Path,
+    names: dict[FoundImage, Path],
+    outputs: InspectionOutputs,
+    records: InspectionLog,
+    done: dict[str, InspectionRow],
+    events: Events,
+) -> None:
+    """Inspect images side by side; each is listed, in order, as soon as it is done."""
     cores = torch.get_num_threads()
 
-    def look(image: FoundImage) -> Findings | InputError:
-        target = out / names[image]
+    def look(image: FoundImage) -> Inspection | InputError:
         try:
-            header = image_header(image.path)
-            with exclusive_slot(header.pixels, cores):
-                inspected = inspect_bands if by_bands(header, detector.config.images) else _inspect_whole
-                return inspected(
-                    detector, image.path, target, threshold=threshold, residuals=residuals, overlays=overlays
-                )
+            with exclusive_slot(read_header(image.path).pixels, cores):
+                return _inspect_file(detector, image.path, out / names[image], outputs)
         except OutputError:
             raise
         except InputError as error:
             return error
 
-    rows: list[InspectionRow] = []
-    with InspectionLog(out) as records, closing(parallel_map(look, found)) as results:
-        for number, (image, result) in enumerate(zip(found, results, strict=True)):
-            if isinstance(result, InputError):
-                records.fail(str(image.path), str(result))
-                rows.append(InspectionRow(str(image.path), None, "unreadable", 0, 0, str(result)))
-            else:
-                records.add(result)
-                rows.append(_summary_row(result))
-            done(number + 1, len(found), str(image.path))
-    return tuple(rows)
+    with closing(parallel_map(look, images)) as results:
+        for number, (image, result) in enumerate(zip(images, results, strict=True), start=1):
+            path = str(image.path)
+            failed = isinstance(result, InputError)
+            record = records.fail(path, str(result)) if isinstance(result, InputError) else records.add(result)
+            done[path] = _row_of(record)
+            for note in () if failed else record["notes"]:
+                log.info("%s: %s", path, note)
+            events.progress(number, len(images), path)
 
 
-def _inspect_whole(
-    detector: Detector, path: Path, target: Path, *, threshold: float | None, residuals: bool, overlays: bool
-) -> Findings:
-    """Inspect an image file in one piece, and write its pictures."""
-    loaded = detector.read(path)
-    explained = detector.explain(loaded.pixels, path=path)
-    inspection = detector.judge(explained, path=path, notes=loaded.notes, threshold=threshold)
-    _write_pictures(target, inspection, loaded.pixels, residuals=residuals, overlays=overlays)
-    return inspection.findings
+def _inspect_file(detector: Detector, path: Path, target: Path, outputs: InspectionOutputs) -> Inspection:
+    """Inspect an image by bands, and write its pictures."""
+    with opened_image(path, detector.config.images) as image:
+        height, width, _ = image.shape
+        builder = InspectionBuilder(detector.threshold(outputs.threshold))
+        with inspection_files(target, image.shape, outputs, large=height * width > WHOLE_PIXELS) as files:
+            for band in detector.scan(image):
+                files.add(band, builder.add(band))
+        return builder.inspection(path, image.notes)
+
+
+def _identity(model: Path, detector: Detector, outputs: InspectionOutputs) -> dict[str, Any]:
+    """What decides the results of a run; a run with another identity does not go on with its results."""
+    return {
+        "model_sha256": sha256_of(model),
+        "precision": str(detector.scorer.precision).removeprefix("torch."),
+        "engine": detector.runtime.engine,
+        **outputs.to_dict(),
+    }
+
+
+def _row_of(record: dict[str, Any]) -> InspectionRow:
+    """The summary of a line of `inspections.jsonl`."""
+    if "error" in record:
+        return InspectionRow(record["path"], None, "unreadable", 0, 0, record["error"])
+    return InspectionRow(
+        record["path"],
+        record["score"],
+        record["verdict"],
+        len(record["regions"]),
+        record["flawed_pixels"],
+        notes=tuple(record["notes"]),
+    )
 
 
 def _check_threshold(model: Path, threshold: float | None) -> None:
     if threshold is None:
         raise ConfigError(
             f"{model} has no threshold, since no good images were held out when it was trained; give one with "
-            "--threshold, or train with --validation 0.1"
+            "--threshold, or train with --set split.validation=0.1"
         )
     if not math.isfinite(threshold):
         raise ConfigError(f"threshold must be a finite number, got {threshold}")
@@ -134,10 +174,10 @@ def _not_in(out: Path, found: Sequence[FoundImage]) -> list[FoundImage]:
     kept = [image for image in found if not image.path.resolve().is_relative_to(own)]
     if not kept:
         raise InputError(f"all images found lie in the output folder {out} itself; name another one with -o")
-    foreign = [image.path for image in set(found).difference(kept) if not image.path.stem.endswith(OUTPUTS)]
+    foreign = [image.path for image in set(found).difference(kept) if not image.path.stem.endswith(ENDINGS)]
     if foreign:
         log.warning(
-            "%d images in the output folder %s are passed over, %s for one; to inspect them name another one with -o",
+            "%d images in the output folder %s are left out, %s for one; to inspect them name another folder with -o",
             len(foreign),
             out,
             min(foreign),
@@ -145,14 +185,13 @@ def _not_in(out: Path, found: Sequence[FoundImage]) -> list[FoundImage]:
     return kept
 
 
-def _bytes_needed(found: Iterable[FoundImage], *, residuals: bool, overlays: bool) -> int:
+def _bytes_needed(found: Iterable[FoundImage], outputs: InspectionOutputs) -> int:
     """About what an inspection writes; unreadable images need nothing."""
     pixels = 0
     for image in found:
         with suppress(InputError):
-            header = image_header(image.path)
-            pixels += header.width * header.height
-    return pixels * (PICTURE_BYTES * overlays + RESIDUAL_BYTES * residuals + 1)
+            pixels += read_header(image.path).pixels
+    return pixels * (PICTURE_BYTES * outputs.overlays + RESIDUAL_BYTES * outputs.residuals + 1)
 
 
 def _output_names(found: Iterable[FoundImage]) -> dict[FoundImage, Path]:
@@ -163,20 +202,3 @@ def _output_names(found: Iterable[FoundImage]) -> dict[FoundImage, Path]:
         image: image.relative.with_suffix("") if shared[image.relative.with_suffix("")] == 1 else image.relative
         for image in images
     }
-
-
-def _write_pictures(
-    target: Path, inspection: Inspection, pixels: NDArray[np.float32], *, residuals: bool, overlays: bool
-) -> None:
-    folder = writable_folder(target.parent)
-    write_image(folder / f"{target.name}_mask.png", inspection.mask)
-    if overlays:
-        write_image(folder / f"{target.name}_overlay.png", overlay(pixels, inspection.mask))
-    if residuals:
-        write_image(folder / f"{target.name}_residual.tif", inspection.residual)
-
-
-def _summary_row(findings: Findings) -> InspectionRow:
-    return InspectionRow(
-        str(findings.path), findings.score, findings.verdict, len(findings.regions), findings.flawed_pixels
-    )

@@ -1,21 +1,31 @@
-"""What several commands share: output folders, and being told how far work has come."""
+"""What several commands share: output folders, and what an inspection is to write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from flawmap.core.files import enough_space, writable_folder
 
-Done = Callable[[int, int, str], None]
-"""Told (done, of how many, what) as work goes on."""
+
+@dataclass(frozen=True)
+class InspectionOutputs:
+    """What an inspection decides by and writes.
+
+    threshold: instead of the model's own. residuals: whether the opened residual maps are written, too. overlays:
+    whether pictures with the outlined flaws are written.
+    """
+
+    threshold: float | None = None
+    residuals: bool = False
+    overlays: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
-def _silent(done: int, total: int, what: str) -> None:
-    return None
-
-
-def _usable(folder: Path, needed: int) -> None:
-    """Refuse an output folder, made already or not, that cannot take what will be written; make it otherwise."""
+def usable_folder(folder: Path, needed: int) -> Path:
+    """An output folder, made already or not, that can take so many bytes. OutputError if it cannot."""
     enough_space(folder, needed)
-    writable_folder(folder)
+    return writable_folder(folder)

@@ -10,8 +10,6 @@ from flawmap.data.defects import defective_images
 from flawmap.data.synthetic import FITTING, good_images
 from flawmap.data.writing import write_mvtec
 
-# -------------------------------------------------------------------------------------------------------------- synth
-
 
 def synth(folder: Path, kind: str, *, good: int, bad: int, size: tuple[int, int], seed: int) -> dict[str, int]:
     """Write a synthetic data set in the layout of MVTec AD.

@@ -1,4 +1,4 @@
-"""What a command does: one function each, callable from Python. The command line only parses, calls and prints."""
+"""`flawmap train`: from a folder of good images to a model file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from flawmap.commands.outputs import _usable
+from flawmap.commands.outputs import usable_folder
 from flawmap.core.device import choose_device, describe_machine, free_memory
 from flawmap.core.errors import InputError
+from flawmap.core.events import SILENT, Events
 from flawmap.core.files import writable_folder
-from flawmap.core.overrides import override
-from flawmap.core.settings import Config, ImageSettings
+from flawmap.core.runtime import Runtime
+from flawmap.core.settings import ImageSettings
 from flawmap.data.layouts import Sample, find_dataset
 from flawmap.data.loading import LoadStatistics
 from flawmap.data.patches import PatchSource
@@ -30,9 +31,12 @@ from flawmap.data.splits import ImageRegion, Split, split_dataset
 from flawmap.evaluation.calibration import calibrated
 from flawmap.imaging.codecs import read_header as image_header
 from flawmap.imaging.reading import read_image
-from flawmap.methods.gradient import Progress, Row, Trained, fit, write_history
-from flawmap.nets.weights import weights_summary
+from flawmap.methods.config import Config
+from flawmap.methods.interface import FitContext, Progress, Row, State
+from flawmap.methods.overrides import override
+from flawmap.methods.table import METHODS
 from flawmap.reporting.charts import loss_figure
+from flawmap.reporting.logs import write_history
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, save_artifact
 
@@ -41,16 +45,13 @@ log = logging.getLogger(__name__)
 VALIDATION_PATCHES = 256  # whose loss goes into the history
 MODEL_BYTES = 200_000_000  # free space asked for before a training: model, checkpoint and their parts
 
-Supply = Callable[[Sequence[ImageRegion]], AbstractContextManager[tuple[PatchSource, LoadStatistics]]]
-"""Patches of areas, wherever their images fit, and what is to be said of these."""
-
-
-# -------------------------------------------------------------------------------------------------------------- train
+PatchSourceFactory = Callable[[Sequence[ImageRegion]], AbstractContextManager[tuple[PatchSource, LoadStatistics]]]
+"""Opens the patches of image regions, in memory or on disk, with statistics of the images read."""
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a training left: the model file and what a user wants to know of it."""
+    """What a training left. skipped: files that were left out, and why."""
 
     model: Path
     artifact: Artifact
@@ -66,95 +67,88 @@ def train(
     resume: bool = False,
     skip_unreadable: bool = False,
     tensorboard: Path | None = None,
-    observe: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = log.info,
+    events: Events = SILENT,
 ) -> TrainingReport:
     """Train on the good images of a data set and write a `.flawmap` file with a threshold from held-out good images.
 
     Beside the model lie `NAME.history.csv`, `NAME.history.png` and, until the training is done, `NAME.checkpoint`; also
     `NAME.patches` while it runs, if the images do not fit in memory.
 
-    Args:
-        observe: called after every row of the history. say: told in a sentence what was understood and done.
     Raises:
         InputError, ConfigError, TrainingError: the data, the settings, or the course of the training.
     """
     dataset = find_dataset(path)
     checkpoint = _ready(model, config, resume=resume)
-    features = weights_summary(config.loss.features) if config.loss.name == "fm" else None
     if resume and not checkpoint.exists():
-        say(f"there is no checkpoint {checkpoint}: the training starts anew")
+        events.message(f"there is no checkpoint {checkpoint}: the training starts anew")
     samples, skipped = _readable(dataset.samples, config.images, skip=skip_unreadable)
     for file, reason in skipped:
-        say(f"left out {file}: {reason}")
+        events.message(f"left out {file}: {reason}")
     split = split_dataset(samples, config.images, config.split, config.model.patch)
-    say(
+    events.message(
         f"{dataset.layout} data: {len(split.train)} good images or areas to train on, {len(split.validation)} to "
         f"validate, {len(split.test)} held out as good test images"
     )
+    config = _with_channels(config, storage_estimate(split.train, config.images).channels)
     with _TensorBoard(tensorboard) as writer:
-
-        def note(progress: Progress) -> None:
-            writer.add(progress)
-            observe(progress)
-
-        config = _with_channels(config, storage_estimate(split.train, config.images).channels)
-        supply = partial(
-            open_patches,
-            settings=config.images,
-            patch=config.model.patch,
-            budget=_memory(config),
-            path=_beside(model, ".patches"),
-            say=say,
-        )
-        held_out = _validation_patches(split, config, supply)
-        with supply(split.train) as (source, tally):
-            try:
-                trained = fit(
-                    config,
-                    source,
-                    held_out,
-                    checkpoint=checkpoint,
-                    resume=resume,
-                    data_digest=split.digest,
-                    observe=note,
-                )
-            except KeyboardInterrupt:
-                say(_what_is_left(checkpoint, config))
-                raise
-    provenance = _provenance(config, trained, split, layout=dataset.layout, tally=tally, skipped=skipped)
-    if features is not None:  # every figure has to say by which network's features it came about
-        provenance["features"] = features
-    artifact = _calibrated(config, trained, split, provenance)
+        context = FitContext(None, checkpoint, resume, split.digest, lambda row: _note(row, writer, events))
+        state, tally = _fitted(config, split, model, context, events)
+    provenance = _provenance(state, split, layout=dataset.layout, tally=tally, skipped=skipped)
+    artifact = _calibrated(config, state, split, provenance, events)
     save_artifact(artifact, model)  # first: a disk that fills up over a picture must not cost the training
-    write_history(trained.history, _beside(model, ".history.csv"))
-    loss_figure([asdict(row) for row in trained.history], _beside(model, ".history.png"))
+    _write_history(state.history, model)
     checkpoint.unlink(missing_ok=True)
-    return TrainingReport(model, artifact, trained.history, skipped)
+    return TrainingReport(model, artifact, state.history, skipped)
+
+
+def _fitted(
+    config: Config, split: Split, model: Path, context: FitContext, events: Events
+) -> tuple[State, LoadStatistics]:
+    """The fitted method, and statistics of the images that it was fitted to."""
+    supply = partial(
+        open_patches,
+        settings=config.images,
+        patch=config.model.patch,
+        budget=_memory(config),
+        path=_beside(model, ".patches"),
+        say=events.message,
+    )
+    held_out = _validation_patches(split, config, supply)
+    with supply(split.train) as (source, tally):
+        try:
+            state = METHODS[config.method.name].fit(config, source, replace(context, validation=held_out))
+        except KeyboardInterrupt:
+            if context.checkpoint is not None and context.checkpoint.exists():
+                events.message(f"{context.checkpoint} holds the training so far; go on with --resume")
+            raise
+    return state, tally
+
+
+def _note(progress: Progress, writer: _TensorBoard, events: Events) -> None:
+    writer.add(progress)
+    events.training(progress, "training")
+
+
+def _write_history(history: tuple[Row, ...], model: Path) -> None:
+    """The course of the training beside the model, for methods that have one."""
+    if history:
+        write_history(history, _beside(model, ".history.csv"))
+        loss_figure([asdict(row) for row in history], _beside(model, ".history.png"))
 
 
 def _ready(model: Path, config: Config, *, resume: bool) -> Path:
-    """Whether a training can be done at all, asked before hours of it; the checkpoint's path."""
+    """The checkpoint's path, after a check of what a training needs, before hours of it."""
     choose_device(config.training.device)
+    config.method.check_files()
     if model.is_dir():
         raise InputError(f"{model} is a folder, the model is a file; name one in it: -o {model / 'model.flawmap'}")
     checkpoint = _beside(model, ".checkpoint")
-    _usable(model.absolute().parent, MODEL_BYTES)
+    usable_folder(model.absolute().parent, MODEL_BYTES)
     if checkpoint.exists() and not resume:
         raise InputError(
-            f"{checkpoint} is what an unfinished training left; go on with --resume, or remove it to start anew"
+            f"{checkpoint} was left by an unfinished training; go on with --resume, or remove it to start anew"
         )
     return checkpoint
-
-
-def _what_is_left(checkpoint: Path, config: Config) -> str:
-    """Of an interrupted training."""
-    if checkpoint.exists():
-        return f"{checkpoint} holds the training up to its last save; go on with --resume"
-    return (
-        f"stopped before the first checkpoint, which is due after {config.training.checkpoint_minutes:g} minutes "
-        "(checkpoint_minutes): nothing is left to resume"
-    )
 
 
 def _beside(model: Path, ending: str) -> Path:
@@ -208,7 +202,7 @@ def _memory(config: Config) -> int:
     return free_memory() // 2 if given is None else round(1e9 * given)
 
 
-def _validation_patches(split: Split, config: Config, supply: Supply) -> NDArray[np.float32] | None:
+def _validation_patches(split: Split, config: Config, supply: PatchSourceFactory) -> NDArray[np.float32] | None:
     if not split.validation:
         return None
     with supply(split.validation) as (source, _):
@@ -220,18 +214,17 @@ def _validation_patches(split: Split, config: Config, supply: Supply) -> NDArray
         return source.sample(VALIDATION_PATCHES, np.random.default_rng(config.training.seed))
 
 
-def _calibrated(config: Config, trained: Trained, split: Split, provenance: dict[str, Any]) -> Artifact:
-    """The model with border and threshold; without the latter, and said so, where no good image was held out for it."""
+def _calibrated(config: Config, state: State, split: Split, provenance: dict[str, Any], events: Events) -> Artifact:
+    """The model with border correction and threshold; without the latter, with a warning, if nothing was held out."""
     if not split.validation:
         log.warning("no good images were held out (validation = 0): the model has no threshold")
-    artifact = Artifact(config, trained.network.state_dict(), None, {}, provenance)
-    detector = Detector.of(artifact, device=config.training.device, precision=config.training.precision)
-    return calibrated(detector, split.train, split.validation).artifact
+    artifact = Artifact(config, state.tensors, provenance=provenance, facts=state.facts)
+    detector = Detector.of(artifact, Runtime(config.training.device, config.training.precision))
+    return calibrated(detector, split.train, split.validation, events=events).artifact
 
 
 def _provenance(
-    config: Config,
-    trained: Trained,
+    state: State,
     split: Split,
     *,
     layout: str,
@@ -239,7 +232,6 @@ def _provenance(
     skipped: Sequence[tuple[Path, str]],
 ) -> dict[str, Any]:
     """Where a model comes from, as JSON's types."""
-    last = trained.history[-1]
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": {
@@ -252,15 +244,7 @@ def _provenance(
             "split": split.to_dict(),
             "split_sha256": split.digest,
         },
-        "training": {
-            "steps": trained.steps,
-            "patches": trained.steps * config.training.batch,
-            "seconds": round(trained.seconds, 1),
-            "patches_per_second": round(trained.patches_per_second, 1),
-            "loss": last.loss,
-            "validation_loss": last.validation,
-            "constant_loss": trained.constant_loss,
-        },
+        **state.provenance,
         "versions": {name: version(name) for name in ("flawmap", "torch", "numpy")}
         | {"python": platform.python_version()},
         "machine": describe_machine(),

@@ -7,25 +7,10 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 
 import torch
 
 from flawmap.core.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how a model runs. Nothing of it is part of the model.
-
-    device: auto, cpu, cuda, cuda:N or mps. precision: auto, float32 or bfloat16. engine: torch, onnxruntime or
-    openvino; all but torch run on the CPU.
-    """
-
-    device: str = "auto"
-    precision: str = "auto"
-    engine: str = "torch"
-
 
 UNKNOWN_MEMORY = 8_000_000_000  # bytes, of a machine that does not tell its own
 

@@ -19,3 +19,22 @@ class Events:
 
 
 SILENT = Events()
+
+
+class _Named(Events):
+    def __init__(self, events: Events, name: str) -> None:
+        self._events, self._name = events, name
+
+    def message(self, text: str) -> None:
+        self._events.message(text)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        self._events.progress(done, total, what)
+
+    def training(self, progress: Any, name: str = "training") -> None:
+        self._events.training(progress, self._name)
+
+
+def named(events: Events, name: str) -> Events:
+    """The same events with a name for the training, where several follow one another."""
+    return _Named(events, name)

@@ -178,29 +178,21 @@ class HistogramSum:
         return ScoreHistogram(bins, self.good[bins], self.defective[bins], self.binning)
 
 
-def quantile_from_good(good: ScoreHistogram | Floats, rate: float) -> float:
-    """The smallest threshold with at most a given fraction of the good pixels strictly above it.
+def quantile_from_good(good: ScoreHistogram, rate: float) -> float:
+    """The smallest edge of a bin with at most a given fraction of the good pixels strictly above it.
 
-    From scores it is exact: one of them. From a histogram it is the upper edge of that score's bin, at most 0.05 %
-    larger, so the rate holds all the same.
+    With bins of floats it is at most 0.05 % above the smallest such score; with `Distinct` ones it is that score.
 
     Args:
-        good: pooled residuals of good images; of a histogram the good pixels alone are read.
+        good: pooled residuals; the good pixels alone are read.
         rate: fraction of the pixels, in [0, 1); 0 gives a threshold that no pixel exceeds.
     Raises:
         InputError: no good pixels, or a rate outside [0, 1).
     """
     check_rate(rate, "rate")
-    total = good.good_pixels if isinstance(good, ScoreHistogram) else good.size
-    if total == 0:
+    if good.good_pixels == 0:
         raise InputError("a threshold needs good pixels, got none; score at least one good image")
-    if isinstance(good, ScoreHistogram):
-        return float(good.binning.edge(good.bins[[quantile_place(good, rate)]])[0])
-    finite(good, "scores")
-    allowed = int(rate * total)  # pixels that may lie above, but for rounding: 0.29 * 100 is below 29
-    allowed += (allowed + 1) / total <= rate
-    allowed -= allowed / total > rate
-    return float(np.partition(good.ravel(), total - 1 - allowed)[total - 1 - allowed])
+    return float(good.binning.edge(good.bins[[quantile_place(good, rate)]])[0])
 
 
 def quantile_place(histogram: ScoreHistogram, rate: float) -> int:

@@ -84,17 +84,9 @@ class ImageRow:
     metrics: dict[str, float | None] | None
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "path": self.path,
-            "kind": self.kind,
-            "label": self.label,
-            "score": self.score,
-            "verdict": self.verdict,
-            "regions": self.regions,
-            "flawed_pixels": self.flawed_pixels,
-            **({} if self.truth is None else self.truth.to_dict(decided=self.verdict is not None)),
-            **(self.metrics or {}),
-        }
+        row = dict(vars(self))
+        truth, metrics = row.pop("truth"), row.pop("metrics")
+        return row | ({} if truth is None else truth.to_dict(decided=self.verdict is not None)) | (metrics or {})
 
 
 @dataclass(frozen=True)
@@ -146,17 +138,19 @@ class ImageSection:
 class HeldOut:
     """False positives on good images, or areas, that were neither trained on nor used for the threshold.
 
-    false_positive_rate: the fraction of their good pixels above the threshold; rate_interval: over images.
-    images_above: how many have such a pixel; fraction_interval: of the fraction of images, by Clopper and Pearson.
+    false_positive_rate: the fraction of their good pixels above the threshold; its interval is over images.
+    images_above: how many have such a pixel; its interval is of the fraction of images, by Clopper and Pearson.
+    level: the confidence of both intervals.
     """
 
     images_or_areas: int
     good_pixels: int
     threshold: float
     false_positive_rate: float
-    rate_interval: Interval
+    false_positive_rate_interval: Interval
     images_above: int
-    fraction_interval: Interval
+    images_above_interval: Interval
+    level: float = CONFIDENCE
 
     @classmethod
     def of(cls, threshold: float, pixels: Sequence[tuple[int, int]], resamples: int = RESAMPLES) -> HeldOut:
@@ -168,21 +162,15 @@ class HeldOut:
             good_pixels=sum(total),
             threshold=threshold,
             false_positive_rate=sum(above) / sum(total),
-            rate_interval=rate_interval(above, total, resamples=resamples),
+            false_positive_rate_interval=rate_interval(above, total, resamples=resamples),
             images_above=images_above,
-            fraction_interval=binomial_interval(images_above, len(pixels)),
+            images_above_interval=binomial_interval(images_above, len(pixels)),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "images_or_areas": self.images_or_areas,
-            "good_pixels": self.good_pixels,
-            "threshold": self.threshold,
-            "false_positive_rate": self.false_positive_rate,
-            "false_positive_rate_interval": list(self.rate_interval),
-            "images_above": self.images_above,
-            "images_above_interval": list(self.fraction_interval),
-            "level": CONFIDENCE,
+        return vars(self) | {
+            "false_positive_rate_interval": list(self.false_positive_rate_interval),
+            "images_above_interval": list(self.images_above_interval),
         }
 
 

@@ -16,7 +16,7 @@ from flawmap.core.checks import finite
 from flawmap.core.errors import InputError
 from flawmap.core.records import FloatMap, Mask
 from flawmap.core.settings import ImageSettings
-from flawmap.imaging.codecs import Decoded, StoredRows, decode, opened_rows, read_header
+from flawmap.imaging.codecs import Decoded, decode, opened_rows, read_header
 from flawmap.imaging.rows import band_rows, windows
 
 Pixels = NDArray[np.float32]
@@ -62,6 +62,9 @@ def _notes(decoded: Decoded, scaling: str, conversion: str) -> tuple[str, ...]:
 
 
 _PLAIN = "8-bit divided by 255"
+
+WHOLE_PIXELS = 2**25
+"""An image of more pixels is read by bands of rows; 33,554,432."""
 
 
 class ImageRows:
@@ -126,7 +129,7 @@ def opened_image(path: Path, settings: ImageSettings) -> Iterator[ImageRows]:
         notes: list[tuple[str, ...]] = [()]
 
         def bands() -> Iterator[Pixels]:
-            for window in windows(shape[0], shape[0] if header.pixels <= 2**25 else band_rows(shape[1]), 0):
+            for window in windows(shape[0], shape[0] if header.pixels <= WHOLE_PIXELS else band_rows(shape[1]), 0):
                 decoded = rows.read(window.first, window.last)
                 pixels, scaling, conversion = _converted(decoded, settings, str(path))
                 notes[0] = _notes(decoded, scaling, conversion)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from flawmap.core.checks import shape_text
-from flawmap.core.device import Runtime, autocast
+from flawmap.core.device import autocast
 from flawmap.core.errors import ArtifactError, ConfigError
+from flawmap.core.runtime import Runtime
 from flawmap.core.settings import WINDOWED
 from flawmap.methods.config import Config
 from flawmap.methods.gradient import Objective, Trained, train

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from flawmap.core.device import Runtime
+from flawmap.core.runtime import Runtime
 from flawmap.core.settings import MethodSettings
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flawmap.core.device import Runtime, choose_device, choose_precision
+from flawmap.core.device import choose_device, choose_precision
 from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.runtime import Runtime
 from flawmap.nets.autoencoder import Autoencoder
 
 BATCH = 32  # most patches at once on a CPU: more spill its caches, and SSIM and samples need several times their memory

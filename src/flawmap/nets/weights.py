@@ -1,4 +1,4 @@
-"""Files of pretrained weights: which are known, where they lie, and the one place of flawmap that uses the network.
+"""Files of pretrained weights: which are known, where they lie, and the one place of flawmap that uses the internet.
 
 Nothing is fetched unless `flawmap weights fetch` is given. What comes is compared with a SHA-256 that stands here, and
 only then takes its place. Imports neither torch nor NumPy.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawmap.core.errors import InputError
+from flawmap.core.events import SILENT, Events
 from flawmap.core.files import atomic, enough_space, sha256_of, writable_folder
 from flawmap.core.settings import FeatureName, FeatureSettings
 
@@ -22,9 +23,6 @@ CHUNK = 1 << 20  # bytes read at once, and the unit of progress
 LARGEST = 1 << 30  # bytes; whatever is longer is not one of these files
 TIMEOUT = 30.0  # seconds without an answer
 SCHEMES = ("https", "file")  # plain http could be changed on the way
-
-Done = Callable[[int, int, str], None]
-"""Told (done, of how many, what) as work goes on."""
 
 
 class Pinned(NamedTuple):
@@ -100,8 +98,7 @@ def fetch_weights(
     *,
     url: str | None = None,
     out: Path | None = None,
-    done: Done = lambda done, total, what: None,
-    say: Callable[[str], None] = lambda sentence: None,
+    events: Events = SILENT,
 ) -> Path:
     """Fetch the published weights of a network; a file that is there already and is the right one is left alone.
 
@@ -110,7 +107,7 @@ def fetch_weights(
     Args:
         url: where a copy of the very same file lies, https:// or file://; None: where it was published.
         out: the file to write; None: where trainings look for it, in `cache_folder`.
-        done: told in megabytes. say: told in a sentence where from and where to, before anything is fetched.
+        events: told where from and where to before anything is fetched, and of every megabyte.
     Raises:
         InputError: the address cannot be read, what came is another file, or it cannot be written.
     """
@@ -121,18 +118,18 @@ def fetch_weights(
         raise InputError(f"{target} is a folder, the weights are a file; name one in it: -o {target / pinned.file}")
     if target.exists():
         if _is(target, pinned):
-            say(f"{target} is there already, and is what was published")
+            events.message(f"{target} is there already, and is what was published")
             return target
         raise InputError(
             f"{target} exists, and is not {pinned.file} as published (SHA-256 {pinned.sha256}); remove it to fetch "
             "that, or name another place with -o"
         )
     writable_folder(target.absolute().parent)
-    say(f"fetching {source} to {target}")
+    events.message(f"fetching {source} to {target}")
     with atomic(target, durable=True) as part:
         digest = hashlib.sha256()
         with part.open("wb") as file:
-            for chunk in _read(source, target, done):
+            for chunk in _read(source, target, events):
                 digest.update(chunk)
                 file.write(chunk)
         if not digest.hexdigest().startswith(pinned.sha256):
@@ -152,8 +149,8 @@ def _checked_scheme(url: str) -> None:
         raise InputError(f"an address must begin with https:// or file://, got {url}; give another --url")
 
 
-def _read(url: str, target: Path, done: Done) -> Iterator[bytes]:
-    """The bytes at an address, piece by piece. Trouble with the network is an InputError; with the disk it is not."""
+def _read(url: str, target: Path, events: Events) -> Iterator[bytes]:
+    """The bytes at an address, piece by piece. Trouble with the connection is an InputError; with the disk it is not."""
     response = _attempt(url, lambda: urllib.request.urlopen(url, timeout=TIMEOUT))
     with response:
         _checked_scheme(response.url)  # after redirections
@@ -165,7 +162,7 @@ def _read(url: str, target: Path, done: Done) -> Iterator[bytes]:
             if come > LARGEST:
                 raise InputError(f"{url} is longer than {LARGEST >> 20} MB, and no file of weights; give another --url")
             yield chunk
-            done(min(come // CHUNK, total), total, f"MB of {target.name}")
+            events.progress(min(come // CHUNK, total), total, f"MB of {target.name}")
 
 
 def _attempt(url: str, action: Callable[[], Any]) -> Any:
@@ -175,5 +172,5 @@ def _attempt(url: str, action: Callable[[], Any]) -> Any:
         reason = getattr(error, "reason", None) or error
         raise InputError(
             f"{url} cannot be fetched: {reason}; check the address and the connection, or fetch the file by other "
-            "means and name it with `flawmap train --loss fm --features FILE`"
+            "means and name it with `flawmap train --method fm --set method.features.weights=FILE`"
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 from flawmap.data.layouts import Sample
 from flawmap.evaluation.evaluate import Case, relative_name, score_case
 from flawmap.evaluation.results import Evaluation
+from flawmap.reporting.labels import HELD_OUT, IMAGE_METRICS, PIXEL_METRICS
 from flawmap.reporting.pages import Case as CaseRow
 from flawmap.reporting.pages import Cell, Figure, Page, Table, count, number, percent
 from flawmap.reporting.pictures import heatmap, overlay, picture
@@ -42,13 +43,13 @@ def evaluation_page(
     )
     return Page(
         title=f"{model['file']} on {about['dataset']['name']}",
-        lead=f"{len(evaluation.per_image)} images, scored by the {model['method']} autoencoder in their own pixels.",
+        lead=f"{len(evaluation.per_image)} images, scored by the method {model['method']} in their own pixels.",
         facts=_facts(about),
         tables=(_metrics_table(evaluation),),
         figures=figures,
         sections=tuple(sections),
         heat=("0", f"{HEAT:g} thresholds"),
-        footer=f"model version {model['version']}, split {model['split_sha256'][:12]}",
+        footer=f"model version {model['version']}, split {(model['split_sha256'] or 'unknown')[:12]}",
     )
 
 
@@ -114,7 +115,7 @@ def _case_row(detector: Detector, case: Case, row: Mapping[str, Any]) -> CaseRow
     shown = [
         ("image", picture(pixels)),
         ("found in green, truth in red", overlay(pixels, case.inspection.mask, case.truth, width=_bold(pixels.shape))),
-        ("reconstruction", picture(case.explained.reconstruction)),
+        *_reconstruction(case),
         ("residual, opened", _heat(detector, case)),
     ]
     return CaseRow(str(row["path"]), ", ".join(said), tuple(shown))
@@ -122,10 +123,16 @@ def _case_row(detector: Detector, case: Case, row: Mapping[str, Any]) -> CaseRow
 
 def _method_pictures(detector: Detector, case: Case) -> list[tuple[str, Any]]:
     return [
-        ("reconstruction", picture(case.explained.reconstruction)),
+        *_reconstruction(case),
         ("residual", _heat(detector, case)),
         ("mask", picture(case.inspection.mask)),
     ]
+
+
+def _reconstruction(case: Case) -> list[tuple[str, Any]]:
+    """The reconstruction with its caption, where the method has one."""
+    found = case.explained.reconstruction
+    return [] if found is None else [("reconstruction", picture(found))]
 
 
 def _bold(shape: tuple[int, ...]) -> int:
@@ -140,22 +147,24 @@ def _heat(detector: Detector, case: Case) -> Any:
 
 def _facts(about: Mapping[str, Any]) -> tuple[tuple[str, str | Cell], ...]:
     model, data = about["model"], about["dataset"]
-    training = model["training"]
-    residual = model["residual"]
-    similarity = residual["ssim"]
-    mapped = residual["name"]
+    training, residual = model["training"], model["residual"]
+    mapped = residual["name"] or f"of the method {model['method']}"
     if mapped == "ssim":
+        similarity = residual["ssim"]
         size = similarity["size"]
         mapped += f", {similarity['window']} {size}x{size} window, {similarity['constants']} constants"
-    return (
+    latent = "" if model["latent"] is None else f"d = {model['latent']}, "
+    trained = training and f"{training['patches']:,} patches in {training['seconds'] / 60:.1f} minutes"
+    facts = (
         ("residual", mapped),
-        ("network", f"patch {model['patch']}, d = {model['latent']}, stride {model['stride']}, seed {model['seed']}"),
-        ("trained", f"{training['patches']:,} patches in {training['seconds'] / 60:.1f} minutes"),
+        ("patches", f"{model['patch']} pixels, {latent}stride {model['stride']}, seed {model['seed']}"),
+        ("trained", trained),
         ("threshold", _threshold(model)),
         ("images", ", ".join(f"{count} {label}" for label, count in data["images"].items())),
-        ("worked at scale", str(data["scale"])),
+        ("working scale", str(data["scale"])),
         ("region of interest", _region(data["region"])),
     )
+    return tuple((name, value) for name, value in facts if value)
 
 
 def _region(region: Mapping[str, Any]) -> str:
@@ -168,31 +177,18 @@ def _region(region: Mapping[str, Any]) -> str:
 def _metrics_table(evaluation: Evaluation) -> Table:
     everything, defective = evaluation.pixel.to_dict(), evaluation.pixel_defective_images.to_dict()
     level = everything["intervals"]["level"]
-    columns = (f"figure ({level:.0%} interval over images)", "all images that count", "defective images alone")
+    columns = (f"metric ({level:.0%} interval over images)", "all images that count", "defective images alone")
     rows: list[tuple[str | Cell, ...]] = [
-        (label, _figure(everything, name), _figure(defective, name))
-        for name, label in (
-            ("auroc", "pixel AUROC"),
-            ("average_precision", "pixel average precision"),
-            ("au_pro_30", "AU-PRO at 30 % false positives"),
-            ("au_pro_05", "AU-PRO at 5 % false positives"),
-            ("f1_max", "F1 at the best threshold"),
-            ("iou_max", "IoU at the best threshold"),
-            ("aupimo", "AUPIMO (1e-5 to 1e-4 of good images' pixels)"),
-        )
+        (label, _figure(everything, name), _figure(defective, name)) for name, label in PIXEL_METRICS.items()
     ]
     image, reason = evaluation.image.values if evaluation.image else {}, evaluation.image_reason or ""
-    for name, label in (
-        ("auroc", "image AUROC"),
-        ("average_precision", "image average precision"),
-        ("f1_max", "image F1 at the best threshold"),
-    ):
+    for name, label in IMAGE_METRICS.items():
         rows.append((label, number(image.get(name), reason=reason), ""))
     if evaluation.held_out:
         rate = percent(evaluation.held_out.false_positive_rate, 4)
-        rows.append(("held-out good pixels above the threshold", rate, ""))
+        rows.append((HELD_OUT, rate, ""))
         rows.append(("held-out good pixels", count(evaluation.held_out.good_pixels), ""))
-    return Table("Figures", columns, tuple(rows))
+    return Table("Metrics", columns, tuple(rows))
 
 
 def _figure(figures: Mapping[str, Any], name: str) -> Cell:

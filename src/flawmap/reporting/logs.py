@@ -1,22 +1,23 @@
-"""Lists for programs: what an inspection found as JSON lines and CSV, and JSON files that are whole or not there."""
+"""Lists for programs: what an inspection found as JSON lines and CSV, histories of trainings, and JSON files."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import re
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
-from flawmap.core.errors import InputError
-from flawmap.core.files import atomic, writable_folder
-from flawmap.core.records import Findings, Inspection
+from filelock import FileLock, Timeout
 
-INSPECTIONS, REGIONS = "inspections.jsonl", "regions.csv"
+from flawmap.core.errors import ConfigError, InputError, OutputError
+from flawmap.core.files import atomic, unwritable
+from flawmap.core.records import Inspection
+
+INSPECTIONS, REGIONS, RUN, LOCK = "inspections.jsonl", "regions.csv", ".run.json", ".lock"
 REGION_COLUMNS = (
     "path",
     "region",
@@ -30,75 +31,124 @@ REGION_COLUMNS = (
     "peak",
     "mean",
 )
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A cell that begins with one of these is run by spreadsheets."""
 
 
 class InspectionLog:
-    """What inspecting many images found, written while it runs: `inspections.jsonl` and `regions.csv` in a folder.
+    """What inspecting many images found: `inspections.jsonl` and, when the block ends, `regions.csv` in a folder.
 
-    Both grow under hidden names and take their own when the block ends, also by an exception: then they hold the
-    images that were finished, in whole lines. An exception before the first image leaves older files as they were.
+    Each line of the JSON is complete and out of this process before the next image is listed, so a killed run leaves the
+    lines of the images that were done. `kept` holds the lines of an earlier run that this one goes on with.
 
+    Args:
+        run: what decides the results, as JSON's types. resume: go on with the lines that are there.
     Raises:
-        InputError: the folder cannot be written to, no room, or a score that is not finite.
+        ConfigError: the lines there belong to another model or other settings, or another process writes to the folder.
+        OutputError: the folder cannot be written to, or is full. InputError: a score that is not finite.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, run: Mapping[str, Any], *, resume: bool = False) -> None:
+        self._folder, self._run, self._resume = folder, dict(run), resume
+        self._lock = FileLock(folder / LOCK)
+        self._lines: list[dict[str, Any]] = []
+        self._file: BinaryIO
+        self.kept: tuple[dict[str, Any], ...] = ()
 
     def __enter__(self) -> Self:
-        writable_folder(self.folder)
-        self._targets = [self.folder / name for name in (INSPECTIONS, REGIONS)]
-        self._parts = [target.with_name(f".{target.name}.part-{os.getpid()}") for target in self._targets]
-        with ExitStack() as stack:
-            for part in self._parts:
-                stack.callback(part.unlink, missing_ok=True)
-            # Unbuffered: nothing waits in memory that a later error or a full disk could lose or repeat.
-            self._files = [stack.enter_context(part.open("wb", buffering=0)) for part in self._parts]
-            self._whole = [0, 0]
-            self._append("", _csv_lines([REGION_COLUMNS]))
-            self._begun = self._whole
-            self._stack = stack.pop_all()
+        path = self._folder / INSPECTIONS
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(f"another inspection is writing to {self._folder}; name another folder with -o") from None
+        except OSError as error:
+            raise unwritable(self._folder / LOCK, error) from error
+        try:
+            if self._resume and path.exists():
+                self._check_run()
+                self.kept = tuple(line for line in read_lines(path) if "error" not in line)
+            self._lines = list(self.kept)
+            write_json(self._folder / RUN, self._run)
+            with atomic(path) as part:  # a torn last line and images that could not be read are left out
+                part.write_bytes(b"".join(_line(line) for line in self._lines))
+            self._file = path.open("ab", buffering=0)
+        except BaseException as error:
+            self._release()
+            if isinstance(error, OSError):
+                raise unwritable(path, error) from error
+            raise
         return self
 
-    def add(self, findings: Findings | Inspection) -> None:
-        """One line for the image, and one for each of its regions, numbered from 1."""
-        record, rows = findings.to_dict(), []
-        for place, region in enumerate(record["regions"], start=1):
-            where = (*region["box"], *region["centroid"])
-            rows.append((record["path"], place, region["area"], *where, region["peak"], region["mean"]))
-        self._append(_json(record, findings.path or "an image") + "\n", _csv_lines(rows))
+    def add(self, inspection: Inspection) -> dict[str, Any]:
+        """One line for an image; returns it."""
+        return self._append(inspection.to_dict())
 
-    def fail(self, path: Path | str, message: str) -> None:
-        """One line for an image that could not be read: its path and why."""
-        self._append(json.dumps({"path": str(path), "error": message}, ensure_ascii=False) + "\n", "")
+    def fail(self, path: Path | str, message: str) -> dict[str, Any]:
+        """One line for an image that could not be read: its path and why; returns it."""
+        return self._append({"path": str(path), "error": message})
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         try:
-            with self._stack:
-                for file, size in zip(self._files, self._whole, strict=True):
-                    file.truncate(size)
-                    file.close()
-                if kind is None or self._whole != self._begun:
-                    for part, target in zip(self._parts, self._targets, strict=True):
-                        part.replace(target)
-        except OSError as problem:
-            raise InputError(
-                f"the lists in {self.folder} cannot be written: {problem.strerror or problem}"
-            ) from problem
+            self._file.close()
+            if self._lines:
+                rows = [row for line in self._lines for row in _regions(line)]
+                write_csv(self._folder / REGIONS, REGION_COLUMNS, rows)
+            else:
+                (self._folder / INSPECTIONS).unlink(missing_ok=True)
+        finally:
+            self._release()
 
-    def _append(self, *texts: str) -> None:
-        """Both files or neither: what an interrupted call left after `_whole` is overwritten or cut off."""
+    def _append(self, line: dict[str, Any]) -> dict[str, Any]:
+        content, path = _line(line), self._folder / INSPECTIONS
         try:
-            for file, size, text in zip(self._files, self._whole, texts, strict=True):
-                file.seek(size)
-                rest = memoryview(utf8(text))
-                while rest:
-                    rest = rest[file.write(rest) :]
+            end = os.fstat(self._file.fileno()).st_size
+            if self._file.write(content) < len(content):  # no room for all of it
+                self._file.truncate(end)
+                raise OutputError(f"{path} cannot be written: no space left; make room, and go on with --resume")
         except OSError as error:
-            raise InputError(f"the lists in {self.folder} cannot be written: {error.strerror or error}") from error
-        self._whole = [file.tell() for file in self._files]
+            raise unwritable(path, error) from error
+        self._lines.append(line)
+        return line
+
+    def _check_run(self) -> None:
+        """Refuse lines that another model or other settings gave."""
+        place = self._folder / RUN
+        try:
+            before = json.loads(place.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = {}
+        changed = [
+            f"{key} was {before.get(key)}, is {value}" for key, value in self._run.items() if before.get(key) != value
+        ]
+        if changed:
+            raise ConfigError(
+                f"{self._folder} holds an inspection by another model or other settings: {'; '.join(changed)}; name "
+                "another folder with -o, or inspect without --resume to replace it"
+            )
+
+    def _release(self) -> None:
+        self._lock.release()
+        (self._folder / LOCK).unlink(missing_ok=True)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a file of JSON lines; a last one that was torn is left out."""
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in whole.splitlines() if line.strip()]
+
+
+def write_history(history: Iterable[Any], path: Path) -> None:
+    """A training's history as CSV: step, loss, validation, rate, seconds."""
+    columns = ("step", "loss", "validation", "rate", "seconds")
+    write_csv(path, columns, [tuple(asdict(row)[name] for name in columns) for row in history])
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A CSV file in UTF-8, whole or not at all; None is an empty cell, and no text cell is a formula."""
+    with atomic(path) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_cell(value) for value in row] for row in rows)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -107,15 +157,34 @@ def write_json(path: Path, data: Any) -> None:
     Raises:
         InputError: a number that is not finite (JSON has none; say None), or the file cannot be written.
     """
-    # A line break stands between values only: within a string it is escaped.
-    text = re.sub(r'\[\n[^\[\]{}"]*\]', lambda found: _one_line(found[0]), _json(data, str(path), indent=2))
+    # A curve would take a line for each of its numbers. Line breaks stand between values only: strings hold none.
+    numbers = re.compile(r'\[\n[^\[\]{}"]*\]')
+    text = numbers.sub(
+        lambda found: f"[{', '.join(found[0][1:-1].replace(',', ' ').split())}]", _json(data, str(path), 2)
+    )
     content = utf8(text + "\n")
     with atomic(path) as part:
         part.write_bytes(content)
 
 
-def _one_line(numbers: str) -> str:
-    return "[" + ", ".join(number.strip() for number in numbers[1:-1].split(",")) + "]"
+def utf8(text: str) -> bytes:
+    """UTF-8. A file name's bytes that are none come as lone surrogates and leave as \\udcff, which JSON reads back."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _regions(line: Mapping[str, Any]) -> Iterable[tuple[Any, ...]]:
+    """The rows of an image's regions, numbered from 1."""
+    for place, region in enumerate(line.get("regions", ()), start=1):
+        where = (*region["box"], *region["centroid"])
+        yield (line["path"], place, region["area"], *where, region["peak"], region["mean"])
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else "" if value is None else value
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return utf8(_json(record, str(record["path"])) + "\n")
 
 
 def _json(data: Any, name: str, indent: int | None = None) -> str:
@@ -123,14 +192,3 @@ def _json(data: Any, name: str, indent: int | None = None) -> str:
         return json.dumps(data, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError as error:
         raise InputError(f"{name}: JSON holds finite numbers only, got NaN or infinity; write None: {error}") from error
-
-
-def _csv_lines(rows: list[tuple[Any, ...]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def utf8(text: str) -> bytes:
-    """UTF-8. A file name's bytes that are none come as lone surrogates and leave as \\udcff, which JSON reads back."""
-    return text.encode("utf-8", "backslashreplace")

@@ -12,10 +12,12 @@ from flawmap.core.checks import finite, image_array, shape_text
 from flawmap.core.errors import InputError
 from flawmap.core.records import FloatMap, Mask
 from flawmap.imaging.resize import to_working_size
+from flawmap.imaging.rows import BlockReduce, block_counts
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) uint8, red green blue."""
 
+OVERLAY_SIDE = 4096  # pixels, at most, of a reduced overlay
 DETECTED = (0, 230, 90)  # green
 TRUTH = (255, 45, 60)  # red
 
@@ -66,6 +68,30 @@ def overlay(
         picture[_outline(truth, width, gap=width)] = TRUTH
     picture[_outline(mask, width)] = DETECTED
     return picture
+
+
+class ReducedOverlay:
+    """An overlay of an image that arrives by bands, reduced by a whole factor to at most OVERLAY_SIDE pixels.
+
+    A pixel of it is outlined as flawed if any of the pixels that it stands for is.
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        """shape: (H, W, C) of all bands together."""
+        height, width, channels = shape
+        self._factor, self._size = -(-max(height, width) // OVERLAY_SIDE), (height, width)
+        self._image = BlockReduce((height, width, channels), self._factor, np.add, np.float64)
+        self._mask = BlockReduce((height, width), self._factor, np.logical_or, np.bool_)
+
+    def add(self, image: NDArray[np.float32], mask: Mask) -> None:
+        """The band below the one before: (h, W, C) in [0, 1] and (h, W) bool."""
+        self._image.add(image)
+        self._mask.add(mask)
+
+    def picture(self) -> Picture:
+        """(h, w, 3) uint8, after the last band."""
+        means = self._image.values / block_counts(self._size, self._factor)[:, :, None]
+        return overlay(np.clip(means, 0, 1).astype(np.float32), self._mask.values)
 
 
 def heatmap(residual: FloatMap, low: float, high: float) -> Picture:

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from flawmap.core.checks import image_array
-from flawmap.core.device import Runtime
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.records import FloatMap, MappedInspection, Mask
+from flawmap.core.runtime import Runtime
 from flawmap.imaging.morphology import opened
 from flawmap.imaging.reading import ImageRows, LoadedImage, Pixels, opened_image, read_image, to_channels
 from flawmap.imaging.resize import resized_bands, scale_of_part, working_size

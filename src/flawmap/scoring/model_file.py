@@ -16,12 +16,12 @@ from typing import Any
 import safetensors
 from torch import Tensor
 
-from flawmap.core.errors import ArtifactError
+from flawmap.core.errors import ArtifactError, ConfigError
 from flawmap.core.files import sha256_of
 from flawmap.core.tensor_file import DIGEST, load_tensors, read_metadata, save_tensors
 from flawmap.methods.config import Config
 from flawmap.methods.interface import State
-from flawmap.methods.overrides import parse
+from flawmap.methods.overrides import override, parse
 from flawmap.scoring.borders import BorderProfile
 
 FORMAT = 1
@@ -55,7 +55,7 @@ class Artifact:
     def header(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "config": self.config.model_dump(mode="json"),
+            "config": _without_places(self.config).model_dump(mode="json"),
             "facts": self.facts,
             "border": self.border,
             "threshold": self.threshold,
@@ -63,11 +63,44 @@ class Artifact:
             "provenance": self.provenance,
         }
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """What is known of the training images; empty for a model that was made in Python."""
+        return dict(self.provenance.get("data", {}))
+
+    def with_roi_masks(self, folder: Path | None) -> Artifact:
+        """The model with the folder of its region's masks on this machine; None: as it is.
+
+        Raises:
+            ConfigError: its region of interest is no folder of masks, or the folder is not named where it is one.
+        """
+        roi = self.config.images.roi
+        if folder is None:
+            if roi.masks is not None and not roi.masks.is_dir():
+                raise ConfigError(
+                    f"the region of interest of this model is a folder of masks, {roi.masks}, which is not here; name "
+                    "it with --roi-masks"
+                )
+            return self
+        if roi.masks is None:
+            raise ConfigError("this model's region of interest is no folder of masks; leave --roi-masks out")
+        return replace(self, config=override(self.config, {"images": {"roi": {"masks": folder}}}))
+
     def with_border(self, border: BorderProfile) -> Artifact:
         return replace(self, border=border)
 
     def with_threshold(self, threshold: float, calibration: dict[str, Any]) -> Artifact:
         return replace(self, threshold=threshold, calibration=calibration)
+
+
+def _without_places(config: Config) -> Config:
+    """The settings without folders of the machine that trained: a folder of masks keeps its name alone."""
+    changes: dict[str, Any] = {}
+    if config.images.roi.masks is not None:
+        changes["images"] = {"roi": {"masks": Path(config.images.roi.masks.name)}}
+    if "features" in type(config.method).model_fields:
+        changes["method"] = {"features": {"weights": None}}
+    return override(config, changes)
 
 
 def save_artifact(artifact: Artifact, path: Path) -> None:

@@ -1,0 +1,125 @@
+"""Options that several commands share, and how their text becomes settings. Defaults are those of the settings."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from flawmap.core.errors import ConfigError
+from flawmap.methods.config import Config
+from flawmap.methods.overrides import assigned, default_text
+
+USUAL = Config()
+LARGEST_FACTOR = 16  # of --scale; the settings refuse larger ones, but a number of pixels may have been meant
+
+
+def help_of(text: str, setting: str = "", otherwise: str = "") -> str:
+    """An option's help with the default of its setting, or with what applies where nothing is set."""
+    default = default_text(USUAL, setting) if setting else ""
+    return f"{text} [default: {default or otherwise}]" if default or otherwise else text
+
+
+AsJson = Annotated[bool, typer.Option("--json/--no-json", help="Print one JSON document for machines, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet/--no-quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose/--no-verbose", "-v", help="Show the library's log, and tracebacks of our faults.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(help="Arithmetic of the network; auto: bfloat16 where it is native."),
+]
+Engine = Annotated[
+    Literal["torch", "onnxruntime", "openvino"],
+    typer.Option(help="Runs the network; all but torch need flawmap[export] and the CPU."),
+]
+Preset = Annotated[
+    Literal["paper", "fast"], typer.Option(help="paper: as published; fast: the extended recipe, trained by minutes.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting, as often as needed."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of settings; --set and options win over it. [default: none]")
+]
+Mode = Annotated[
+    Literal["auto", "grey", "colour"] | None,
+    typer.Option(help=help_of("Convert every image; auto: as they are.", "images.mode")),
+]
+RoiBox = Annotated[
+    str | None,
+    typer.Option("--roi-box", help=help_of("Region of interest: left,top,right,bottom in pixels.", otherwise="all")),
+]
+RoiMasks = Annotated[
+    Path | None,
+    typer.Option(
+        "--roi-masks", help=help_of("Region of interest: folder of masks with the images' names.", otherwise="all")
+    ),
+]
+FeatureNetwork = Annotated[
+    Literal["alexnet", "squeezenet"] | None,
+    typer.Option(help=help_of("The network in that file.", otherwise="alexnet")),
+]
+
+
+def image_changes(
+    *, mode: str | None = None, roi_box: str | None = None, roi_masks: Path | None = None, scale: str | None = None
+) -> dict[str, Any]:
+    """The settings of images that were given as options."""
+    box = None if roi_box is None else whole_numbers(roi_box, 4, "--roi-box", "left,top,right,bottom", "10,20,500,400")
+    return given(
+        {
+            "mode": mode,
+            "scale": None if scale is None else scale_of(scale),
+            "roi": {"box": box, "masks": roi_masks and roi_masks.absolute()},
+        }
+    )
+
+
+def set_changes(texts: list[str] | None) -> list[dict[str, Any]]:
+    """The changes that --set asks for, in their order."""
+    return [assigned(text) for text in texts or ()]
+
+
+def given(changes: dict[str, Any]) -> dict[str, Any]:
+    """Without the options that were not given, so that presets and files decide."""
+    kept = {key: given(value) if isinstance(value, dict) else value for key, value in changes.items()}
+    return {key: value for key, value in kept.items() if value is not None and value != {}}
+
+
+def scale_of(text: str) -> float | tuple[int, int]:
+    """A factor, or (width, height)."""
+    try:
+        factor = float(text)
+    except ValueError:
+        return size_of(text, "--scale")
+    return factor if math.isfinite(factor) and factor <= LARGEST_FACTOR else size_of(text, "--scale")
+
+
+def size_of(text: str, option: str) -> tuple[int, int]:
+    """(width, height) of a text such as 256x256."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        example = f"a factor up to {LARGEST_FACTOR} such as 0.5, or " if option == "--scale" else ""
+        raise ConfigError(f"{option} must be {example}width x height in pixels such as 256x256, got {text}")
+    return int(parts[0]), int(parts[1])
+
+
+def whole_numbers(text: str, count: int, option: str, shape: str, example: str) -> tuple[int, ...]:
+    """So many whole numbers, separated by commas."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        raise ConfigError(f"{option} must be {shape} such as {example}, got {text}")
+    return numbers
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """Names, separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())

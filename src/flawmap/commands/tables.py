@@ -1,0 +1,263 @@
+"""The results of commands as tables for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flawmap.commands.console import print_line
+from flawmap.reporting.labels import HELD_OUT, IMAGE_METRICS, PIXEL_METRICS
+
+SHOWN = 12  # rows of a list before it is cut
+
+
+def show_counts(console: Console, report: dict[str, Any]) -> None:
+    for place, count in report["images"].items():
+        print_line(console, f"{Path(report['folder']) / place}: {count} image{'s' if count > 1 else ''}")
+
+
+def show_training(console: Console, report: dict[str, Any]) -> None:
+    training, data = report["provenance"].get("training", {}), report["provenance"]["data"]
+    speed = f"{training['patches_per_second']:.0f} patches/s" if training else None
+    _facts(
+        console,
+        [
+            ("model", report["model"]),
+            ("trained", _trained(training)),
+            ("speed", speed),
+            ("loss", _loss(training)),
+            ("threshold", _threshold(report)),
+            ("images", f"{data['images']} good images or areas{_left_out(data)}, split {data['split_sha256'][:12]}"),
+        ],
+    )
+
+
+def show_inspections(console: Console, report: dict[str, Any]) -> None:
+    rows = report["images"]
+    table = _table("image", ">score", "verdict", ">regions", ">pixels")
+    for row in rows[: 4 * SHOWN]:
+        score = "" if row["score"] is None else f"{row['score']:.4f}"
+        table.add_row(row["path"], score, row["verdict"], str(row["regions"]), str(row["flawed_pixels"]))
+    console.print(table)
+    if len(rows) > 4 * SHOWN:
+        print_line(console, f"... and {len(rows) - 4 * SHOWN} more, all in inspections.jsonl")
+    flawed = sum(row["verdict"] == "flawed" for row in rows)
+    unreadable = [row for row in rows if row["error"] is not None]
+    tail = f", {len(unreadable)} unreadable" if unreadable else ""
+    print_line(console, f"{_images(rows)}: {flawed} flawed{tail}; written to {report['folder']}")
+    for row in [row for row in rows if row["notes"]][:SHOWN]:
+        print_line(console, f"{row['path']}: {'; '.join(row['notes'])}")
+    for row in unreadable[:SHOWN]:
+        named = row["error"] if row["path"] in row["error"] else f"{row['path']}: {row['error']}"
+        print_line(console, named, style="red")
+
+
+def show_evaluation(console: Console, report: dict[str, Any]) -> None:
+    pixel, image = report["pixel"], report["image"]
+    table = _table("metric", ">value")
+    for name, label in PIXEL_METRICS.items():
+        table.add_row(label, _number(pixel[name], pixel["undefined"].get(name)))
+        if pixel["intervals"][name] is not None:
+            low, high = (_number(end) for end in pixel["intervals"][name])
+            table.add_row(f"  {pixel['intervals']['level']:.0%} interval over images", f"{low} to {high}")
+    for name, label in IMAGE_METRICS.items():
+        table.add_row(label, _number(image[name]) if image else f"none: {report['image_reason']}")
+    if report["held_out"]:
+        table.add_row(HELD_OUT, f"{report['held_out']['false_positive_rate']:.2e}")
+    console.print(table)
+    for problem in (*report["unreadable"][:SHOWN], *report["notes"][:SHOWN]):
+        print_line(console, f"{problem['path']}: {problem['problem']}")
+    outside = [row["path"] for row in report["per_image"] if row["label"] == "outside"]
+    if outside:
+        print_line(
+            console, f"counted as neither good nor defective, flaws all outside the region: {', '.join(outside)}"
+        )
+    lost = f", {len(report['unreadable'])} not counted" if report["unreadable"] else ""
+    print_line(console, f"{_images(report['per_image'])}{lost}; written to {report['folder']}")
+
+
+def show_data(console: Console, report: dict[str, Any]) -> None:
+    print_line(console, f"{report['root']}: {report['layout']} layout")
+    table = _table("split", "label", "kind", ">images")
+    for row in report["counts"]:
+        table.add_row(row["split"], row["label"], row["kind"], str(row["images"]))
+    console.print(table)
+    sizes = [f"{row['width']} x {row['height']}: {row['images']}" for row in report["sizes"]]
+    _facts(
+        console,
+        [
+            ("sizes", _cut(sizes)),
+            ("modes", _cut([f"{mode}: {count}" for mode, count in report["modes"].items()])),
+            (
+                "masks",
+                _cut([f"{state}: {n if isinstance(n, int) else len(n)}" for state, n in report["masks"].items() if n]),
+            ),
+        ],
+    )
+    for title, entries in (
+        ("masks missing", report["masks"].get("missing", [])),
+        ("masks without a flaw", report["masks"].get("empty", [])),
+        ("masks of another size", report["masks"].get("wrong size", [])),
+        ("flaws all outside the region: neither good nor defective", report["outside"]),
+        ("the same content", [", ".join(group) for group in report["duplicates"]]),
+        ("problems", [f"{entry['path']}: {entry['problem']}" for entry in report["problems"]]),
+        ("ignored", [f"{entry['path']}: {entry['reason']}" for entry in report["ignored"]]),
+    ):
+        if entries:
+            print_line(console, f"{title} ({len(entries)}):")
+            for entry in entries[:SHOWN]:
+                print_line(console, f"  {entry}")
+            if len(entries) > SHOWN:
+                print_line(console, f"  ... and {len(entries) - SHOWN} more (--json lists all)")
+
+
+def show_info(console: Console, report: dict[str, Any]) -> None:
+    config, made = report["config"], report["provenance"]
+    data, training, features = made.get("data"), made.get("training", {}), made.get("features")
+    latent = f", d = {config['method']['latent']}" if "latent" in config["method"] else ""
+    where = data and f"{data['images']} images or areas ({data['layout']}), split {data['split_sha256'][:12]}"
+    _facts(
+        console,
+        [
+            ("file", report["file"]),
+            ("version", report["version"]),
+            ("format", str(report["format"])),
+            ("method", f"{config['method']['name']}, residual {config['residual'].get('name') or 'of the method'}"),
+            ("patches", f"{config['model']['patch']} pixels, {config['model']['channels']} channel(s){latent}"),
+            ("scoring", _scoring(config, report["border"])),
+            ("threshold", _threshold(report)),
+            ("trained", _trained(training)),
+            ("loss", _loss(training)),
+            ("data", where or "unknown"),
+            ("features", features and f"{features['network']}, SHA-256 {features['sha256'][:12]}"),
+            ("seed", str(config["training"]["seed"])),
+            ("created", made.get("created", "unknown")),
+            (
+                "versions",
+                ", ".join(f"{name} {number}" for name, number in made.get("versions", {}).items()) or "unknown",
+            ),
+        ],
+    )
+
+
+def _trained(training: dict[str, Any]) -> str | None:
+    """How long a training was; None for a method without steps."""
+    if not training:
+        return None
+    return f"{training['steps']} steps, {training['patches']:,} patches, {training['seconds'] / 60:.1f} min"
+
+
+def _loss(training: dict[str, Any]) -> str | None:
+    if not training:
+        return None
+    return f"{training['loss']:.4f} (a constant reconstruction: {training['constant_loss']:.4f})"
+
+
+def _threshold(report: dict[str, Any]) -> str:
+    threshold = "none" if report["threshold"] is None else f"{report['threshold']:.6g}"
+    return f"{threshold}  {_rule(report['calibration'])}"
+
+
+def _scoring(config: dict[str, Any], border: list[float] | None) -> str:
+    """How an image is scored, in a line."""
+    said = [f"stride {config['tiling']['stride']}", f"opening {config['threshold']['opening']}"]
+    if smoothing := config["residual"].get("smoothing"):
+        said.append(f"smoothed by {smoothing:g} pixels")
+    if border is not None:
+        said.append(f"border correction (up to {max(border):.1f} times the interior)")
+    return ", ".join(said)
+
+
+def show_weights(console: Console, report: dict[str, Any]) -> None:
+    if report["fetched"] is not None:
+        print_line(console, report["fetched"])
+        return
+    table = _table("network", "state", "file")
+    for row in report["weights"]:
+        table.add_row(row["network"], row["state"], row["file"].removeprefix(report["folder"])[1:])
+    console.print(table)
+    print_line(console, f"in {report['folder']}")
+
+
+def show_demo(console: Console, report: dict[str, Any]) -> None:
+    table = _table("method", ">pixel AUROC", ">AU-PRO at 30 %", ">image AUROC", ">minutes")
+    for row in report["methods"]:
+        figures = (row["pixel_auroc"], row["au_pro_30"], row["image_auroc"])
+        table.add_row(row["name"], *(_number(figure) for figure in figures), f"{row['minutes']:.1f}")
+    console.print(table)
+    print_line(console, f"look at {report['page']}")
+
+
+def show_plan(console: Console, report: dict[str, Any]) -> None:
+    table = _table("state", "training", "data set", "method", ">seed", "budget")
+    for row in report["plan"]:
+        budget = ", ".join(f"{value:g} {name}" for name, value in row["budget"].items())
+        table.add_row(row["state"], row["name"], row["title"], row["method"], str(row["seed"]), budget)
+    console.print(table)
+
+
+def show_reproduction(console: Console, report: dict[str, Any]) -> None:
+    ways = list(dict.fromkeys(way for row in report["trainings"] for way in row["ours"]))
+    table = _table("training", "data set", *(f">AUROC {way}" for way in ways), ">paper")
+    for row in report["trainings"]:
+        origin = "" if row["mark"] == "text" else " (second-hand)"
+        theirs = "" if row["paper"] is None else f"{row['paper']:.3f}{origin}"
+        table.add_row(row["name"], row["title"], *(_number(row["ours"].get(way)) for way in ways), theirs)
+    if report["trainings"]:
+        console.print(table)
+    for claim in report["claims"]:
+        verdict = {True: "holds", False: "does not hold", None: "open"}[claim["holds"]]
+        print_line(console, f"{verdict}: {claim['text']} ({claim['evidence']})")
+    if report["timing"] is not None:
+        timed = report["timing"]
+        patch, image = timed["ms_per_patch"]["1"], timed["image"]["seconds"]["whole"]
+        print_line(console, f"{patch:.2f} ms a patch (paper, Tesla V100: 2.23), {image:.2f} s an image (3.61)")
+    for failure in report["failed"]:
+        print_line(console, f"{failure['name']} failed: {failure['error']}", style="red")
+    print_line(console, f"look at {report['page']}")
+
+
+def _rule(calibration: dict[str, Any]) -> str:
+    if calibration.get("rule") not in ("largest", "quantile"):
+        return f"({calibration['rule']})" if "rule" in calibration else ""  # set by hand
+    areas = f"{calibration['good_areas']} held-out good images or areas"
+    if calibration["rule"] == "largest":
+        return f"(the largest residual of {areas})"
+    return f"(at most {calibration['false_positive_rate']:g} of the pixels of {areas} lie above)"
+
+
+def _number(value: float | None, reason: str | None = None) -> str:
+    return f"{value:.4f}" if value is not None else f"none: {reason}" if reason else "none"
+
+
+def _images(rows: list[Any]) -> str:
+    return f"{len(rows)} image{'' if len(rows) == 1 else 's'}"
+
+
+def _left_out(data: dict[str, Any]) -> str:
+    return f", {data['skipped']} unreadable left out" if data["skipped"] else ""
+
+
+def _cut(entries: list[str]) -> str:
+    more = f", ... and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
+    return ", ".join(entries[:SHOWN]) + more or "none"
+
+
+def _facts(console: Console, facts: list[tuple[str, str | None]]) -> None:
+    """Names and values; those without a value are left out."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts:
+        if value is not None:
+            table.add_row(name, value)
+    console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    """Columns by name; a leading > sets one flush right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+    return table

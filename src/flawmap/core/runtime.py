@@ -1,0 +1,18 @@
+"""Where and how a model runs: one object for what every command passes on. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a model runs. Nothing of it is part of the model.
+
+    device: auto, cpu, cuda, cuda:N or mps. precision: auto, float32 or bfloat16. engine: torch, onnxruntime or
+    openvino; all but torch run on the CPU.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    engine: str = "torch"
