@@ -14,7 +14,7 @@ from rich.console import Console
 from scipy import ndimage, stats
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from flawmap.commands.console import show_evaluation
+from flawmap.commands.tables import show_evaluation
 from flawmap.core.errors import InputError
 from flawmap.evaluation import bootstrap as module
 from flawmap.evaluation.bootstrap import METRICS, bootstrap, resampled
@@ -29,8 +29,7 @@ from flawmap.evaluation.intervals import (
 )
 from flawmap.evaluation.metrics import PixelMetrics, image_metrics
 from flawmap.evaluation.results import Evaluation, HeldOut, PixelSection
-from flawmap.reporting.cases import _metrics_table
-from flawmap.reporting.pages import Cell, number
+from flawmap.reporting.labels import PIXEL_METRICS
 
 Pair = tuple[NDArray[np.float32], NDArray[np.bool_]]
 Weights = NDArray[np.int32]
@@ -472,28 +471,19 @@ def test_sections_hold_their_intervals() -> None:
     assert found["pixel"] == gather(pairs).result().to_dict() | {"intervals": bootstrap(kept(pairs)).to_dict()}
 
 
-def test_page_and_terminal_show_the_intervals() -> None:
-    """The headline figures stand with the ends of their intervals, to four digits."""
+def test_the_terminal_shows_the_intervals() -> None:
+    """The metrics stand above the ends of their intervals, to four digits."""
     evaluation = an_evaluation(a_set(37))
     low, high = evaluation.pixel.intervals.intervals["au_pro_30"]
-    ends = f"{low:.4f} to {high:.4f}"
-    table = _metrics_table(evaluation)
-    assert table.columns[0] == "figure (95% interval over images)"
-    row = next(row for row in table.rows if row[0] == "AU-PRO at 30 % false positives")
-    assert isinstance(row[1], Cell)
-    assert row[1].text == f"{evaluation.pixel.values['au_pro_30']:.4f} ({ends})"
     lines = shown(evaluation)
-    place = next(number for number, line in enumerate(lines) if line.startswith("AU-PRO at 30 %"))
+    place = next(number for number, line in enumerate(lines) if line.startswith(PIXEL_METRICS["au_pro_30"]))
     assert lines[place].split()[-1] == f"{evaluation.pixel.values['au_pro_30']:.4f}"
-    assert lines[place + 1].split() == [*["95%", "interval", "over", "images"], *ends.split()]
+    assert lines[place + 1].split() == ["95%", "interval", "over", "images", *f"{low:.4f} to {high:.4f}".split()]
 
 
-def test_page_and_terminal_without_intervals() -> None:
-    """Where a figure is undefined the reason is shown, and no interval."""
-    evaluation = an_evaluation([(SCORES, GOOD)])
-    row = _metrics_table(evaluation).rows[0]
-    assert row[1] == number(None, reason="no defective pixels")
-    lines = shown(evaluation)
+def test_the_terminal_without_intervals() -> None:
+    """Where a metric is undefined the reason is shown, and no interval."""
+    lines = shown(an_evaluation([(SCORES, GOOD)]))
     assert not any("interval" in line for line in lines)
     assert any(line.startswith("pixel AUROC") and line.endswith("none: no defective pixels") for line in lines)
 

@@ -296,7 +296,8 @@ def test_held_out_rate(root: Path, model: Path, metrics: dict[str, Any]) -> None
 def test_page(out: Path, metrics: dict[str, Any]) -> None:
     """The page shows the figures, the curve, and cases of both ends, and asks nothing of a network."""
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert f"{metrics['pixel']['auroc']:.4f}" in page
+    low, high = metrics["pixel"]["intervals"]["auroc"]
+    assert f"{metrics['pixel']['auroc']:.4f} ({low:.4f} to {high:.4f})" in page
     for heading in ("Least of the flaw found", "Most of the flaw found", "Good images that score highest"):
         assert heading in page
     assert 'src="http' not in page
