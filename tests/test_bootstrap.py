@@ -476,7 +476,7 @@ def test_the_terminal_shows_the_intervals() -> None:
     evaluation = an_evaluation(a_set(37))
     low, high = evaluation.pixel.intervals.intervals["au_pro_30"]
     lines = shown(evaluation)
-    place = next(number for number, line in enumerate(lines) if line.startswith(PIXEL_METRICS["au_pro_30"]))
+    place = next(number for number, line in enumerate(lines) if line.startswith(PIXEL_METRICS["au_pro_30"].label))
     assert lines[place].split()[-1] == f"{evaluation.pixel.values['au_pro_30']:.4f}"
     assert lines[place + 1].split() == ["95%", "interval", "over", "images", *f"{low:.4f} to {high:.4f}".split()]
 

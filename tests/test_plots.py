@@ -17,7 +17,7 @@ from PIL import Image
 from flawmap.core.errors import InputError
 from flawmap.core.records import Curve
 from flawmap.reporting.charts import loss_figure, roc_figure
-from flawmap.reporting.pictures import DETECTED, TRUTH, heatmap, overlay
+from flawmap.reporting.pictures import DETECTED, TRUTH, ReducedOverlay, heatmap, overlay
 
 GREY = np.full((60, 80, 1), 0.5, np.float32)
 SQUARE = np.zeros((60, 80), np.bool_)
@@ -115,6 +115,21 @@ def test_heatmap_limits_are_absolute() -> None:
     assert np.array_equal(heatmap(first, 0, 1)[0, 0], heatmap(second, 0, 1)[0, 0])
     assert np.array_equal(heatmap(first * 100, 0, 1), heatmap(np.ones((1, 2), np.float32), 0, 1))
     assert np.array_equal(heatmap(-first, 0, 1), heatmap(np.zeros((1, 2), np.float32), 0, 1))
+
+
+@pytest.mark.parametrize("bands", [[37], [1] * 37, [5, 20, 12]])
+def test_a_reduced_overlay_is_that_of_the_reduced_image(bands: list[int]) -> None:
+    """However an image arrives, its overlay is that of the means and of the "any" of blocks, the last ones smaller."""
+    rng = np.random.default_rng(0)
+    image, mask = rng.random((37, 50, 3), dtype=np.float32), rng.random((37, 50)) > 0.97
+    blocks = [(slice(top, top + 3), slice(left, left + 3)) for top in range(0, 37, 3) for left in range(0, 50, 3)]
+    means = np.reshape([image[block].mean(axis=(0, 1)) for block in blocks], (13, 17, 3)).astype(np.float32)
+    found = np.reshape([mask[block].any() for block in blocks], (13, 17))
+    reduced, top = ReducedOverlay(image.shape, side=20), 0
+    for height in bands:
+        reduced.add(image[top : top + height], mask[top : top + height])
+        top += height
+    assert np.abs(reduced.picture().astype(int) - overlay(means, found)).max() <= 1
 
 
 # ------------------------------------------------------------------------------------------------------------ figures

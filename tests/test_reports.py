@@ -1,12 +1,10 @@
-"""Lists that survive an interruption, JSON, numbers in tables, pictures, and pages that need nothing but themselves."""
+"""Numbers in tables, tables as Markdown, pictures, and pages that need nothing but themselves."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import io
-import json
 import re
 import subprocess
 import sys
@@ -18,192 +16,18 @@ import pytest
 from PIL import Image
 
 from flawmap.core.errors import InputError
-from flawmap.core.records import Inspection, Region
-from flawmap.reporting import logs, pages
-from flawmap.reporting.logs import InspectionLog, write_json
-from flawmap.reporting.pages import Case, Cell, Figure, Page, Table, count, number, percent, render, write_page
+from flawmap.evaluation import formulas as evaluation
+from flawmap.evaluation.metrics import image_metrics
+from flawmap.reporting.labels import IMAGE_METRICS, PIXEL_METRICS
+from flawmap.reporting.pages import Figure, Page, PictureRows, Section, render, write_page
 from flawmap.reporting.pictures import picture, shrunk
+from flawmap.reporting.rendering import source
+from flawmap.reporting.tables import Cell, Table, count, markdown, number, percent
 
 HOSTILE = "a<script>alert('1')</script>\"&.png"
 RANDOM = np.random.default_rng(0)
 NOISE = RANDOM.integers(0, 256, (64, 96), dtype=np.uint8)
 VOID = {"meta", "link", "img", "br", "hr", "input", "rect"}
-
-
-def an_inspection(path: str | None, regions: int = 2) -> Inspection:
-    found = tuple(
-        Region(9 + place, (place, 2, 3, 4), (place + 1 / 3, 3.5), 0.75 + place, 0.5) for place in range(regions)
-    )
-    shape = (20, 30)
-    return Inspection(0.75, 0.25, "flawed", found, np.zeros(shape, np.float32), np.zeros(shape, np.bool_), path)
-
-
-def lines(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "inspections.jsonl").read_text("utf-8").splitlines()]
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "regions.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-# -------------------------------------------------------------------------------------------------------------- lists
-
-
-def test_the_lists_hold_the_records(tmp_path: Path) -> None:
-    """Each image is one line of JSON, equal to its record, each region one row of CSV with the same numbers."""
-    images = [an_inspection("b/1.png"), an_inspection("b/2.png", 0), an_inspection('c, "3"\nü.png', 1)]
-    with InspectionLog(tmp_path / "new") as log:
-        for image in images:
-            log.add(image)
-        log.fail(Path("d.png"), "truncated")
-    *read, failed = lines(tmp_path / "new")
-    assert read == [image.to_dict() for image in images]
-    assert failed == {"path": "d.png", "error": "truncated"}
-    table = rows(tmp_path / "new")
-    assert [(row["path"], row["region"]) for row in table] == [
-        ("b/1.png", "1"),
-        ("b/1.png", "2"),
-        ('c, "3"\nü.png', "1"),
-    ]
-    for row, region in zip(table[:2], images[0].regions, strict=True):
-        record = region.to_dict()
-        assert [int(row[key]) for key in ("left", "top", "width", "height")] == record["box"]
-        assert [float(row["centroid_x"]), float(row["centroid_y"])] == record["centroid"]
-        assert (int(row["area"]), float(row["peak"]), float(row["mean"])) == (region.area, region.peak, region.mean)
-    assert names(tmp_path / "new") == ["inspections.jsonl", "regions.csv"]
-
-
-def test_nothing_is_seen_before_the_end(tmp_path: Path) -> None:
-    """While the block runs, older lists stay as they were and the new ones are hidden."""
-    (tmp_path / "inspections.jsonl").write_text("old")
-    with InspectionLog(tmp_path) as log:
-        log.add(an_inspection("1.png"))
-        assert (tmp_path / "inspections.jsonl").read_text() == "old"
-        assert all(name.startswith(".") for name in names(tmp_path) if name != "inspections.jsonl")
-    assert len(lines(tmp_path)) == 1
-
-
-def test_an_interruption_between_images_keeps_the_finished_ones(tmp_path: Path) -> None:
-    """Ctrl-C passes through, what was finished is kept under its own name, and no part is left."""
-    with pytest.raises(KeyboardInterrupt), InspectionLog(tmp_path) as log:  # noqa: PT012 - the log ends within
-        log.add(an_inspection("1.png"))
-        raise KeyboardInterrupt
-    assert [line["path"] for line in lines(tmp_path)] == ["1.png"]
-    assert len(rows(tmp_path)) == 2
-    assert names(tmp_path) == ["inspections.jsonl", "regions.csv"]
-
-
-def test_an_interruption_within_an_image_drops_that_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C after the line of JSON and before the rows of CSV leaves neither."""
-
-    def interrupted(text: str) -> bytes:
-        if text.startswith("2.png"):
-            raise KeyboardInterrupt
-        return text.encode()
-
-    monkeypatch.setattr(logs, "utf8", interrupted)
-    with pytest.raises(KeyboardInterrupt), InspectionLog(tmp_path) as log:  # noqa: PT012 - the log ends within
-        log.add(an_inspection("1.png"))
-        log.add(an_inspection("2.png"))
-    assert [line["path"] for line in lines(tmp_path)] == ["1.png"]
-    assert {row["path"] for row in rows(tmp_path)} == {"1.png"}
-    assert names(tmp_path) == ["inspections.jsonl", "regions.csv"]
-
-
-def test_a_line_that_failed_half_way_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever catches the interruption and goes on has whole lines, without the interrupted image."""
-    encode = logs.utf8
-
-    def interrupted(text: str) -> bytes:
-        if text.startswith("long"):
-            raise KeyboardInterrupt
-        return encode(text)
-
-    monkeypatch.setattr(logs, "utf8", interrupted)
-    with InspectionLog(tmp_path) as log:
-        with pytest.raises(KeyboardInterrupt):
-            log.add(an_inspection("long" * 50))
-        log.add(an_inspection("2.png"))
-    assert [line["path"] for line in lines(tmp_path)] == ["2.png"]
-    assert len(rows(tmp_path)) == 2
-
-
-def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
-    """A write that stops half way is an InputError, and is cut off again."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with pytest.raises(InputError, match="cannot be written: File too large"), InspectionLog(tmp_path) as log:  # noqa: PT012
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-            for place in range(100):
-                log.add(an_inspection(f"{place}.png"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    kept = [line["path"] for line in lines(tmp_path)]
-    assert 1 <= len(kept) < 10
-    assert kept == [f"{place}.png" for place in range(len(kept))]
-    assert len(rows(tmp_path)) == 2 * len(kept)
-
-
-def test_an_interruption_before_the_first_image_changes_nothing(tmp_path: Path) -> None:
-    """Older lists survive a run that finished nothing; a run that ends well without images has empty lists."""
-    (tmp_path / "inspections.jsonl").write_text("old")
-    with pytest.raises(KeyboardInterrupt), InspectionLog(tmp_path):
-        raise KeyboardInterrupt
-    assert names(tmp_path) == ["inspections.jsonl"]
-    assert (tmp_path / "inspections.jsonl").read_text() == "old"
-    with InspectionLog(tmp_path):
-        pass
-    assert lines(tmp_path) == []
-    assert (tmp_path / "regions.csv").read_text() == ",".join(logs.REGION_COLUMNS) + "\n"
-
-
-def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:
-    """A file name of bytes that are not UTF-8 is read back from the JSON as it was, and stops neither list nor page."""
-    name = b"\xff\xfe.png".decode("utf-8", "surrogateescape")
-    with InspectionLog(tmp_path) as log:
-        log.add(an_inspection(name))
-        log.fail(name, "foreign")
-    assert [line["path"] for line in lines(tmp_path)] == [name, name]
-    write_page(Page(name, ""), tmp_path / "page.html")
-    assert b"<title>\\udcff\\udcfe.png</title>" in (tmp_path / "page.html").read_bytes()
-
-
-def test_a_score_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    """NaN has no place in JSON; the error names the image and the lists stay whole."""
-    bad = Inspection(float("nan"), 0.25, "ok", (), np.zeros((2, 2), np.float32), np.zeros((2, 2), np.bool_), "x.png")
-    with InspectionLog(tmp_path) as log:
-        with pytest.raises(InputError, match=r"^x\.png: JSON holds finite numbers only"):
-            log.add(bad)
-        log.add(an_inspection("y.png"))
-    assert [line["path"] for line in lines(tmp_path)] == ["y.png"]
-
-
-def test_write_json(tmp_path: Path) -> None:
-    """Keys keep their order, the text is indented and ends in a new line; infinity leaves the old file untouched."""
-    path = tmp_path / "a.json"
-    write_json(path, {"z": 1, "a": [0.5, None], "ü": "ß"})
-    assert path.read_text("utf-8") == '{\n  "z": 1,\n  "a": [0.5, null],\n  "ü": "ß"\n}\n'
-    with pytest.raises(InputError, match=r"a\.json: JSON holds finite numbers only, got NaN or infinity; write None"):
-        write_json(path, {"z": float("inf")})
-    assert json.loads(path.read_text("utf-8"))["z"] == 1
-    assert names(tmp_path) == ["a.json"]
-
-
-def test_lists_of_numbers_stand_on_one_line(tmp_path: Path) -> None:
-    """What was written is read back, brackets and commas within strings included; text stays a line for each value."""
-    data = {"x": [1, 2.5, None, True], "none": [], "said": ["[\n1,  2]", [3, 4]], "rows": [[1, 2], [3, None]]}
-    path = tmp_path / "a.json"
-    write_json(path, data)
-    text = path.read_text("utf-8")
-    assert json.loads(text) == data
-    assert '"x": [1, 2.5, null, true],\n' in text
-    assert "\n    [1, 2],\n    [3, null]\n" in text
 
 
 # ------------------------------------------------------------------------------------------------- numbers, pictures
@@ -240,6 +64,34 @@ def test_a_missing_number_gives_its_reason() -> None:
     for make in (number, percent):
         with pytest.raises(InputError, match="a number in a table must be finite, got nan"):
             make(float("nan"))
+
+
+def test_every_metric_has_one_label() -> None:
+    """The table of labels names what an evaluation measures, each by a label and a short one of its own."""
+    assert set(PIXEL_METRICS) == set(evaluation.PIXEL_METRICS)
+    assert set(IMAGE_METRICS) == set(image_metrics([0.1, 0.9], [False, True]))
+    for place in (0, 1):
+        names = [metric[place] for metrics in (PIXEL_METRICS, IMAGE_METRICS) for metric in metrics.values()]
+        assert len(set(names)) == len(names)
+
+
+def test_tables_as_markdown() -> None:
+    """A heading, flush numbers, escaped bars and tags, line breaks as spaces, the note below; no rows are a dash."""
+    rows = (("cut | <b>", number(0.5)), ("dot\nback\\slash", number(None)), ("all", ""))
+    assert markdown([Table("T", ("Kind", "Area"), rows, note="A note."), Table("Empty", ("a", "b"), ())]) == (
+        "## T\n\n"
+        "| Kind | Area |\n"
+        "|---|--:|\n"
+        "| cut \\| &lt;b> | 0.500 |\n"
+        "| dot back\\\\slash | – |\n"
+        "| all |  |\n"
+        "\nA note.\n\n"
+        "## Empty\n\n"
+        "| a | b |\n"
+        "|---|---|\n"
+        "| – |  |\n"
+        "\n"
+    )
 
 
 def test_pictures_are_clipped_not_wrapped() -> None:
@@ -329,7 +181,7 @@ def a_png() -> bytes:
 
 def a_page(title: str = "A report") -> Page:
     colour = np.repeat(NOISE[:, :, None], 3, axis=2)
-    case = Case(
+    image = PictureRows(
         title, f"{title} & note", ((title, NOISE), ("mask", (NOISE > 128).astype(np.uint8)), ("overlay", colour))
     )
     metrics = (("l2", number(0.7), count(12)), (title, number(None, reason=f"no {title}"), count(3)))
@@ -339,7 +191,7 @@ def a_page(title: str = "A report") -> Page:
         (("Version", title), ("Threshold", number(0.25)), ("Rate", percent(None, reason="no good images"))),
         (Table(title, ("Method", title, "Images"), metrics, note=title),),
         (Figure(title, a_png()),),
-        ((title, (case, case)), ("Empty", ())),
+        (Section(title, (image, image)), Section("Empty")),
         title,
         heat=(title, "1"),
     )
@@ -408,7 +260,9 @@ def test_masks_are_exact_and_photographs_small() -> None:
     mask[100:140, 3:500] = 255
     ramp = np.add.outer(np.arange(600), np.arange(800)).astype(np.float32)[:, :, None] / 1400
     photograph = picture(np.repeat(ramp, 3, axis=2))
-    page = Page("x", "", sections=(("y", (Case("z", "", (("a", mask), ("b", NOISE), ("c", photograph))),)),))
+    page = Page(
+        "x", "", sections=(Section("y", (PictureRows("z", "", (("a", mask), ("b", NOISE), ("c", photograph))),)),)
+    )
     (kind, first), (other, second), (lossy, third) = Reader(render(page)).pictures()
     assert (kind, other, lossy) == ("image/png", "image/png", "image/jpeg")
     assert (np.asarray(first) == mask).all()
@@ -420,7 +274,7 @@ def test_outlines_keep_their_colour() -> None:
     """A green line one pixel wide in a large photograph is still green after JPEG."""
     values = np.repeat(RANDOM.integers(90, 160, (400, 600, 1), dtype=np.uint8), 3, axis=2)
     values[200, 50:550] = (0, 230, 90)
-    page = Page("x", "", sections=(("y", (Case("z", "", (("a", values),)),)),))
+    page = Page("x", "", sections=(Section("y", (PictureRows("z", "", (("a", values),)),)),))
     ((kind, content),) = Reader(render(page)).pictures()
     assert kind == "image/jpeg"
     line = np.asarray(content).astype(int)[200, 50:550]
@@ -441,8 +295,8 @@ def test_outlines_keep_their_colour() -> None:
 )
 def test_wide_pictures_stand_below_each_other(size: tuple[int, int], pictures: int, lines: int, columns: int) -> None:
     """Rows hold what is legible: five squares, four photographs, one strip; a lone picture does not fill the window."""
-    case = Case("x", "", tuple((str(place), np.zeros(size, np.uint8)) for place in range(pictures)), rows=lines)
-    reader = Reader(render(Page("x", "", sections=(("y", (case,)),))))
+    case = PictureRows("x", "", tuple((str(place), np.zeros(size, np.uint8)) for place in range(pictures)), count=lines)
+    reader = Reader(render(Page("x", "", sections=(Section("y", (case,)),))))
     assert [div["class"] for div in reader.all("div") if "row" in (div.get("class") or "")] == [
         f"row n{columns}"
     ] * lines
@@ -465,6 +319,22 @@ def test_an_empty_page_is_a_page() -> None:
     assert not {"table", "dl", "nav", "footer", "figure", "section"} & {tag for tag, _ in reader.tags}
 
 
+def test_a_section_holds_a_note_figures_tables_and_images() -> None:
+    """Its tables have headings below its own, links lead to its key, and only pictures of images have a legend."""
+    table = Table("T", ("a",), (("x",),))
+    sections = (
+        Section("First", figures=(Figure("F", a_png()),), tables=(table,), note="A note", key="one", link="1"),
+        Section("Second", images=(PictureRows("I", "", (("p", NOISE),)),)),
+    )
+    reader = Reader(render(Page("x", "", sections=sections)))
+    assert [link["href"] for link in reader.all("a")] == ["#one", "#section-1"]
+    assert reader.text("a") == ["1", "Second"]
+    assert [section.get("id") for section in reader.all("section")] == ["one", None, "section-1"]
+    assert (reader.text("h2"), reader.text("h3")) == (["First", "Second"], ["T", "I"])
+    assert "A note" in reader.text("p")
+    assert len([ul for ul in reader.all("ul") if ul.get("class") == "legend"]) == 1
+
+
 def test_the_legend_has_the_colours_of_the_overlays() -> None:
     """Red is the truth and green is what was found, in the very colours that overlays are drawn in."""
     reader = Reader(render(a_page()))
@@ -475,7 +345,7 @@ def test_the_legend_has_the_colours_of_the_overlays() -> None:
 
 def test_text_has_contrast_in_light_and_dark() -> None:
     """Ink, quiet ink and links reach 4.5 : 1 on the page in both schemes (WCAG 2.2, 1.4.3)."""
-    style = (Path(pages.__file__).parent / "page.css").read_text("utf-8")
+    style = source("page.css")
 
     def luminance(colour: str) -> float:
         levels = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
@@ -493,7 +363,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     """The file is the rendered text; a missing folder is named."""
     write_page(a_page(), tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text("utf-8") == render(a_page())
-    assert names(tmp_path) == ["page.html"]
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     with pytest.raises(InputError, match=r"none/page\.html cannot be written"):
         write_page(a_page(), tmp_path / "none" / "page.html")
 
@@ -501,9 +371,9 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_nonsense_is_refused_at_birth() -> None:
     """Each record says what it expected, what came and what to do."""
     with pytest.raises(InputError, match=r"picture 'a' must be uint8 \(H, W\) or \(H, W, 3\), got float64 \(2, 2\)"):
-        Case("x", "", (("a", np.zeros((2, 2))),))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="rows must part 1 pictures evenly, got 2"):
-        Case("x", "", (("a", NOISE),), rows=2)
+        PictureRows("x", "", (("a", np.zeros((2, 2))),))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="count must divide 1 pictures into rows of one length, got 2"):
+        PictureRows("x", "", (("a", NOISE),), count=2)
     with pytest.raises(InputError, match="table 'T': a row needs 2 cells, got 1"):
         Table("T", ("a", "b"), (("x",),))
     with pytest.raises(InputError, match="figure 'F' must be the bytes of a PNG file, got b'GIF'"):
@@ -512,6 +382,7 @@ def test_nonsense_is_refused_at_birth() -> None:
 
 def test_reports_load_neither_torch_nor_matplotlib() -> None:
     """Reports are made of numbers and arrays: importing them stays quick."""
-    code = "import sys, flawmap.reporting.pages; print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
+    modules = ", ".join(f"flawmap.reporting.{name}" for name in ("pages", "tables", "labels", "pictures", "charts"))
+    code = f"import sys, {modules}; print(sorted({{'torch', 'matplotlib'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

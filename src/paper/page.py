@@ -13,8 +13,9 @@ from typing import Any
 
 from flawmap.core.files import atomic, writable_folder
 from flawmap.reporting.logs import utf8, write_json
-from flawmap.reporting.pages import MISSING, Figure, Page, Table, render
-from flawmap.reporting.pages import Cell as Value
+from flawmap.reporting.pages import Figure, Page, render
+from flawmap.reporting.tables import MISSING, Table
+from flawmap.reporting.tables import Cell as Value
 from paper.claims import Claim
 from paper.figures import EXAMPLES, METHODS, NOT_RUN, Printed, Record, sets_of
 from paper.tables import by_experiment, claims_table, run_tables

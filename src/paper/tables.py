@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from flawmap.reporting.pages import MISSING, Table, count, number, percent
-from flawmap.reporting.pages import Cell as Value
+from flawmap.reporting.tables import MISSING, Table, count, number, percent
+from flawmap.reporting.tables import Cell as Value
 from paper.claims import Claim
 from paper.figures import (
     FAITHFUL,

@@ -58,13 +58,13 @@ def show_inspections(console: Console, report: dict[str, Any]) -> None:
 def show_evaluation(console: Console, report: dict[str, Any]) -> None:
     pixel, image = report["pixel"], report["image"]
     table = _table("metric", ">value")
-    for name, label in PIXEL_METRICS.items():
-        table.add_row(label, _number(pixel[name], pixel["undefined"].get(name)))
+    for name, metric in PIXEL_METRICS.items():
+        table.add_row(metric.label, _number(pixel[name], pixel["undefined"].get(name)))
         if pixel["intervals"][name] is not None:
             low, high = (_number(end) for end in pixel["intervals"][name])
             table.add_row(f"  {pixel['intervals']['level']:.0%} interval over images", f"{low} to {high}")
-    for name, label in IMAGE_METRICS.items():
-        table.add_row(label, _number(image[name]) if image else f"none: {report['image_reason']}")
+    for name, metric in IMAGE_METRICS.items():
+        table.add_row(metric.label, _number(image[name]) if image else f"none: {report['image_reason']}")
     if report["held_out"]:
         table.add_row(HELD_OUT, f"{report['held_out']['false_positive_rate']:.2e}")
     console.print(table)
@@ -183,7 +183,8 @@ def show_weights(console: Console, report: dict[str, Any]) -> None:
 
 
 def show_demo(console: Console, report: dict[str, Any]) -> None:
-    table = _table("method", ">pixel AUROC", ">AU-PRO at 30 %", ">image AUROC", ">minutes")
+    pixel, image = PIXEL_METRICS["auroc"].short, IMAGE_METRICS["auroc"].short
+    table = _table("method", f">{pixel}", f">{PIXEL_METRICS['au_pro_30'].short}", f">{image}", ">minutes")
     for row in report["methods"]:
         figures = (row["pixel_auroc"], row["au_pro_30"], row["image_auroc"])
         table.add_row(row["name"], *(_number(figure) for figure in figures), f"{row['minutes']:.1f}")

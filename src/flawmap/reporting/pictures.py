@@ -1,12 +1,15 @@
-"""Pictures of images, masks and residual maps: outlines, heat maps, sizes for a page. (H, W, 3) uint8 arrays."""
+"""Pictures of images, masks and residual maps: outlines, heat maps, sizes and files for a page. No torch here."""
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import io
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from flawmap.core.checks import finite, image_array, shape_text
 from flawmap.core.errors import InputError
@@ -16,13 +19,20 @@ from flawmap.imaging.rows import BlockReduce, block_counts
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) uint8, red green blue."""
+Levels = NDArray[np.uint8]
+"""(H, W) or (H, W, 3) uint8."""
 
-OVERLAY_SIDE = 4096  # pixels, at most, of a reduced overlay
+OVERLAY_SIDE = 4096  # pixels: the longest side of a reduced overlay
 DETECTED = (0, 230, 90)  # green
 TRUTH = (255, 45, 60)  # red
+LONGEST, SHORTEST = 1400, 256  # pixels: a page's pictures shrink until one side fits; strips keep their height
+LIMIT = 8192  # pixels: and no side is longer
+JPEG_QUALITY = 88
+SMALL = 256 * 256  # pixels: up to this size a picture is a PNG, exact and not much larger
+DRAWN_VALUES = 16  # a picture with no more values is a mask or a drawing, which JPEG would fray
 
 
-# ----------------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------------- outlines and colours
 
 
 def overlay(
@@ -71,20 +81,22 @@ def overlay(
 
 
 class ReducedOverlay:
-    """An overlay of an image that arrives by bands, reduced by a whole factor to at most OVERLAY_SIDE pixels.
+    """An overlay of an image that arrives by bands, reduced by a whole factor.
 
-    A pixel of it is outlined as flawed if any of the pixels that it stands for is.
+    A pixel of it counts as flawed if any of the pixels that it stands for is.
+
+    Args:
+        shape: (H, W, C) of all bands together. side: the longest that a side of the picture may be, pixels.
     """
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        """shape: (H, W, C) of all bands together."""
+    def __init__(self, shape: tuple[int, int, int], side: int = OVERLAY_SIDE) -> None:
         height, width, channels = shape
-        self._factor, self._size = -(-max(height, width) // OVERLAY_SIDE), (height, width)
+        self._factor, self._size = -(-max(height, width) // side), (height, width)
         self._image = BlockReduce((height, width, channels), self._factor, np.add, np.float64)
         self._mask = BlockReduce((height, width), self._factor, np.logical_or, np.bool_)
 
     def add(self, image: NDArray[np.float32], mask: Mask) -> None:
-        """The band below the one before: (h, W, C) in [0, 1] and (h, W) bool."""
+        """Add the band below the last one: (h, W, C) in [0, 1] and (h, W) bool."""
         self._image.add(image)
         self._mask.add(mask)
 
@@ -95,9 +107,9 @@ class ReducedOverlay:
 
 
 def heatmap(residual: FloatMap, low: float, high: float) -> Picture:
-    """A residual map in the colours of `inferno`, perceptually even: black = low or below, light yellow = high or more.
+    """A residual map in the colours of `inferno`, perceptually even: black = low or less, light yellow = high or more.
 
-    The limits are given, not taken from the map: two maps with the same limits compare.
+    The limits are given, not taken from the map, so two maps with the same limits can be compared.
 
     Args:
         residual: (H, W) float32, finite. low, high: residuals at the ends of the colour scale, low < high.
@@ -111,37 +123,34 @@ def heatmap(residual: FloatMap, low: float, high: float) -> Picture:
     finite(residual, "residual")
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise InputError(f"low and high must be finite with low < high, got {low} and {high}")
-    share = np.clip((residual.astype(np.float64) - low) / (high - low), 0, 1)
-    levels = np.rint(share * 255).astype(np.uint8)
+    fraction = np.clip((residual.astype(np.float64) - low) / (high - low), 0, 1)
+    levels = np.rint(fraction * 255).astype(np.uint8)
     coloured = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
     return np.ascontiguousarray(coloured[:, :, ::-1], dtype=np.uint8)
 
 
 def _outline(mask: Mask, width: int, gap: int = 0) -> Mask:
     """The ring of a width, `gap` pixels outside a mask; where the mask meets the border, the ring's part inside it."""
-    inner, outer = _grown(mask, gap), _grown(mask, gap + width)
+    inner, outer = _dilated(mask, gap), _dilated(mask, gap + width)
     border = np.ones(mask.shape, np.bool_)
     border[width:-width, width:-width] = False
     ring: Mask = (outer & ~inner) | (mask & border)
     return ring
 
 
-def _grown(mask: Mask, pixels: int) -> Mask:
+def _dilated(mask: Mask, pixels: int) -> Mask:
+    """The mask and all pixels within a circle of this radius around it."""
     if pixels == 0:
         return mask.astype(np.bool_)
-    ball = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), ball), dtype=np.bool_)
+    circle = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), circle), dtype=np.bool_)
 
 
-LONGEST, SHORTEST = 1400, 256  # pixels: a page's pictures shrink until one side fits; strips keep their height
-CAP = 8192  # pixels: and no side is longer
-
-Levels = NDArray[np.uint8]
-"""(H, W) or (H, W, 3) uint8."""
+# ---------------------------------------------------------------------------------------------- pictures for a page
 
 
 def picture(values: NDArray[np.floating[Any]] | Mask) -> Levels:
-    """An image, a reconstruction or a mask to look at. What lies outside [0, 1] is clipped.
+    """An image, a reconstruction or a mask to look at; values outside [0, 1] are clipped.
 
     Args:
         values: (H, W, 1) or (H, W, 3), floating point; or (H, W) bool.
@@ -152,7 +161,7 @@ def picture(values: NDArray[np.floating[Any]] | Mask) -> Levels:
     """
     if values.dtype == np.bool_ and values.ndim == 2:
         return values.astype(np.uint8) * np.uint8(255)
-    image_array(values)  # type: ignore[arg-type]  # it says what is wrong with anything else
+    image_array(values)  # type: ignore[arg-type]  # it names what is wrong with anything else
     levels: Levels = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     return levels[:, :, 0] if levels.shape[2] == 1 else levels
 
@@ -164,10 +173,37 @@ def shrunk(values: Levels) -> Levels:
     """
     height, width = values.shape[:2]
     longer, shorter = max(height, width), min(height, width)
-    scale = min(1.0, max(LONGEST / longer, min(1.0, SHORTEST / shorter)), CAP / longer)
+    scale = min(1.0, max(LONGEST / longer, min(1.0, SHORTEST / shorter)), LIMIT / longer)
     if scale == 1:
         return values
     layers = values if values.ndim == 3 else values[:, :, None]
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small: Levels = np.rint(to_working_size(layers.astype(np.float32), size)).astype(np.uint8)
     return small if values.ndim == 3 else small[:, :, 0]
+
+
+class EncodedPicture(NamedTuple):
+    """A picture as the bytes of a file. kind: its media type. width, height: pixels."""
+
+    kind: str
+    content: bytes
+    width: int
+    height: int
+
+    @property
+    def url(self) -> str:
+        """The whole picture as a data URL."""
+        return f"data:{self.kind};base64,{base64.b64encode(self.content).decode()}"
+
+
+def encoded(values: Levels) -> EncodedPicture:
+    """A picture as a file: PNG for masks, drawings and small pictures, else JPEG."""
+    file, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(values))
+    drawn = np.count_nonzero(np.bincount(values.ravel(), minlength=256)) <= DRAWN_VALUES
+    if drawn or image.width * image.height <= SMALL:
+        kind = "image/png"
+        image.save(file, "PNG", optimize=True)
+    else:
+        kind = "image/jpeg"  # colours at full resolution, or outlines one pixel wide would turn grey
+        image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
+    return EncodedPicture(kind, file.getvalue(), image.width, image.height)
