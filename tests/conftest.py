@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # The tensors of the tests are small: threads that wait for each other cost ten times what they bring, the more so on a
 # busy machine. Set before anything imports torch; processes that tests start inherit it.
@@ -17,3 +18,8 @@ def real_data() -> Path:
     if not (folder / "nanotwice").is_dir():
         pytest.skip(f"no real images in {folder}; set FLAWMAP_DATA to their folder")
     return folder
+
+
+# The same examples on every machine and in every run; a loaded machine is no failure.
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25, database=None)
+settings.load_profile("repeatable")

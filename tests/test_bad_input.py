@@ -31,13 +31,27 @@ from flawmap.imaging.writing import write_image
 from flawmap.methods.autoencoder import build_network
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
+from flawmap.methods.table import METHODS
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, save_artifact
 
 Run = Callable[..., tuple[int, str]]
 
 RNG = np.random.default_rng(3)
-TINY = ("--patch", 32, "--latent", 8, "--stride", 16, "--batch", 4, "--steps", 2, "--precision", "float32")
+TINY = (
+    "--set",
+    "model.patch=32",
+    "--latent",
+    8,
+    "--set",
+    "tiling.stride=16",
+    "--set",
+    "training.batch=4",
+    "--steps",
+    2,
+    "--set",
+    "training.precision=float32",
+)
 NAMES = "images end in .png, .tif, .tiff, .jpg, .jpeg, .bmp"
 NO_SPACE = os.strerror(errno.ENOSPC)
 
@@ -84,7 +98,7 @@ def good(count: int = 7, **kind: int) -> None:
 
 def a_model(path: str = "m.flawmap", *, threshold: float | None = 0.5, **changes: Any) -> Path:
     """A model with random weights: what it finds does not matter here."""
-    tiny = {"model": {"patch": 32, "latent": 8, "channels": 1}, "tiling": {"stride": 16}}
+    tiny = {"model": {"patch": 32, "channels": 1}, "method": {"latent": 8}, "tiling": {"stride": 16}}
     config = override(override(preset("fast"), tiny), changes)
     provenance = {
         "data": {"split": {"train": [], "validation": [], "test": []}, "split_sha256": "0" * 64},
@@ -97,7 +111,7 @@ def a_model(path: str = "m.flawmap", *, threshold: float | None = 0.5, **changes
 
 def left() -> set[str]:
     """Everything in the folder, hidden files too."""
-    return {path.as_posix() for path in Path().rglob("*")}
+    return {path.as_posix() for path in Path().rglob("*") if path.name != ".run.json"}
 
 
 # --------------------------------------------------------------------------------------------------- images to work on
@@ -186,7 +200,7 @@ def test_inspection_goes_on(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
     assert errors["d.png"] == f"{Path('in/d.png')} is empty (0 bytes)"
     assert errors["e.png"] == (
         "image must be at least one patch large, 32x32 pixels, got 31x20; use larger images, a smaller patch, a "
-        "larger scale, or pad (--pad)"
+        "larger scale, or pad (--set tiling.pad=true)"
     )
     assert {path for path in left() if path.startswith("out/")} == {
         "out/inspections.jsonl",
@@ -199,7 +213,7 @@ def test_image_smaller_than_a_patch(run: Run) -> None:
     """A training image without room for a patch is named, with both sizes."""
     good()
     put("good/big.png", picture(64, 31))
-    assert run("train", "good", *TINY, "--validation", 0, "--last", 0) == (
+    assert run("train", "good", *TINY, "--set", "split.validation=0", "--last", 0) == (
         2,
         f"error: {Path('good/big.png')} is 31 x 64 as worked, a patch is 32 x 32; take a smaller patch, a larger "
         "scale, or leave the image out",
@@ -213,9 +227,9 @@ def test_too_few_pixels_to_hold_out(run: Run) -> None:
         2,
         f"error: {Path('good/0.png')} has 48 x 48 usable pixels, too few to keep a strip for validation or test: "
         "96 x 32 are needed; give more than 5 good images, larger ones, a smaller patch, or keep none "
-        "(--validation 0 --last 0)",
+        "(--set split.validation=0 --last 0)",
     )
-    assert run("train", "good", *TINY, "--validation", 0, "--last", 0)[0] == 0
+    assert run("train", "good", *TINY, "--set", "split.validation=0", "--last", 0)[0] == 0
 
 
 def test_mixed_modes(run: Run) -> None:
@@ -223,7 +237,7 @@ def test_mixed_modes(run: Run) -> None:
     good(5)
     for number in range(5):
         put(f"good/c{number}.png", picture(channels=3))
-    assert run("train", "good", *TINY, "--validation", 0, "--last", 0) == (
+    assert run("train", "good", *TINY, "--set", "split.validation=0", "--last", 0) == (
         2,
         "error: the images are mixed: 5 grey and 5 in colour; make them alike with --mode grey or --mode colour",
     )
@@ -239,7 +253,7 @@ def test_mixed_between_training_and_validation(run: Run) -> None:
         split = split_dataset(samples, ImageSettings(), SplitSettings(seed=seed), 32)
         if [area.path.name for area in split.validation] == ["colour.png"]:
             break
-    assert run("train", "good", *TINY, "--split-seed", seed) == (
+    assert run("train", "good", *TINY, "--set", f"split.seed={seed}") == (
         2,
         "error: the images are mixed: grey and colour among those to train on and to validate; make them alike with "
         "--mode grey or --mode colour",
@@ -254,7 +268,7 @@ def test_not_a_number(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     values[3, :5] = np.nan
     tifffile.imwrite("good/nan.tif", values)
     said = f"{Path('good/nan.tif')} must be finite, got 5 NaN or infinite values of 4096"
-    assert run("train", "good", *TINY, "--validation", 0, "--last", 0) == (
+    assert run("train", "good", *TINY, "--set", "split.validation=0", "--last", 0) == (
         2,
         f"error: {said}; remove it, or leave such files out with --skip-unreadable",
     )
@@ -267,10 +281,10 @@ def test_pixel_limit(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     good()
     said = (
         f"{Path('good/0.png')} has 64 x 64 = 4,096 pixels, the limit is 4,095; if you trust the file, raise the limit "
-        "with --pixel-limit (images.pixel_limit)"
+        "with --set images.pixel_limit=N"
     )
-    limit = ("--pixel-limit", 4095)
-    assert run("train", "good", *TINY, *limit, "--validation", 0, "--last", 0) == (
+    limit = ("--set", "images.pixel_limit=4095")
+    assert run("train", "good", *TINY, *limit, "--set", "split.validation=0", "--last", 0) == (
         2,
         f"error: {said}; remove it, or leave such files out with --skip-unreadable",
     )
@@ -283,10 +297,10 @@ def test_values_outside_the_range(run: Run) -> None:
     """Float values above white are counted, and the error says which option names white."""
     good()
     tifffile.imwrite("good/a.tif", np.full((64, 64), 1000, np.float32))
-    assert run("train", "good", *TINY, "--validation", 0, "--last", 0) == (
+    assert run("train", "good", *TINY, "--set", "split.validation=0", "--last", 0) == (
         2,
         f"error: {Path('good/a.tif')} must hold values from 0 to 1, got 4,096 of 4,096 outside (from 1000 to 1000); "
-        "say with --white (images.white) which stored value is white; remove it, or leave such files out with "
+        "say which stored value is white (--set images.white=N); remove it, or leave such files out with "
         "--skip-unreadable",
     )
 
@@ -354,8 +368,8 @@ def test_masks_in_evaluate(labelled: Path, capsys: pytest.CaptureFixture[str]) -
     lines = capsys.readouterr().out.splitlines()
     place = Path("set/ground_truth")
     assert lines[-4:] == [
-        f"{Path('test/other/0.png')}: the mask {place / 'other' / '0_mask.png'} is (64, 32), its image "
-        f"{Path('set/test/other/0.png')} is (64, 64) (width, height); a mask has its image's size",
+        f"{Path('test/other/0.png')}: the mask {place / 'other' / '0_mask.png'} is 64 x 32, its image 64 x 64; a mask "
+        "has its image's size",
         f"{Path('test/empty/0.png')}: the mask {place / 'empty' / '0_mask.png'} shows no flaw: counts for image "
         "metrics alone",
         f"{Path('test/missing/0.png')}: defective, but without a mask: counts for image metrics alone",
@@ -380,15 +394,14 @@ def test_box_outside(run: Run) -> None:
     [
         ("--roi-box", "1,2,3", "--roi-box must be left,top,right,bottom such as 10,20,500,400, got 1,2,3"),
         ("--roi-box", "a,b,c,d", "--roi-box must be left,top,right,bottom such as 10,20,500,400, got a,b,c,d"),
-        ("--roi-brightness", "0.5", "--roi-brightness must be lowest,highest such as 0.2,0.9, got 0.5"),
         (
             "--roi-box",
             "9,0,3,4",
             "images.roi: box must be left,top,right,bottom with left < right and top < bottom, got (9, 0, 3, 4)",
         ),
         (
-            "--roi-brightness",
-            "0.9,0.5",
+            "--set",
+            "images.roi.brightness=[0.9, 0.5]",
             "images.roi: brightness must be lowest,highest with 0 <= lowest < highest <= 1, got (0.9, 0.5)",
         ),
     ],
@@ -415,7 +428,7 @@ def test_masks_of_the_region(run: Run) -> None:
 def test_two_regions(run: Run) -> None:
     """A region of interest is given in one way."""
     message = "error: images.roi: a region of interest is given in one way, got box and brightness"
-    assert run("train", "good", "--roi-box", "0,0,9,9", "--roi-brightness", "0,1") == (2, message)
+    assert run("train", "good", "--roi-box", "0,0,9,9", "--set", "images.roi.brightness=[0, 1]") == (2, message)
 
 
 # ------------------------------------------------------------------------------------------------------------- outputs
@@ -437,8 +450,8 @@ def forbidden_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("work has begun")
 
-    monkeypatch.setattr("flawmap.commands.train.fit", fail)
-    monkeypatch.setattr("flawmap.commands.synth.bad_images", lambda *_: iter(()))
+    monkeypatch.setitem(METHODS, "ssim", METHODS["ssim"]._replace(fit=fail))
+    monkeypatch.setattr("flawmap.commands.synth.defective_images", lambda *_: iter(()))
     monkeypatch.setattr(Detector, "explain", fail)
 
 
@@ -586,8 +599,8 @@ def test_a_folder_of_other_things(run: Run) -> None:
     ("toml", "message"),
     [
         ("[training]\nstep = 5", "unknown setting training.step; did you mean training.steps?"),
-        ("[model]\nlatnet = 5", "unknown setting model.latnet; did you mean model.latent?"),
-        ("[modle]\nlatent = 5", "unknown setting modle; did you mean model?"),
+        ("[method]\nlatnet = 5", "unknown setting method.latnet; did you mean method.latent?"),
+        ("[modle]\npatch = 5", "unknown setting modle; did you mean model?"),
         ("[images.roi]\nbrightnes = [0, 1]", None),
         ("[model]\npatch = 100", "model: patch must be one of 32, 64, 128, 256 pixels, got 100"),
         ("[model\n", None),
@@ -623,35 +636,35 @@ def test_no_configuration_file(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--patch 100", "model: patch must be one of 32, 64, 128, 256 pixels, got 100"),
+        ("--set model.patch=100", "model: patch must be one of 32, 64, 128, 256 pixels, got 100"),
         (
-            "--patch 32 --stride 33",
+            "--set model.patch=32 --set tiling.stride=33",
             "stride must not exceed the patch, or pixels between patches go unseen, got stride 33 with patch 32",
         ),
-        ("--patch 32 --window 33", "window size 33 must not exceed the patch, 32"),
-        ("--latent 200000", "model.latent: Input should be less than or equal to 100000, got 200000"),
+        ("--set model.patch=32 --set method.ssim.size=33", "window size 33 must not exceed the patch, 32"),
+        ("--latent 200000", "method.latent: Input should be less than or equal to 100000, got 200000"),
         (
-            "--window 10",
-            "loss.ssim: window size must be odd, so that it has a centre, got 10; residual.ssim: window size must be "
-            "odd, so that it has a centre, got 10",
+            "--set residual.ssim.size=10",
+            "residual.ssim: window size must be odd, so that it has a centre, got 10",
         ),
         (
-            "--window 1",
-            "loss.ssim.size: Input should be greater than or equal to 3, got 1; residual.ssim.size: Input should be "
-            "greater than or equal to 3, got 1",
+            "--set method.ssim.size=1",
+            "method.ssim.size: Input should be greater than or equal to 3, got 1",
         ),
         (
             "--steps 1 --minutes 1",
             "training: exactly one of steps, epochs and minutes is needed, got steps and minutes",
         ),
         (
-            "--epochs 3",
-            "training: epochs need a fixed pool of patches; set pool under [training] of --config, "
-            "or give steps or minutes",
+            "--set training.epochs=3",
+            "training: epochs need a fixed pool of patches; set training.pool, or give steps or minutes",
         ),
-        ("--learning-rate 0", "training.learning_rate: Input should be greater than 0, got 0.0"),
-        ("--validation 1", "split.validation: Input should be less than 1, got 1.0"),
-        ("--false-positive-rate 0", "threshold.false_positive_rate: Input should be greater than 0, got 0.0"),
+        ("--set training.learning_rate=0", "training.learning_rate: Input should be greater than 0, got 0"),
+        ("--set split.validation=1", "split.validation: Input should be less than 1, got 1"),
+        (
+            "--set threshold.false_positive_rate=0",
+            "threshold.false_positive_rate: Input should be greater than 0, got 0",
+        ),
         ("--scale 0", "images: scale must lie between 0.01 and 16, got 0.0"),
         ("--scale 0x9", "images: scale must be a factor or width,height in pixels, got (0, 9)"),
         (
@@ -775,7 +788,7 @@ def test_a_model_without_threshold(run: Run) -> None:
     assert run("inspect", "m.flawmap", "good") == (
         2,
         "error: m.flawmap has no threshold, since no good images were held out when it was trained; give one with "
-        "--threshold, or train with --validation 0.1",
+        "--threshold, or train with --set split.validation=0.1",
     )
     assert run("inspect", "m.flawmap", "good", "--threshold", 0.9)[0] == 0
 
@@ -786,7 +799,7 @@ def test_a_left_checkpoint(run: Run) -> None:
     put("m.checkpoint", b"half a training")
     assert run("train", "good", *TINY, "-o", "m.flawmap") == (
         2,
-        "error: m.checkpoint is what an unfinished training left; go on with --resume, or remove it to start anew",
+        "error: m.checkpoint was left by an unfinished training; go on with --resume, or remove it to start anew",
     )
     code, message = run("train", "good", *TINY, "-o", "m.flawmap", "--resume")
     assert code == 2

@@ -199,7 +199,7 @@ def test_an_area_outside_the_region_has_no_say(artifact: Artifact, areas: tuple[
         threshold_from_good(detector, [below])
     assert str(error.value) == (
         "a threshold is found on good images that were held out, but none were; hold a share out for validation "
-        "(--validation 0.1)"
+        "(--set split.validation=0.1)"
     )
 
 

@@ -17,9 +17,20 @@ import typer
 import flawmap
 from flawmap.commands.cli import app, main
 from flawmap.imaging.reading import read_mask
-from flawmap.methods.presets import preset
+from flawmap.methods.config import Config
 
-TINY = ["--patch", "32", "--latent", "8", "--stride", "16", "--batch", "8", "--steps", "10"]
+TINY = [
+    "--set",
+    "model.patch=32",
+    "--latent",
+    "8",
+    "--set",
+    "tiling.stride=16",
+    "--set",
+    "training.batch=8",
+    "--steps",
+    "10",
+]
 
 
 class Ran(NamedTuple):
@@ -101,7 +112,7 @@ def test_info(run: Run, model: Path) -> None:
     ran = run("info", model)
     assert (ran.code, ran.err) == (0, "")
     for line in (
-        r"network +patch 32, d = 8, 1 channel",
+        r"patches +32 pixels, 1 channel\(s\), d = 8",
         r"scoring +stride 16, opening 4",
         r"trained +10 steps, 80 patches",
         rf"versions +flawmap {re.escape(flawmap.__version__)}, ",
@@ -115,7 +126,7 @@ def test_inspect(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
     assert ran.code == 0
     assert ran.out.splitlines()[-1] == f"2 images: 0 flawed; written to {tmp_path / 'out'}"
     assert ran.err.splitlines()[-1].startswith("2/2  ")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+    assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {
         f"00{number}_{kind}" for number in (0, 1) for kind in ("mask.png", "overlay.png", "residual.tif")
     } | {"inspections.jsonl", "regions.csv"}
 
@@ -123,7 +134,7 @@ def test_inspect(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
 def test_inspect_without_overlays(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
     """`--no-overlays` leaves masks and lists."""
     run("inspect", model, cloth / "test" / "good" / "000.png", "-o", tmp_path, "--no-overlays")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["000_mask.png", "inspections.jsonl", "regions.csv"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["000_mask.png", "inspections.jsonl", "regions.csv"]
 
 
 def test_evaluate(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
@@ -142,7 +153,8 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     from flawmap.commands import demo
 
     tiny = {
-        "model": {"patch": 32, "latent": 8},
+        "model": {"patch": 32},
+        "method": {"latent": 8},
         "tiling": {"stride": 16},
         "training": {"steps": 6, "batch": 8},
     }
@@ -153,7 +165,7 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     rows = [line.split() for line in ran.out.splitlines()]
     assert [row[0] for row in rows] == ["method", "l2", "ssim", "look"]
     assert rows[-1][-1] == str(tmp_path / "out" / "index.html")
-    assert "wove 9 images of cloth" in ran.err
+    assert "wrote 9 images of cloth" in ran.err
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert page.count('class="zoom"') == 2 * 2 * 5
     for word in ("image", "l2: reconstruction", "ssim: residual", "ssim: mask", "ground truth"):
@@ -170,7 +182,7 @@ SHAPES: dict[str, tuple[list[str], set[str]]] = {
     "synth": (["synth", "{tmp}/set", "--good", "1", "--bad", "1", "--size", "40x40"], {"folder", "images"}),
     "data": (["data", "{cloth}"], {"root", "layout", "counts", "sizes", "masks", "problems"}),
     "train": (["train", "{cloth}", "-o", "{tmp}/m.flawmap", *TINY], {"model", "threshold", "config", "provenance"}),
-    "show-config": (["train", "--show-config"], {"model", "loss", "training", "threshold"}),
+    "show-config": (["train", "--show-config"], {"model", "method", "training", "threshold"}),
     "info": (["info", "{model}"], {"file", "version", "format", "config", "threshold", "provenance"}),
     "inspect": (["inspect", "{model}", "{cloth}/test/cut", "-o", "{tmp}/out"], {"folder", "images"}),
     "evaluate": (["evaluate", "{model}", "{cloth}", "-o", "{tmp}/out"], {"folder", "pixel", "image", "per_image"}),
@@ -203,9 +215,7 @@ def test_quiet_still_prints_errors(run: Run) -> None:
 def test_verbose_shows_the_log(run: Run, cloth: Path, tmp_path: Path) -> None:
     """`-v` shows what the library logs, which is silent without it and again after it."""
     arguments = ("train", cloth, "-o", tmp_path / "m.flawmap", *TINY[:-2], "--minutes", 0.01)
-    assert re.search(
-        r"^INFO flawmap\.methods\S+ .* minutes are \d+ steps$", run(*arguments, "-v").err, re.MULTILINE
-    )
+    assert re.search(r"^INFO flawmap\.methods\S+ .* minutes are \d+ steps$", run(*arguments, "-v").err, re.MULTILINE)
     assert "INFO" not in run(*arguments).err
 
 
@@ -252,63 +262,35 @@ def test_a_reader_may_leave(cloth: Path, arguments: list[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------ options
 
 COMMON = {"--json", "--quiet", "--verbose", "--help"}
-IMAGES = {"--roi-box", "--roi-masks", "--roi-brightness", "--mode", "--white", "--pixel-limit"}
-MACHINE = {"--device", "--precision"}
+IMAGES = {"--mode", "--roi-box", "--roi-masks", "--config", "--set"}
+RUNTIME = {"--device", "--precision", "--engine", "--roi-masks"}
 OPTIONS = {
     "demo": COMMON | {"--output", "--minutes", "--seed"},
     "synth": COMMON | {"OUTPUT", "--kind", "--good", "--bad", "--size", "--seed"},
     "data": COMMON | IMAGES | {"PATH"},
     "train": COMMON
     | IMAGES
-    | MACHINE
-    | {"DATA", "--output", "--preset", "--loss", "--minutes", "--steps", "--epochs", "--latent", "--patch", "--stride"}
-    | {
-        "--window",
-        "--batch",
-        "--learning-rate",
-        "--augment",
-        "--corrupt",
-        "--smoothing",
-        "--border-correction",
-        "--seed",
-        "--scale",
-        "--pad",
-        "--validation",
-        "--last",
-    }
-    | {"--split-seed", "--false-positive-rate", "--threshold-rule", "--config", "--show-config", "--resume"}
-    | {"--average", "--skip-unreadable", "--tensorboard", "--features", "--feature-network", "--memory"},
+    | {"DATA", "--output", "--preset", "--method", "--minutes", "--steps", "--latent", "--scale", "--last", "--seed"}
+    | {"--device", "--show-config", "--resume", "--skip-unreadable", "--tensorboard"},
     "inspect": COMMON
-    | MACHINE
-    | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw", "--engine"},
-    "evaluate": COMMON | MACHINE | {"MODEL", "DATASET", "--output", "--last", "--engine"},
+    | RUNTIME
+    | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw", "--resume"},
+    "evaluate": COMMON | RUNTIME | {"MODEL", "DATASET", "--output", "--last"},
     "reproduce": COMMON
-    | MACHINE
     | {"WHAT", "--data", "--output", "--preset", "--minutes", "--steps", "--epochs", "--sets", "--methods", "--seeds"}
-    | {"--features", "--feature-network", "--jobs", "--list", "--keep-models"},
+    | {"--features", "--feature-network", "--jobs", "--list", "--keep-models", "--device", "--precision"},
     "info": COMMON | {"MODEL"},
     "weights": COMMON | {"ACTION", "NETWORK", "--url", "--output"},
 }
-# What a number of each option counts, as its help has to say.
+# The unit of an option's number, as its help has to say.
 UNITS = {
-    "--minutes": "in minutes",
+    "--minutes": "minutes",
     "--steps": "parameter updates",
     "--epochs": "passes over",
     "--latent": "dimensions",
-    "--patch": "pixels",
-    "--stride": "pixels",
-    "--window": "pixels",
-    "--batch": "patches",
-    "--memory": "gb",
-    "--learning-rate": "rate",
-    "--white": "stored value",
-    "--pixel-limit": "pixels",
     "--roi-box": "pixels",
-    "--roi-brightness": "0 to 1",
     "--scale": "pixels",
     "--size": "pixels",
-    "--validation": "share",
-    "--false-positive-rate": "share",
     "--last": "images",
     "--good": "images",
     "--bad": "images",
@@ -360,36 +342,33 @@ def test_help_names_unit_and_default(run: Run, name: str) -> None:
             assert UNITS[option] in entry.casefold()
 
 
+def test_every_switch_can_be_switched_off() -> None:
+    """Each flag has its `--no-` form, so that an option can say either."""
+    for name in OPTIONS:
+        for option, parameter in parameters(name).items():
+            if parameter is not None and getattr(parameter, "is_flag", False) and option != "--version":
+                assert f"--no-{option[2:]}" in parameter.secondary_opts, f"{name} {option}"
+
+
 def test_help_names_the_settings_own_defaults() -> None:
-    """A default that the help of `train` names is the one that the settings have."""
-    fast, paper = preset("fast").model_dump(), preset("paper").model_dump()
-    named = {option: re.search(r"\[default: ([\w.]+)", p.help or "") for option, p in parameters("train").items() if p}
-    places = {
-        "--loss": "loss.name",
-        "--latent": "model.latent",
-        "--patch": "model.patch",
-        "--stride": "tiling.stride",
-        "--batch": "training.batch",
-        "--seed": "training.seed",
-        "--mode": "images.mode",
-        "--scale": "images.scale",
-        "--validation": "split.validation",
-        "--split-seed": "split.seed",
-        "--false-positive-rate": "threshold.false_positive_rate",
-        "--threshold-rule": "threshold.rule",
-        "--device": "training.device",
-        "--precision": "training.precision",
+    """A default that the help of `train` names is that of the settings, from which it is made."""
+    usual = Config()
+    named = {
+        option: re.search(r"\[default: ([\w.]+)\]", p.help or "") for option, p in parameters("train").items() if p
     }
-    for option, place in places.items():
-        section, name = place.split(".")
+    places = {
+        "--method": usual.method.name,
+        "--minutes": usual.training.minutes,
+        "--latent": usual.method.latent,
+        "--scale": usual.images.scale,
+        "--mode": usual.images.mode,
+        "--seed": usual.training.seed,
+        "--device": usual.training.device,
+    }
+    for option, value in places.items():
         found = named[option]
         assert found, option
-        for settings_ in (fast, paper):
-            assert type(settings_[section][name])(found[1]) == settings_[section][name], option
-    options = parameters("train")
-    assert f"[default with fast: {fast['training']['minutes']:g}]" in options["--minutes"].help
-    assert f"[default with paper: {paper['training']['epochs']}]" in options["--epochs"].help
-    assert f"{fast['images']['pixel_limit'] // 1_000_000} million]" in options["--pixel-limit"].help
+        assert type(value)(found[1]) == value, option
 
 
 def test_help(run: Run) -> None:
@@ -422,13 +401,54 @@ def test_python_m_flawmap() -> None:
     "arguments",
     [
         [],
-        ["--preset", "paper", "--loss", "l2"],
-        ["--preset", "paper", "--steps", "7", "--roi-box", "1,2,300,400", "--scale", "256x128", "--pad"],
-        ["--minutes", "0.5", "--roi-brightness", "0.1,0.9", "--scale", "0.5", "--mode", "grey", "--white", "4095"],
-        ["--roi-masks", 'odd "name"/é', "--last", "3", "--threshold-rule", "largest", "--augment", "turns"],
-        ["--window", "21", "--patch", "64", "--latent", "5", "--stride", "9", "--batch", "4", "--seed", "8"],
-        ["--learning-rate", "3e-5", "--validation", "0.25", "--split-seed", "2", "--false-positive-rate", "1e-6"],
-        ["--device", "cpu", "--precision", "float32", "--pixel-limit", "1000"],
+        ["--preset", "paper", "--method", "l2"],
+        [
+            "--preset",
+            "paper",
+            "--steps",
+            "7",
+            "--roi-box",
+            "1,2,300,400",
+            "--scale",
+            "256x128",
+            "--set",
+            "tiling.pad=true",
+        ],
+        ["--minutes", "0.5", "--set", "images.roi.brightness=[0.1, 0.9]", "--scale", "0.5", "--mode", "grey"],
+        ["--set", "images.white=4095", "--set", "method.ssim.size=21", "--set", "residual.ssim.size=21"],
+        [
+            "--roi-masks",
+            'odd "name"/é',
+            "--last",
+            "3",
+            "--set",
+            "threshold.rule=largest",
+            "--set",
+            "training.augment=turns",
+        ],
+        [
+            "--set",
+            "model.patch=64",
+            "--latent",
+            "5",
+            "--set",
+            "tiling.stride=9",
+            "--set",
+            "training.batch=4",
+            "--seed",
+            "8",
+        ],
+        [
+            "--set",
+            "training.learning_rate=3e-5",
+            "--set",
+            "split.validation=0.25",
+            "--set",
+            "split.seed=2",
+            "--set",
+            "threshold.false_positive_rate=1e-6",
+        ],
+        ["--device", "cpu", "--set", "training.precision=float32", "--set", "images.pixel_limit=1000"],
     ],
 )
 def test_show_config_reads_back(run: Run, tmp_path: Path, arguments: list[str]) -> None:
@@ -446,81 +466,65 @@ def settings(run: Run, *arguments: object) -> dict[str, Any]:
     return found
 
 
-def test_option_before_file_before_preset(run: Run, tmp_path: Path) -> None:
-    """What an option says wins over the file, the file over the preset, also where both name the usual value."""
+def test_later_ones_win(run: Run, tmp_path: Path) -> None:
+    """Preset, file, --set, option: each wins over those before it, also where it names the usual value."""
     file = tmp_path / "c.toml"
     file.write_text(
-        '[model]\nlatent = 77\npatch = 64\n[loss]\nname = "l2"\n[residual]\nname = "l2"\n'
-        '[training]\nsteps = 5\nseed = 9\ndevice = "cuda"\nprecision = "float32"\n'
+        '[model]\npatch = 64\n[method]\nname = "l2"\nlatent = 77\n[training]\nsteps = 5\nseed = 9\ndevice = "cuda"\n'
     )
     preset = settings(run, "--preset", "paper")
-    assert (preset["model"]["latent"], preset["training"]["epochs"]) == (100, 200)
+    assert (preset["method"]["latent"], preset["training"]["epochs"]) == (100, 200)
     by_file = settings(run, "--preset", "paper", "--config", file)
-    assert (by_file["model"]["latent"], by_file["model"]["patch"], by_file["loss"]["name"]) == (77, 64, "l2")
+    assert by_file["method"] == {"name": "l2", "latent": 77}
+    assert by_file["model"]["patch"] == 64
     assert (by_file["training"]["steps"], by_file["training"]["epochs"], by_file["training"]["seed"]) == (5, None, 9)
     assert by_file["training"]["learning_rate"] == preset["training"]["learning_rate"] == 2e-4
-    usual = ["--loss", "ssim", "--device", "auto", "--precision", "auto", "--seed", "0", "--minutes", "2"]
-    by_option = settings(run, "--config", file, "--latent", "5", *usual)
-    assert (by_option["model"]["latent"], by_option["model"]["patch"]) == (5, 64)
-    assert (by_option["loss"]["name"], by_option["residual"]["name"]) == ("ssim", "ssim")
+    by_set = settings(run, "--config", file, "--set", "method.latent=8", "--set", "training.seed=7")
+    assert (by_set["method"]["latent"], by_set["training"]["seed"]) == (8, 7)
+    usual = ["--method", "ssim", "--device", "auto", "--seed", "0", "--minutes", "2"]
+    by_option = settings(run, "--config", file, "--set", "method.latent=8", "--latent", "5", *usual)
+    assert (by_option["method"]["name"], by_option["method"]["latent"], by_option["model"]["patch"]) == ("ssim", 5, 64)
     training = by_option["training"]
-    assert (training["device"], training["precision"], training["seed"]) == ("auto", "auto", 0)
-    assert (training["minutes"], training["steps"]) == (2, None)
+    assert (training["device"], training["seed"], training["minutes"], training["steps"]) == ("auto", 0, 2, None)
 
 
-def test_every_training_option_reaches_the_settings(run: Run) -> None:
-    """Each option of `train` changes the setting of its name."""
-    found = settings(
-        run,
-        *(
-            "--patch",
-            64,
-            "--latent",
-            6,
-            "--stride",
-            7,
-            "--average",
-            "residuals",
-            "--window",
-            9,
-            "--batch",
-            3,
-            "--learning-rate",
-            0.5,
-        ),
-        *(
-            "--augment",
-            "flips",
-            "--corrupt",
-            0.25,
-            "--smoothing",
-            3,
-            "--border-correction",
-            "--seed",
-            4,
-            "--scale",
-            "40x30",
-            "--mode",
-            "colour",
-            "--white",
-            9,
-            "--pixel-limit",
-            8,
-        ),
-        *("--roi-box", "1,2,3,4", "--pad", "--validation", 0.2, "--last", 2, "--split-seed", 5, "--steps", 11),
-        *("--false-positive-rate", 0.01, "--threshold-rule", "largest", "--device", "cpu", "--precision", "bfloat16"),
-    )
-    assert found["model"] | {"patch": 64, "latent": 6} == found["model"]
-    assert found["tiling"] | {"stride": 7, "average": "residuals", "pad": True} == found["tiling"]
-    assert (found["loss"]["ssim"]["size"], found["residual"]["ssim"]["size"]) == (9, 9)
-    assert found["residual"] | {"smoothing": 3, "border_correction": True} == found["residual"]
-    training = {"batch": 3, "learning_rate": 0.5, "augment": "flips", "corrupt": 0.25, "seed": 4, "steps": 11}
-    assert found["training"] | training | {"device": "cpu", "precision": "bfloat16"} == found["training"]
-    images = {"scale": [40, 30], "mode": "colour", "white": 9, "pixel_limit": 8}
-    assert found["images"] | images == found["images"]
+def test_a_residual_of_a_file_survives_the_method(run: Run, tmp_path: Path) -> None:
+    """Only where nobody chose a residual does it follow the method."""
+    file = tmp_path / "c.toml"
+    file.write_text('[residual]\nname = "contrast"\n')
+    assert settings(run, "--config", file, "--method", "ssim")["residual"]["name"] == "contrast"
+    assert settings(run, "--config", file, "--method", "l2")["residual"]["name"] == "contrast"
+    assert settings(run, "--method", "l2")["residual"]["name"] is None
+
+
+def test_options_reach_the_settings(run: Run) -> None:
+    """Each option of `train` changes the setting of its name, and --set any other."""
+    given = ("--latent", 6, "--scale", "40x30", "--mode", "colour", "--roi-box", "1,2,3,4", "--last", 2, "--seed", 4)
+    others = {"tiling.average": "residuals", "residual.border_correction": True, "training.learning_rate": 0.5}
+    assigned = [part for key, value in others.items() for part in ("--set", f"{key}={str(value).lower()}")]
+    found = settings(run, *given, "--steps", 11, "--device", "cpu", *assigned)
+    assert found["method"]["latent"] == 6
+    assert (found["images"]["scale"], found["images"]["mode"]) == ([40, 30], "colour")
     assert found["images"]["roi"]["box"] == [1, 2, 3, 4]
-    assert found["split"] | {"validation": 0.2, "last": 2, "seed": 5} == found["split"]
-    assert found["threshold"] | {"rule": "largest", "false_positive_rate": 0.01} == found["threshold"]
+    assert found["split"]["last"] == 2
+    training = {"seed": 4, "steps": 11, "device": "cpu", "learning_rate": 0.5}
+    assert found["training"] | training == found["training"]
+    assert (found["tiling"]["average"], found["residual"]["border_correction"]) == ("residuals", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training.batch", "a setting is given as section.key=value such as training.batch=64, got training.batch"),
+        ("batch=3", "a setting is given as section.key=value such as training.batch=64, got batch=3"),
+        ("training.btach=3", "unknown setting training.btach; did you mean training.batch?"),
+        ("method.kl_weight=3", "unknown setting method.kl_weight; it belongs to the method vae"),
+        ("training.batch=many", "training.batch: Input should be a valid integer, got 'many'"),
+    ],
+)
+def test_a_setting_that_is_none(run: Run, text: str, message: str) -> None:
+    """The message says what was expected, or names the nearest setting."""
+    assert run("train", "--show-config", "--set", text) == (2, "", f"error: {message}\n")
 
 
 # --------------------------------------------------------------------------------------------------------- exit codes
@@ -588,10 +592,10 @@ def test_a_log_file_shows_a_line_now_and_then(capsys: pytest.CaptureFixture[str]
     from flawmap.methods.interface import Progress, Row
 
     output = Output.start(as_json=False, quiet=False, verbose=False)
-    with output.progress() as bar:
+    with output.events() as events:
         for number in range(1, 1001):
-            bar.count(number, 1000, f"{number}.png")
-        bar.training(Progress(Row(20, 0.5, None, 1e-3, 2.0), 20, 99.6, 0.0), name="ssim")
+            events.progress(number, 1000, f"{number}.png")
+        events.training(Progress(Row(20, 0.5, None, 1e-3, 2.0), 20, 99.6, 0.0), name="ssim")
     end_log()
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["1/1000  1.png", "100/1000  100.png"]
@@ -609,9 +613,9 @@ def test_a_terminal_shows_a_bar() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
     output = Output(False, False, console, console)
-    with output.progress() as bar:
-        bar.training(Progress(Row(20, 0.5, None, 1e-3, 2.0), 40, 99.6, 90.0))
-        bar.count(1, 2, "x" * 100)
+    with output.events() as events:
+        events.training(Progress(Row(20, 0.5, None, 1e-3, 2.0), 40, 99.6, 90.0))
+        events.progress(1, 2, "x" * 100)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
     assert "training  loss 0.5000  100 patches/s  1.5 min left" in shown
     assert "20/40" in shown

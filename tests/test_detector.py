@@ -468,7 +468,7 @@ NAN[5, 5, 0] = np.inf
         (
             np.zeros((20, 60, 1), np.float32),
             "image must be at least one patch large, 32x32 pixels, got 60x20; use larger images, a smaller patch, a "
-            "larger scale, or pad (--pad)",
+            "larger scale, or pad (--set tiling.pad=true)",
         ),
     ],
 )

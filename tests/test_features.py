@@ -382,7 +382,7 @@ def test_weights_of_another_network_are_refused(files: dict[FeatureName, Path], 
 
     assert refused({key: tensor for key, tensor in state.items() if key != "features.6.bias"}) == (
         "FILE does not hold the weights of alexnet: expected 6 tensors under torchvision's names, 1 are missing, "
-        "features.6.bias for one; name alexnet's file with --features, or the file's network with --feature-network"
+        "features.6.bias for one; name alexnet's file with --features, or the file's network with method.features.network"
     )
     assert "18 are missing, features.3.squeeze.weight for one" in refused(state, "squeezenet")
     assert refused(state | {"features.0.weight": torch.zeros(64, 1, 11, 11)}) == (
@@ -409,7 +409,7 @@ def test_weights_of_another_network_are_refused(files: dict[FeatureName, Path], 
             "a.pth",
             [1, 2],
             "FILE is no file of weights: expected tensors by their names, as torch.save(network.state_dict(), FILE) "
-            "writes them, got list; name another with --features",
+            "writes them, got list; name another with method.features.weights",
         ),
     ],
 )
@@ -431,14 +431,14 @@ def test_missing_files_say_how_to_get_them(tmp_path: Path, cache: Path) -> None:
         load_features(FeatureSettings(weights=tmp_path / "no.pth"))
     assert str(caught.value) == (
         f"no file of weights {tmp_path / 'no.pth'}; expected alexnet's as .pth or .safetensors: name another one with "
-        "--features FILE"
+        "--set method.features.weights=FILE"
     )
     with pytest.raises(InputError) as caught:
         load_features(FeatureSettings())
     assert str(caught.value) == (
         "feature matching needs the pretrained weights of alexnet, but there is no "
         f"{cache / 'alexnet-owt-7be5be79.pth'}; get them with `flawmap weights fetch alexnet`, or name a file with "
-        "--features FILE"
+        "--set method.features.weights=FILE"
     )
 
 
@@ -637,11 +637,11 @@ def test_without_features_nothing_is_trained(good: Path, cache: Path, tmp_path: 
 
 
 def test_options_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """--features and --feature-network reach the settings of --method fm, and are refused with another loss."""
-    arguments = ["train", "--show-config", "--json", "--features", "a b.pth", "--feature-network", "squeezenet"]
+    """--set method.features.weights=and --set method.features.network=reach the settings of --method fm, and are refused with another loss."""
+    arguments = ["train", "--show-config", "--json", "--features", "a b.pth", "--set", "method.features.network=squeezenet"]
     assert main([*arguments, "--method", "fm"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["method"]["features"] == {"network": "squeezenet", "weights": "a b.pth"}
     assert (shown["method"]["name"], shown["residual"]["name"]) == ("fm", "l2")
     assert main(arguments) == 2
-    assert capsys.readouterr().err == "error: --features is for --method fm, got the loss ssim; leave it out\n"
+    assert capsys.readouterr().err == "error: --set method.features.weights=is for --method fm, got the loss ssim; leave it out\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ from PIL import Image
 
 import flawmap
 from flawmap.commands import info as commands_info
+from flawmap.commands.outputs import InspectionOutputs
 from flawmap.core.errors import ArtifactError, ConfigError, InputError
+from flawmap.core.events import Events
 from flawmap.data.layouts import find_dataset
 from flawmap.data.synthetic import good_images
+from flawmap.imaging.morphology import opened
 from flawmap.imaging.reading import read_image, read_mask
 from flawmap.imaging.writing import write_image
 from flawmap.methods import gradient
@@ -32,10 +35,32 @@ from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import load_artifact
 
 TINY: dict[str, Any] = {
-    "model": {"patch": 32, "latent": 8},
+    "model": {"patch": 32},
+    "method": {"latent": 8},
     "tiling": {"stride": 16},
     "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
 }
+
+
+class Heard(Events):
+    """Events that are kept, or handed to functions."""
+
+    def __init__(
+        self,
+        said: list[str] | None = None,
+        on_row: Callable[[Progress], None] = lambda progress: None,
+        on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    ) -> None:
+        self.said, self.on_row, self.on_progress = [] if said is None else said, on_row, on_progress
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        self.on_progress(done, total, what)
+
+    def training(self, progress: Progress, name: str = "training") -> None:
+        self.on_row(progress)
 
 
 def config(**changes: Any) -> Config:
@@ -143,23 +168,25 @@ def test_resume_equals_never_stopped(folder: Path, tmp_path: Path) -> None:
     stopped = tmp_path / "stopped.flawmap"
 
     def stop(progress: Progress) -> None:
-        if progress.row.step == 10:
+        if progress.row.step == 5:
             raise KeyboardInterrupt
 
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        flawmap.train(folder, stopped, settings, observe=stop, say=said.append)
+        flawmap.train(folder, stopped, settings, events=Heard(said, on_row=stop))
     checkpoint = tmp_path / "stopped.checkpoint"
-    assert said[-1] == f"{checkpoint} holds the training up to its last save; go on with --resume"
+    assert said[-1] == f"{checkpoint} holds the training so far; go on with --resume"
     assert checkpoint.is_file()
     assert not stopped.exists()
     with pytest.raises(InputError) as error:
         flawmap.train(folder, stopped, settings)
     assert str(error.value) == (
-        f"{checkpoint} is what an unfinished training left; go on with --resume, or remove it to start anew"
+        f"{checkpoint} was left by an unfinished training; go on with --resume, or remove it to start anew"
     )
     seen: list[int] = []
-    resumed = flawmap.train(folder, stopped, settings, resume=True, observe=lambda p: seen.append(p.row.step))
+    resumed = flawmap.train(
+        folder, stopped, settings, resume=True, events=Heard(on_row=lambda p: seen.append(p.row.step))
+    )
     assert seen == [10], "five steps were saved"
     assert not checkpoint.exists()
     assert [row.loss for row in resumed.history] == [row.loss for row in whole.history]
@@ -176,7 +203,7 @@ def test_from_disk_as_from_memory(folder: Path, tmp_path: Path, changes: dict[st
             folder,
             tmp_path / f"{gigabytes}.flawmap",
             config(training={"memory_gb": gigabytes, **changes}, images={"scale": 1.1}),
-            say=said.append,
+            events=Heard(said),
         )
         for gigabytes in (1.0, 0.0)
     )
@@ -200,7 +227,7 @@ def test_resume_from_disk_what_began_in_memory(folder: Path, tmp_path: Path) -> 
 
     def watch(progress: Progress) -> None:
         seen.append((progress.row.step, patches.exists()))
-        if progress.row.step == 10 and len(seen) < 4:
+        if len(seen) < 3:
             raise KeyboardInterrupt
 
     for gigabytes in (1.0, 0.0):
@@ -210,11 +237,11 @@ def test_resume_from_disk_what_began_in_memory(folder: Path, tmp_path: Path) -> 
                 stopped,
                 override(settings, {"training": {"memory_gb": gigabytes}}),
                 resume=(tmp_path / "stopped.checkpoint").exists(),
-                observe=watch,
+                events=Heard(on_row=watch),
             )
         assert not patches.exists(), "it is of no use without the run"
-    resumed = flawmap.train(folder, stopped, settings, resume=True, observe=watch)
-    assert seen == [(5, False), (10, False), (10, True), (10, False), (15, False)]
+    resumed = flawmap.train(folder, stopped, settings, resume=True, events=Heard(on_row=watch))
+    assert seen == [(5, False), (10, True), (15, False)]
     assert [row.loss for row in resumed.history] == [row.loss for row in whole.history]
     assert all(torch.equal(whole.artifact.weights[n], resumed.artifact.weights[n]) for n in whole.artifact.weights)
 
@@ -224,30 +251,31 @@ def test_half_of_what_is_free(folder: Path, tmp_path: Path, monkeypatch: pytest.
     said: list[str] = []
     for free in (2 * 4 * 6 * 96 * 80, 2 * 4 * 6 * 96 * 80 - 2):
         monkeypatch.setattr("flawmap.commands.train.free_memory", lambda free=free: free)
-        flawmap.train(folder, tmp_path / "m.flawmap", config(), say=said.append)
+        flawmap.train(folder, tmp_path / "m.flawmap", config(), events=Heard(said))
     assert [str(tmp_path / "m.patches") in sentence for sentence in said] == [False, False, True]
 
 
-def test_stopped_before_the_first_checkpoint(folder: Path, tmp_path: Path) -> None:
-    """A training that is interrupted before its first checkpoint says that there is nothing to resume."""
+def test_an_interruption_saves_at_once(folder: Path, tmp_path: Path) -> None:
+    """Long before the first checkpoint is due, Ctrl-C leaves one, and the training ends as if it had never stopped."""
 
     def stop(progress: Progress) -> None:
         raise KeyboardInterrupt
 
     said: list[str] = []
+    settings = config(training={"steps": 10, "checkpoint_minutes": 60.0})
     with pytest.raises(KeyboardInterrupt):
-        flawmap.train(folder, tmp_path / "m.flawmap", config(), observe=stop, say=said.append)
-    assert said[-1] == (
-        "stopped before the first checkpoint, which is due after 1 minutes (checkpoint_minutes): nothing is left to "
-        "resume"
-    )
-    assert list(tmp_path.iterdir()) == []
+        flawmap.train(folder, tmp_path / "m.flawmap", settings, events=Heard(said, on_row=stop))
+    assert said[-1] == f"{tmp_path / 'm.checkpoint'} holds the training so far; go on with --resume"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.checkpoint"]
+    resumed = flawmap.train(folder, tmp_path / "m.flawmap", settings, resume=True)
+    whole = flawmap.train(folder, tmp_path / "whole.flawmap", settings)
+    assert [row.loss for row in resumed.history] == [row.loss for row in whole.history]
 
 
 def test_resume_without_a_checkpoint(folder: Path, tmp_path: Path) -> None:
     """`resume` where there is nothing to resume begins anew, and says so."""
     said: list[str] = []
-    flawmap.train(folder, tmp_path / "m.flawmap", config(), resume=True, say=said.append)
+    flawmap.train(folder, tmp_path / "m.flawmap", config(), resume=True, events=Heard(said))
     assert said[0] == f"there is no checkpoint {tmp_path / 'm.checkpoint'}: the training starts anew"
 
 
@@ -260,9 +288,9 @@ def test_resume_with_other_settings(folder: Path, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        flawmap.train(folder, tmp_path / "m.flawmap", settings, observe=stop)
-    with pytest.raises(ConfigError, match=r"other settings: model\.latent was 8, is 9; resume with the same ones"):
-        flawmap.train(folder, tmp_path / "m.flawmap", override(settings, {"model": {"latent": 9}}), resume=True)
+        flawmap.train(folder, tmp_path / "m.flawmap", settings, events=Heard(on_row=stop))
+    with pytest.raises(ConfigError, match=r"other settings: method\.latent was 8, is 9; resume with the same ones"):
+        flawmap.train(folder, tmp_path / "m.flawmap", override(settings, {"method": {"latent": 9}}), resume=True)
 
 
 def test_files_beside_a_model(folder: Path, tmp_path: Path) -> None:
@@ -284,10 +312,10 @@ def test_without_validation(folder: Path, tmp_path: Path, caplog: pytest.LogCapt
         flawmap.inspect(path, [folder], tmp_path / "out")
     assert str(error.value) == (
         f"{path} has no threshold, since no good images were held out when it was trained; give one with --threshold, "
-        "or train with --validation 0.1"
+        "or train with --set split.validation=0.1"
     )
     assert not (tmp_path / "out").exists(), "found before the work starts"
-    assert len(flawmap.inspect(path, [folder], tmp_path / "out", threshold=0.5)) == 8
+    assert len(flawmap.inspect(path, [folder], tmp_path / "out", outputs=InspectionOutputs(0.5))) == 8
 
 
 def test_held_out_by_name(folder: Path, tmp_path: Path) -> None:
@@ -359,7 +387,9 @@ def test_scale(folder: Path, tmp_path: Path, scale: float | tuple[int, int]) -> 
     """Images worked at another size are inspected in their own pixels, and the model file says the worked size."""
     report = flawmap.train(folder, tmp_path / "m.flawmap", config(images={"scale": scale}))
     assert set(report.artifact.provenance["data"]["sizes"]) == {"48x40" if scale == 0.5 else "64x40"}
-    flawmap.inspect(report.model, [folder / "000.png"], tmp_path / "out", residuals=True, threshold=0.1)
+    flawmap.inspect(
+        report.model, [folder / "000.png"], tmp_path / "out", outputs=InspectionOutputs(0.1, residuals=True)
+    )
     assert read_mask(tmp_path / "out" / "000_mask.png").shape == (80, 96)
     assert tifffile.imread(tmp_path / "out" / "000_residual.tif").shape == (80, 96)
     (record,) = lines(tmp_path / "out" / "inspections.jsonl")
@@ -381,7 +411,7 @@ def test_pad(tmp_path: Path) -> None:
             assert row.verdict == "unreadable"
             assert row.error == (
                 "image must be at least one patch large, 32x32 pixels, got 30x24; use larger images, a smaller patch, "
-                "a larger scale, or pad (--pad)"
+                "a larger scale, or pad (--set tiling.pad=true)"
             )
 
 
@@ -407,7 +437,14 @@ def test_region_of_interest(tmp_path: Path) -> None:
     for name, region, inside in regions_of_interest(tmp_path):
         report = flawmap.train(folder, tmp_path / f"{name}.flawmap", config(images={"roi": region}))
         out = tmp_path / f"out {name}"
-        flawmap.inspect(report.model, [folder / "000.png"], out, residuals=True, threshold=1e-6)
+        masks = region.get("masks")
+        flawmap.inspect(
+            report.model,
+            [folder / "000.png"],
+            out,
+            outputs=InspectionOutputs(1e-6, residuals=True),
+            roi_masks=None if masks is None else Path(str(masks)),
+        )
         mask, residual = read_mask(out / "000_mask.png"), tifffile.imread(out / "000_residual.tif")
         assert mask.any(), name
         assert not residual[~mask].any(), name
@@ -434,7 +471,7 @@ def test_skip_unreadable(tmp_path: Path, count: int) -> None:
     with pytest.raises(InputError, match=r"it may be truncated or damaged: .*; remove it, or leave such files out"):
         flawmap.train(folder, tmp_path / "m.flawmap", config())
     said: list[str] = []
-    report = flawmap.train(folder, tmp_path / "m.flawmap", config(), skip_unreadable=True, say=said.append)
+    report = flawmap.train(folder, tmp_path / "m.flawmap", config(), skip_unreadable=True, events=Heard(said))
     names = [*(f"bad{number}.png" for number in range(6)), "truncated.png"]
     assert [path.name for path, _ in report.skipped] == names
     assert [sentence.split(":")[0] for sentence in said[:7]] == [f"left out {folder / name}" for name in names]
@@ -501,12 +538,20 @@ def tree(tmp_path: Path) -> Path:
 def test_inspect_a_folder(model: Path, tree: Path, tmp_path: Path) -> None:
     """Every image below a folder gets its pictures under its own relative path; an unreadable one is listed."""
     seen: list[tuple[int, int, str]] = []
-    rows = flawmap.inspect(model, [tree], tmp_path / "out", residuals=True, done=lambda *what: seen.append(what))
+    rows = flawmap.inspect(
+        model,
+        [tree],
+        tmp_path / "out",
+        outputs=InspectionOutputs(residuals=True),
+        events=Heard(on_progress=lambda *what: seen.append(what)),
+    )
     relative = ["a.bmp", "a.png", "broken.png", "sub/deep/b.png"]
     assert [Path(row.path).relative_to(tree).as_posix() for row in rows] == relative
     assert [row.verdict == "unreadable" for row in rows] == [False, False, True, False]
     assert seen == [(number + 1, 4, row.path) for number, row in enumerate(rows)]
-    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("[!.]*") if path.is_file()
+    }
     assert files == {"inspections.jsonl", "regions.csv"} | {
         f"{name}_{kind}"
         for name in ("a.bmp", "a.png", "sub/deep/b")
@@ -517,7 +562,7 @@ def test_inspect_a_folder(model: Path, tree: Path, tmp_path: Path) -> None:
 def test_inspection_files_equal_the_inspection(model: Path, tree: Path, tmp_path: Path) -> None:
     """Lines, regions, mask, overlay and residual map hold what `Detector.inspect` gives, value for value."""
     out = tmp_path / "out"
-    rows = flawmap.inspect(model, [tree], out, residuals=True)
+    rows = flawmap.inspect(model, [tree], out, outputs=InspectionOutputs(residuals=True))
     detector = Detector.load(model)
     records = lines(out / "inspections.jsonl")
     with (out / "regions.csv").open(newline="") as file:
@@ -548,7 +593,7 @@ def test_inspection_files_equal_the_inspection(model: Path, tree: Path, tmp_path
         residual = tifffile.imread(f"{target}_residual.tif")
         assert residual.dtype == np.float32
         assert np.array_equal(residual, inspection.residual)
-        assert np.array_equal(residual, detector.opened(detector.score(detector.read(path).pixels)))
+        assert np.array_equal(residual, opened(detector.score(detector.read(path).pixels), 4))
     assert count == len(regions) > 0
 
 
@@ -560,8 +605,8 @@ def test_second_run_does_not_inspect_the_first(model: Path, tree: Path, caplog: 
     write_image(tree / "out" / "mine.png", cloth(1)[0])
     assert flawmap.inspect(model, [tree, tree / "out" / "mine.png"], tree / "out") == first
     assert caplog.messages == [
-        f"1 images in the output folder {tree / 'out'} are passed over, {tree / 'out' / 'mine.png'} for one; "
-        "to inspect them name another one with -o"
+        f"1 images in the output folder {tree / 'out'} are left out, {tree / 'out' / 'mine.png'} for one; "
+        "to inspect them name another folder with -o"
     ]
     with pytest.raises(InputError) as error:
         flawmap.inspect(model, [tree], tree)
@@ -582,7 +627,7 @@ def test_inspect_threshold(model: Path, tree: Path, tmp_path: Path) -> None:
     """A threshold given for the run is the one that decides, and it is written beside each verdict."""
     own = load_artifact(model).threshold
     for threshold, verdict in ((None, None), (2.0, "ok"), (1e-6, "flawed")):
-        (row,) = flawmap.inspect(model, [tree / "a.png"], tmp_path / "out", threshold=threshold)
+        (row,) = flawmap.inspect(model, [tree / "a.png"], tmp_path / "out", outputs=InspectionOutputs(threshold))
         (record,) = lines(tmp_path / "out" / "inspections.jsonl")
         assert record["threshold"] == (own if threshold is None else threshold)
         assert verdict is None or row.verdict == record["verdict"] == verdict
@@ -592,7 +637,7 @@ def test_inspect_threshold(model: Path, tree: Path, tmp_path: Path) -> None:
 def test_threshold_must_be_a_number(model: Path, tree: Path, tmp_path: Path, threshold: float) -> None:
     """A threshold that is no number is refused before any image is looked at."""
     with pytest.raises(ConfigError, match=f"threshold must be a finite number, got {threshold}"):
-        flawmap.inspect(model, [tree], tmp_path / "out", threshold=threshold)
+        flawmap.inspect(model, [tree], tmp_path / "out", outputs=InspectionOutputs(threshold))
     assert not (tmp_path / "out").exists()
 
 
@@ -604,9 +649,9 @@ def test_interrupted_inspection(model: Path, tree: Path, tmp_path: Path) -> None
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        flawmap.inspect(model, [tree], tmp_path / "out", done=stop)
+        flawmap.inspect(model, [tree], tmp_path / "out", events=Heard(on_progress=stop))
     assert [Path(line["path"]).name for line in lines(tmp_path / "out" / "inspections.jsonl")] == ["a.bmp", "a.png"]
-    assert not list((tmp_path / "out").rglob(".*"))
+    assert not list((tmp_path / "out").rglob("*part*"))
 
 
 # ---------------------------------------------------------------------------------------------------------- the others

@@ -214,7 +214,7 @@ def test_flat_patches_are_refused(patches: Tensor) -> None:
         initialise(Autoencoder(NetworkShape(patch=32, latent=5)), patches, 0)
     assert str(caught.value) == (
         "training patches must vary, but all of them are flat; check the images, their region of interest, "
-        "and the value that becomes white (--white)"
+        "and the value that becomes white (images.white)"
     )
 
 

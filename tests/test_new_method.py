@@ -43,7 +43,7 @@ def fit_components(config: Config, patches: Patches, context: FitContext) -> Sta
     mean = flat.mean(0)
     _, _, basis = torch.linalg.svd(flat - mean, full_matrices=False)
     assert isinstance(config.method, ComponentsSettings)
-    return State({"mean": mean, "basis": basis[: config.method.components].clone()}, {"patches": PATCHES})
+    return State({"mean": mean, "basis": basis[: config.method.components].contiguous().clone()}, {"patches": PATCHES})
 
 
 def score_components(config: Config, state: State, runtime: Runtime) -> PatchScorer:

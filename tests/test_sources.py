@@ -146,7 +146,7 @@ def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_patches(areas, ImageSettings(), PATCH, budget=10_000, path=path, say=said.append):
         pass
     assert said[4:] == [
-        f"4 images or areas take 0.1 MB of memory, 0.0 MB may be used (--memory): patches are read from {path}, which "
+        f"4 images or areas take 0.1 MB of memory, 0.0 MB may be used (training.memory_gb): patches are read from {path}, which "
         "takes 0.0 MB and is written now",
         *said[:4],
     ]

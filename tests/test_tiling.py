@@ -119,7 +119,7 @@ def test_an_image_smaller_than_a_patch_is_refused(height: int, width: int) -> No
     """The message names both sizes and what to do."""
     message = (
         f"image must be at least one patch large, 128x128 pixels, got {width}x{height}; "
-        "use larger images, a smaller patch, a larger scale, or pad (--pad)"
+        "use larger images, a smaller patch, a larger scale, or pad (--set tiling.pad=true)"
     )
     for call in (
         lambda: split(image_of(1, height, width), Grid(128, 30)),

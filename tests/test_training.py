@@ -468,7 +468,7 @@ def test_a_loss_that_turns_nan_ends_the_training(tmp_path: Path) -> None:
         fit(config, source_of(), checkpoint=tmp_path / "state")
     assert str(caught.value) == (
         "the loss turned nan before step 20; lower the learning rate (--learning-rate 3e+29) or train in float32 "
-        "(--precision float32)"
+        "(--set training.precision=float32)"
     )
     assert not (tmp_path / "state").exists()
 

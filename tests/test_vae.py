@@ -518,7 +518,7 @@ def test_the_command_line_trains_inspects_and_evaluates(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
     monkeypatch.setattr("flawmap.methods.gradient.BIRTH_PATCHES", 16)
-    small = ["--patch", "32", "--latent", "4", "--stride", "32", "--batch", "4", "--steps", "3", "--quiet"]
+    small = ["--set", "model.patch=32", "--latent", "4", "--set", "tiling.stride=32", "--set", "training.batch=4", "--steps", "3", "--quiet"]
     assert main(["synth", "cloth", "--good", "4", "--bad", "2", "--size", "96x96", "--seed", "1", "--quiet"]) == 0
     assert main(["train", "cloth", "-o", "v.flawmap", "--method", "vae", "--precision", "float32", *small]) == 0
     capsys.readouterr()

@@ -10,4 +10,5 @@ from flawmap.scoring.model_file import load_artifact, version_hash
 
 def info(model: Path) -> dict[str, Any]:
     """The header of a model file, checked against its digest, and the hash that names this version of it."""
-    return {"file": str(model), "version": version_hash(model), **load_artifact(model).header()}
+    header = load_artifact(model).header()
+    return {"file": str(model), "version": version_hash(model), **header}

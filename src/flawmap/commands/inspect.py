@@ -61,9 +61,9 @@ def inspect(
     """Inspect files, folders and globs with a model, and write what was found.
 
     For each image, under its path relative to what was given: `NAME_mask.png`, `NAME_overlay.png` and, if asked for,
-    `NAME_residual.tif` (float32, opened). For all: `inspections.jsonl`, a line for each image as soon as it is done, and
-    `regions.csv`. An unreadable image is listed, and the run goes on. The mask of an image of more than WHOLE_PIXELS
-    pixels is a TIFF, too, and its overlay is reduced.
+    `NAME_residual.tif` (float32, opened). For all: `inspections.jsonl`, a line for each image as soon as it is done,
+    and `regions.csv`. An unreadable image is listed, and the run goes on. The mask of an image of more than
+    WHOLE_PIXELS pixels is a TIFF, too, and its overlay is reduced.
 
     Args:
         roi_masks: the folder of masks on this machine, for a model whose region of interest is a folder of masks.
@@ -83,7 +83,7 @@ def inspect(
         if done:
             events.message(f"{len(done)} images were inspected before, {len(remaining)} remain")
         try:
-            _inspect_all(detector, remaining, out, names, outputs, records, done, events)
+            _inspect_all(detector, remaining, out, names, outputs, records=records, done=done, events=events)
         except KeyboardInterrupt:
             events.message(f"{len(done)} of {len(found)} images are done and listed in {out}; go on with --resume")
             raise
@@ -96,6 +96,7 @@ def _inspect_all(
     out: Path,
     names: dict[FoundImage, Path],
     outputs: InspectionOutputs,
+    *,
     records: InspectionLog,
     done: dict[str, InspectionRow],
     events: Events,

@@ -41,7 +41,7 @@ Preset = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting, as often as needed."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting, as often as needed. [default: none]"),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file of settings; --set and options win over it. [default: none]")

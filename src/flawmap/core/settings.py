@@ -208,9 +208,7 @@ class TrainingSettings(Settings):
         if len(given) != 1:
             raise ValueError(f"exactly one of steps, epochs and minutes is needed, got {' and '.join(given) or 'none'}")
         if self.epochs is not None and self.pool is None:
-            raise ValueError(
-                "epochs need a fixed pool of patches; set pool under [training] of --config, or give steps or minutes"
-            )
+            raise ValueError("epochs need a fixed pool of patches; set training.pool, or give steps or minutes")
         return self
 
 

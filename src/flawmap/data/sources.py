@@ -84,7 +84,7 @@ def open_patches(
         _room(path, needs)
         say(
             f"{len(areas)} images or areas take {size_text(needs.memory)} of memory, {size_text(budget)} may be used "
-            f"(--memory): patches are read from {path}, which takes {size_text(needs.disk)} and is written now"
+            f"(training.memory_gb): patches are read from {path}, which takes {size_text(needs.disk)}"
         )
     with TileStore(path) if on_disk else nullcontext(MemoryStore()) as store:
         tally = LoadStatistics()
@@ -106,7 +106,8 @@ def _room(path: Path, needs: StorageEstimate) -> None:
     try:
         enough_space(path.absolute().parent, needs.disk)
     except InputError as error:
-        raise InputError(f"{error}, or hold the images in memory (--memory {needs.memory / 1e9 + 0.1:.1f})") from None
+        enough = needs.memory / 1e9 + 0.1
+        raise InputError(f"{error}, or hold the images in memory (--set training.memory_gb={enough:.1f})") from None
 
 
 @dataclass(frozen=True)

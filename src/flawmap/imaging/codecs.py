@@ -160,14 +160,14 @@ def _refuse_bomb(path: Path, source: _Source, pixel_limit: int) -> None:
         raise InputError(
             f"{path} has {header.width} x {header.height} = {header.pixels:,} pixels, the limit is {pixel_limit:,}, "
             f"and {stored:,} bytes that decode to {decoded:,}, more than {HONEST} times as many, as in a decompression "
-            "bomb; if you trust the file, raise the limit with --pixel-limit (images.pixel_limit)"
+            "bomb; if you trust the file, raise the limit with --set images.pixel_limit=N"
         )
 
 
 def _too_large(path: Path, header: Header, pixel_limit: int) -> InputError:
     return InputError(
         f"{path} has {header.width} x {header.height} = {header.pixels:,} pixels, the limit is "
-        f"{pixel_limit:,}; if you trust the file, raise the limit with --pixel-limit (images.pixel_limit)"
+        f"{pixel_limit:,}; if you trust the file, raise the limit with --set images.pixel_limit=N"
     )
 
 

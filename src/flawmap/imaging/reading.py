@@ -187,7 +187,7 @@ def _within(values: NDArray[Any], top: float, name: str) -> None:
     message = f"{name} must hold values from 0 to {top:g}, got {span}"
     if low < 0:
         raise InputError(f"{message}; shift the values so that none is negative")
-    raise InputError(f"{message}; say with --white (images.white) which stored value is white")
+    raise InputError(f"{message}; say which stored value is white (--set images.white=N)")
 
 
 def _scaling_note(values: NDArray[Any], white: float | None, largest: float) -> str:

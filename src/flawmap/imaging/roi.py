@@ -29,8 +29,8 @@ BRIGHTNESS_WINDOW = 31
 class Roi:
     """Where an image counts.
 
-    box: (left, top, right, bottom) around all of it, right and bottom are outside. mask: (H, W) bool of the whole image,
-    True = inside; None: all of the box.
+    box: (left, top, right, bottom) around all of it, right and bottom are outside. mask: (H, W) bool of the whole
+    image, True = inside; None: all of the box.
     """
 
     box: Box

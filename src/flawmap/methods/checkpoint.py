@@ -29,7 +29,8 @@ FREE = (
 class Checkpoint:
     """Network, Adam's moments, and where in the training they belong.
 
-    steps: of the whole training, also where minutes were asked for. precision: of the network's arithmetic. pending: losses of the steps since the last row of the history.
+    steps: of the whole training, also where minutes were asked for. precision: of the network's arithmetic. pending:
+    losses of the steps since the last row of the history.
     """
 
     tensors: dict[str, Tensor]

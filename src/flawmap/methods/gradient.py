@@ -85,7 +85,7 @@ class Trained:
 
 @dataclass
 class _Run:
-    """What changes while training goes on. pending: losses of the steps since the last row."""
+    """What changes while training goes on. pending: losses of the steps since the last row. busy: within a step."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -95,6 +95,7 @@ class _Run:
     seconds: float = 0.0
     history: list[Row] = field(default_factory=list)
     pending: list[Tensor] = field(default_factory=list)
+    busy: bool = False
 
 
 def train(network: nn.Module, objective: Objective, patches: Patches, config: Config, context: FitContext) -> Trained:
@@ -115,14 +116,18 @@ def train(network: nn.Module, objective: Objective, patches: Patches, config: Co
     )
     saved = time.monotonic()
     with deferred_interrupt() as interrupted:
-        while run.step < run.steps and not interrupted():
-            _row(run, stepper, held_out, context, interrupted)
-            if time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
+        try:
+            while run.step < run.steps:
+                _row(run, stepper, held_out, context, interrupted)
+                if interrupted():
+                    raise KeyboardInterrupt
+                if time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
+                    _save(run, config, stepper, context)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            if not run.busy:  # half a step is no state to go on from
                 _save(run, config, stepper, context)
-                saved = time.monotonic()
-        if interrupted() and run.step < run.steps:
-            _save(run, config, stepper, context)
-            raise KeyboardInterrupt
+            raise
     speed = run.steps * config.training.batch / max(run.seconds, 1e-9)
     return Trained(run.network.eval(), tuple(run.history), run.steps, run.seconds, speed, run.constant_loss)
 
@@ -140,8 +145,10 @@ def _row(
     rate = 0.0
     while run.step < until and not interrupted():
         rate = learning_rate(run.step, run.steps, stepper.settings)
+        run.busy = True
         run.pending.append(stepper(run.network, run.optimizer, run.step, rate))
         run.step += 1
+        run.busy = False
     seconds = time.monotonic() - started
     run.seconds += seconds
     if run.step < until:
@@ -296,11 +303,11 @@ def _count_steps(settings: TrainingSettings, stepper: _Stepper, network: nn.Modu
 def _check_loss(run: _Run, settings: TrainingSettings, advice: str) -> None:
     """Stop a training that cannot succeed. advice: what else to try."""
     row = run.history[-1]
-    slower = f"(--learning-rate {settings.learning_rate / 3:.0e})"
+    slower = f"(--set training.learning_rate={settings.learning_rate / 3:.0e})"
     if not math.isfinite(row.loss):
         raise TrainingError(
             f"the loss turned {row.loss} before step {row.step}; lower the learning rate {slower} or train in float32 "
-            "(--precision float32)"
+            "(--set training.precision=float32)"
         )
     if row.loss > DIVERGED * max(run.constant_loss, run.history[0].loss):
         raise TrainingError(
@@ -312,7 +319,7 @@ def _check_loss(run: _Run, settings: TrainingSettings, advice: str) -> None:
         raise TrainingError(
             f"after {row.step} steps the loss, {row.loss:.4f}, is still that of a constant reconstruction, "
             f"{run.constant_loss:.4f}: nothing is learnt; {advice}check that the images show a texture at this scale "
-            "(--scale), try another seed (--seed) or learning rate (--learning-rate), or go on all the same "
+            "(--scale), try another seed (--seed) or learning rate (training.learning_rate), or go on all the same "
             "(--set training.plateau_steps=0)"
         )
 

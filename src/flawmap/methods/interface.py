@@ -106,7 +106,8 @@ class PatchScorer:
     score: patches (N, C, P, P) float32 in [0, 1] to their scores; batches are of one size. It runs without gradients,
     unless it enables them itself.
     compare: given where overlapping reconstructions are averaged before they are compared (Bergmann et al. 2019,
-    section 4.2): an image and its reconstruction, (1, C, H, W) each, to (1, H, W). None: the residuals of patches are averaged.
+    section 4.2): an image and its reconstruction, (1, C, H, W) each, to (1, H, W). None: the residuals of patches are
+    averaged.
     context: rows above and below a pixel that `compare` looks at. batch: most patches at once.
     """
 

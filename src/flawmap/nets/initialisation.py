@@ -33,7 +33,7 @@ SMALLEST_DEVIATION = 1e-6  # below it patches are flat, and there is nothing to 
 
 FLAT = (
     "training patches must vary, but all of them are flat; check the images, their region of interest, "
-    "and the value that becomes white (--white)"
+    "and the value that becomes white (images.white)"
 )
 
 

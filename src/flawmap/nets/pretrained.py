@@ -132,7 +132,7 @@ def normalised(images: Tensor) -> Tensor:
     if min(images.shape[2:]) < SMALLEST:
         raise InputError(
             f"feature networks need patches of at least {SMALLEST}x{SMALLEST} pixels, got {shape_text(images.shape)}; "
-            "take larger patches with --patch, or another loss"
+            "take larger patches (--set model.patch=64), or another method"
         )
     mean, deviation = (images.new_tensor(values, dtype=torch.float32)[:, None, None] for values in (MEAN, DEVIATION))
     return (images.float() - mean) / deviation
@@ -167,14 +167,14 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
     if missing:
         raise InputError(
             f"{path} does not hold the weights of {name}: expected {len(wanted)} tensors under torchvision's names, "
-            f"{len(missing)} are missing, {missing[0]} for one; name {name}'s file with --features, or the file's "
-            "network with --feature-network"
+            f"{len(missing)} are missing, {missing[0]} for one; name {name}'s file with method.features.weights, or the "
+            "file's network with method.features.network"
         )
     for key, tensor in wanted.items():
         if found[key].shape != tensor.shape:
             raise InputError(
                 f"{path} does not hold the weights of {name}: expected {key} of shape {shape_text(tensor.shape)}, got "
-                f"{shape_text(found[key].shape)}; name {name}'s file with --features"
+                f"{shape_text(found[key].shape)}; name {name}'s file with method.features.weights"
             )
         if not bool(found[key].float().isfinite().all()):
             raise InputError(f"{path} is damaged: {key} holds NaN or infinite values; fetch it again")
@@ -191,16 +191,18 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             return dict(safetensors.torch.load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}; name another with --features") from error
+        raise InputError(
+            f"{path} cannot be read: {error.strerror or error}; name another with method.features.weights"
+        ) from error
     except Exception as error:  # unpickling what is no pickle raises nearly anything
         raise InputError(
             f"{path} is damaged, or no file of weights: expected tensors by their names, and nothing else "
-            f"({_first_sentence(error)}); fetch it again, or name another with --features"
+            f"({_first_sentence(error)}); fetch it again, or name another with method.features.weights"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(
             f"{path} is no file of weights: expected tensors by their names, as torch.save(network.state_dict(), FILE) "
-            f"writes them, got {type(state).__name__}; name another with --features"
+            f"writes them, got {type(state).__name__}; name another with method.features.weights"
         )
     return {str(key): tensor for key, tensor in state.items()}
 

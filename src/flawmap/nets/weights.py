@@ -63,14 +63,14 @@ def weights_file(settings: FeatureSettings) -> Path:
         if not settings.weights.is_file():
             raise InputError(
                 f"no file of weights {settings.weights}; expected {settings.network}'s as .pth or .safetensors: name "
-                "another one with --features FILE"
+                "another one with --set method.features.weights=FILE"
             )
         return settings.weights
     path = cache_folder() / PINNED[settings.network].file
     if not path.is_file():
         raise InputError(
             f"feature matching needs the pretrained weights of {settings.network}, but there is no {path}; get them "
-            f"with `flawmap weights fetch {settings.network}`, or name a file with --features FILE"
+            f"with `flawmap weights fetch {settings.network}`, or name a file with --set method.features.weights=FILE"
         )
     return path
 
@@ -150,7 +150,7 @@ def _checked_scheme(url: str) -> None:
 
 
 def _read(url: str, target: Path, events: Events) -> Iterator[bytes]:
-    """The bytes at an address, piece by piece. Trouble with the connection is an InputError; with the disk it is not."""
+    """The bytes at an address, piece by piece. A failed connection is an InputError, a full disk is not."""
     response = _attempt(url, lambda: urllib.request.urlopen(url, timeout=TIMEOUT))
     with response:
         _checked_scheme(response.url)  # after redirections

@@ -56,7 +56,7 @@ class Grid:
         if min(height, width) < self.patch:
             raise InputError(
                 f"image must be at least one patch large, {self.patch}x{self.patch} pixels, got {width}x{height}; "
-                "use larger images, a smaller patch, a larger scale, or pad (--pad)"
+                "use larger images, a smaller patch, a larger scale, or pad (--set tiling.pad=true)"
             )
         return self.offsets(height), self.offsets(width)
 
