@@ -30,7 +30,7 @@ def artifact_of(threshold: float | None = 0.1 + 0.2, **model: Any) -> Artifact:
         {
             "model": {"patch": 32, "channels": 1, **model},
             "method": {"latent": 5, "ssim": {"constants": [1e-3, 2e-3]}},
-            "images": {"scale": [64, 48], "roi": {"masks": "some/where"}},
+            "images": {"scale": [64, 48], "roi": {"masks": "where"}},
             "tiling": {"stride": 16},
             "training": {"steps": 5},
         }
@@ -321,3 +321,30 @@ def test_a_flipped_weight_says_what_to_do(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{path} is damaged: its content does not have the SHA-256 that stands in it; copy it again or train anew"
     )
+
+
+def test_no_folder_of_the_machine_is_stored(tmp_path: Path) -> None:
+    """A folder of masks keeps its name; that of pretrained weights is left out. The model in memory keeps both."""
+    config = parse(
+        {
+            "method": {"name": "fm", "features": {"weights": "/home/me/alexnet.pth"}},
+            "images": {"roi": {"masks": "/home/me/masks"}},
+        }
+    )
+    artifact = Artifact(config, {"x": torch.zeros(1)}, 0.1)
+    save_artifact(artifact, tmp_path / "m.flawmap")
+    assert b"/home/me" not in (tmp_path / "m.flawmap").read_bytes()
+    found = load_artifact(tmp_path / "m.flawmap").config
+    assert found.images.roi.masks == Path("masks")
+    assert artifact.config.images.roi.masks == Path("/home/me/masks")
+
+
+def test_a_folder_of_masks_is_named_where_it_is(tmp_path: Path) -> None:
+    """On another machine the folder is given; without it, and for another region, the message says what to do."""
+    masks, plain = (Artifact(parse({"images": {"roi": roi}}), {}) for roi in ({"masks": "elsewhere"}, {}))
+    assert masks.with_roi_masks(tmp_path).config.images.roi.masks == tmp_path
+    with pytest.raises(ConfigError, match="is a folder of masks, elsewhere, which is not here; name it with --roi-masks"):
+        masks.with_roi_masks(None)
+    with pytest.raises(ConfigError, match="is no folder of masks; leave --roi-masks out"):
+        plain.with_roi_masks(tmp_path)
+    assert plain.with_roi_masks(None) is plain

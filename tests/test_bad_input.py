@@ -544,7 +544,7 @@ def test_disk_fills_up_while_inspecting(run: Run, monkeypatch: pytest.MonkeyPatc
         f"error: {Path('out/1_mask.png')} cannot be written: {NO_SPACE}",
     )
     files = ["0_mask.png", "0_overlay.png", "inspections.jsonl", "regions.csv"]
-    assert sorted(path.name for path in Path("out").iterdir()) == files
+    assert sorted(path.name for path in Path("out").glob("[!.]*")) == files
     (line,) = Path("out/inspections.jsonl").read_text().splitlines()
     assert json.loads(line)["path"] == str(Path("good/0.png"))
 

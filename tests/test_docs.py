@@ -98,7 +98,7 @@ SHELL = [(block, command) for block in ALL_BLOCKS if block.language == "sh" for 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer patches where a training looks at many whatever its budget."""
     monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
-    monkeypatch.setattr("flawmap.methods.gradient.BIRTH_PATCHES", 16)
+    monkeypatch.setattr("flawmap.methods.gradient.INIT_PATCHES", 16)
 
 
 def run_command(command: str, folder: Path) -> None:

@@ -20,17 +20,18 @@ import pytest
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from flawmap.core.errors import ArtifactError, ConfigError, InputError, TrainingError
 from flawmap.core.settings import TrainingSettings
+from flawmap.core.tensor_file import DIGEST, load_tensors, save_tensors
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import texture
 from flawmap.methods import gradient
 from flawmap.methods.autoencoder import build_network, train_network
 from flawmap.methods.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from flawmap.methods.config import Config
-from flawmap.methods.gradient import Trained, learning_rate
+from flawmap.methods.gradient import Objective, Trained, learning_rate
 from flawmap.methods.interface import FitContext, Patches, Progress, Row
 from flawmap.methods.losses import loss_of
 from flawmap.methods.overrides import override, parse
@@ -170,7 +171,7 @@ def test_a_resumed_training_ends_at_the_same_bits(
     straight = fit(config, source_of(), held_out)
     with pytest.raises(StoppedError):
         fit(config, source_of(), held_out, checkpoint=path, observe=stop_after(10))
-    saved = load_checkpoint(path, config, "")
+    saved = load_checkpoint(path, config, "", settings.get("precision", "float32"))
     assert saved is not None
     assert saved.step == 5, "the stop came before the row at 10 was saved"
     with pytest.raises(StoppedError):
@@ -195,8 +196,9 @@ def test_a_restored_state_lies_in_memory_as_it_did(tmp_path: Path) -> None:
         network(torch.rand(2, 1, PATCH, PATCH)).square().mean().backward()
         optimizer.step()
     where = {"config": config, "data_digest": "d", "step": 3, "steps": 20, "seconds": 1.5, "history": []}
+    where |= {"precision": "float32", "pending": [0.5]}
     save_checkpoint(Checkpoint.of(network, optimizer, **where), path)
-    saved = load_checkpoint(path, config, "d")
+    saved = load_checkpoint(path, config, "d", "float32")
     assert saved is not None
     assert (saved.step, saved.steps, saved.seconds, saved.data_digest) == (3, 20, 1.5, "d")
     kept = {name: tensor.clone() for name, tensor in saved.tensors.items()}
@@ -245,7 +247,7 @@ def test_a_killed_training_leaves_a_checkpoint_that_goes_on(tmp_path: Path) -> N
         process.send_signal(signal.SIGKILL)
     assert steps == [20, 40, 60, 80]
     config = config_of(steps=4000)
-    saved = load_checkpoint(path, config, "x")
+    saved = load_checkpoint(path, config, "x", "float32")
     assert saved is not None
     assert saved.step >= 60
     assert [row["step"] for row in saved.history] == list(range(20, saved.step + 1, 20))
@@ -259,7 +261,7 @@ def test_without_resume_a_training_starts_anew(tmp_path: Path) -> None:
     first = fit(config, source_of(), checkpoint=path, resume=True)
     other = override(config, {"training": {"seed": 7}})
     fit(other, source_of(), checkpoint=path)
-    saved = load_checkpoint(path, other, "")
+    saved = load_checkpoint(path, other, "", "float32")
     assert saved is not None
     assert saved.step == 20
     assert len(first.history) == 1
@@ -291,7 +293,7 @@ def test_minutes_are_turned_into_steps_once(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(gradient, "time", Clock(0.25))
     with pytest.raises(StoppedError):
         fit(config, source_of(), checkpoint=path, observe=stop_after(24))
-    saved = load_checkpoint(path, config, "")
+    saved = load_checkpoint(path, config, "", "float32")
     assert saved is not None
     assert (saved.step, saved.steps) == (20, 24)
     monkeypatch.setattr(gradient, "time", Clock(3.0))
@@ -444,7 +446,7 @@ def test_the_flat_loss_is_that_of_every_patch_s_mean() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_ssim_training_leaves_the_plateau(seed: int) -> None:
-    """80 steps on a fibre texture bring the loss well below that of a flat reconstruction, whatever the seed."""
+    """80 steps on a fibre texture bring the loss well below that of a constant reconstruction, whatever the seed."""
     settings = {"steps": 80, "batch": 32, "learning_rate": 1e-3, "seed": seed}
     config = override(config_of(**settings), {"method": {"latent": 32, "ssim": {"size": 11}}})
     trained = fit(config, source_of(side=256))
@@ -467,7 +469,7 @@ def test_a_loss_that_turns_nan_ends_the_training(tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as caught:
         fit(config, source_of(), checkpoint=tmp_path / "state")
     assert str(caught.value) == (
-        "the loss turned nan before step 20; lower the learning rate (--learning-rate 3e+29) or train in float32 "
+        "the loss turned nan before step 20; lower the learning rate (--set training.learning_rate=3e+29) or train in float32 "
         "(--set training.precision=float32)"
     )
     assert not (tmp_path / "state").exists()
@@ -479,9 +481,9 @@ def test_a_loss_that_stays_on_the_plateau_ends_the_training() -> None:
         fit(config_of(plateau_steps=30), Noise())
     number = r"\d\.\d{4}"
     assert re.fullmatch(
-        rf"after 40 steps the loss, {number}, is still that of a flat reconstruction, {number}: nothing is being "
-        r"learnt; check that the images show a texture at this scale \(--scale\), try another seed \(--seed\) or rate "
-        r"\(--learning-rate\), or go on all the same \(plateau_steps = 0 under \[training\] of --config\)",
+        rf"after 40 steps the loss, {number}, is still that of a constant reconstruction, {number}: nothing is "
+        r"learnt; check that the images show a texture at this scale \(--scale\), try another seed \(--seed\) or "
+        r"learning rate \(training\.learning_rate\), or go on all the same \(--set training\.plateau_steps=0\)",
         str(caught.value),
     )
 
@@ -491,11 +493,11 @@ def test_the_plateau_may_be_ignored_and_is_not_met_twice() -> None:
     assert fit(config_of(plateau_steps=0, steps=40), Noise()).steps == 40
     run = gradient._Run(nn.Identity(), torch.optim.Adam([torch.zeros(1)]), 100, constant_loss=1.0, step=60)
     run.history = [Row(20, 1.0, None, 0.1, 1.0), Row(40, 0.9, None, 0.1, 2.0), Row(60, 0.999, None, 0.1, 3.0)]
-    gradient._check_loss(run, TrainingSettings(steps=100, plateau_steps=50))
+    gradient._check_loss(run, TrainingSettings(steps=100, plateau_steps=50), "")
     run.history[1] = Row(40, 0.99, None, 0.1, 2.0)
     with pytest.raises(TrainingError, match=r"after 60 steps the loss, 0\.9990, is still that"):
-        gradient._check_loss(run, TrainingSettings(steps=100, plateau_steps=50))
-    gradient._check_loss(run, TrainingSettings(steps=100, plateau_steps=61))
+        gradient._check_loss(run, TrainingSettings(steps=100, plateau_steps=50), "")
+    gradient._check_loss(run, TrainingSettings(steps=100, plateau_steps=61), "")
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
@@ -504,7 +506,7 @@ def test_no_infinite_loss_passes(loss: float) -> None:
     run = gradient._Run(nn.Identity(), torch.optim.Adam([torch.zeros(1)]), 100, constant_loss=1.0, step=20)
     run.history = [Row(20, loss, None, 0.1, 1.0)]
     with pytest.raises(TrainingError, match=f"the loss turned {loss} before step 20"):
-        gradient._check_loss(run, TrainingSettings(steps=100))
+        gradient._check_loss(run, TrainingSettings(steps=100), "")
 
 
 def test_a_loss_that_explodes_ends_the_training() -> None:
@@ -513,13 +515,13 @@ def test_a_loss_that_explodes_ends_the_training() -> None:
     first = Row(20, 240.0, None, 0.1, 1.0)
     for losses in ([first, Row(40, 239_000.0, None, 0.1, 2.0)], [Row(20, 1e6, None, 0.1, 1.0)]):
         run.history = losses
-        gradient._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3))
+        gradient._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3), "")
     run.history = [first, Row(40, 3.3e8, None, 0.1, 2.0)]
     with pytest.raises(TrainingError) as caught:
-        gradient._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3))
+        gradient._check_loss(run, TrainingSettings(steps=100, learning_rate=2e-3), "")
     assert str(caught.value) == (
-        "the loss rose to 3.3e+08 before step 40, that of a flat reconstruction is 70: the training diverges; "
-        "lower the learning rate (--learning-rate 7e-04)"
+        "the loss rose to 3.3e+08 before step 40, that of a constant reconstruction is 70: the training diverges; "
+        "lower the learning rate (--set training.learning_rate=7e-04)"
     )
 
 
@@ -555,7 +557,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, bytes]:
 
 def test_a_missing_checkpoint_is_none(tmp_path: Path) -> None:
     """Nothing to continue from is not an error."""
-    assert load_checkpoint(tmp_path / "none", config_of(), "") is None
+    assert load_checkpoint(tmp_path / "none", config_of(), "", "float32") is None
 
 
 def test_a_checkpoint_of_other_settings_is_refused(saved: tuple[Config, bytes], tmp_path: Path) -> None:
@@ -567,15 +569,15 @@ def test_a_checkpoint_of_other_settings_is_refused(saved: tuple[Config, bytes], 
     with pytest.raises(ConfigError) as caught:
         fit(other, source_of(), checkpoint=path, resume=True, data_digest="these")
     assert str(caught.value) == (
-        f"{path} was written with other settings: model.latent was 8, is 9; training.batch was 4, is 8; resume with "
+        f"{path} was written with other settings: method.latent was 8, is 9; training.batch was 4, is 8; resume with "
         "the same ones, or remove the checkpoint to start anew"
     )
     many = override(other, {"tiling": {"stride": 8}, "method": {"ssim": {"size": 5, "constants": "paper"}}})
     with pytest.raises(ConfigError) as caught:
-        load_checkpoint(path, many, "these")
+        load_checkpoint(path, many, "these", "float32")
     assert str(caught.value).count(" was ") == 4, "was written, and three settings"
     freed = override(config, {"training": {"device": "cpu", "memory_gb": 1.0, "checkpoint_minutes": 5.0}})
-    assert load_checkpoint(path, freed, "these") is not None, "where it runs may change"
+    assert load_checkpoint(path, freed, "these", "float32") is not None, "where it runs may change"
 
 
 def test_a_checkpoint_of_other_images_is_refused(saved: tuple[Config, bytes], tmp_path: Path) -> None:
@@ -584,7 +586,7 @@ def test_a_checkpoint_of_other_images_is_refused(saved: tuple[Config, bytes], tm
     path = tmp_path / "state"
     path.write_bytes(blob)
     with pytest.raises(ConfigError) as caught:
-        load_checkpoint(path, config, "those")
+        load_checkpoint(path, config, "those", "float32")
     assert str(caught.value) == f"{path} was written while training on other images; remove it to start anew"
 
 
@@ -605,9 +607,10 @@ def test_a_damaged_checkpoint_is_refused(saved: tuple[Config, bytes], tmp_path: 
     ):
         path.write_bytes(bad)
         with pytest.raises(ArtifactError) as caught:
-            load_checkpoint(path, config, "these")
+            load_checkpoint(path, config, "these", "float32")
         assert re.fullmatch(
-            rf"{re.escape(str(path))} is not a readable checkpoint \(.+\); remove it to start anew", str(caught.value)
+            rf"{re.escape(str(path))} is (not a readable checkpoint \(.+\)|damaged: .+); remove it to start anew",
+            str(caught.value),
         )
 
 
@@ -621,6 +624,109 @@ def test_a_checkpoint_without_some_weights_is_refused(saved: tuple[Config, bytes
     for missing in ("network.encoder.0.weight", "optimizer.exp_avg.encoder.0.bias"):
         tensors = safetensors.torch.load(blob)
         del tensors[missing]
-        path.write_bytes(safetensors.torch.save(tensors, metadata=metadata))
+        header = json.loads(metadata["flawmap-checkpoint"])
+        del header[DIGEST]
+        save_tensors(path, "flawmap-checkpoint", header, tensors)
         with pytest.raises(ArtifactError, match="the checkpoint does not hold the state of this network"):
             fit(config, source_of(), checkpoint=path, resume=True, data_digest="these")
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """A checkpoint whose header was changed, with the digest that belongs to it."""
+    header, tensors = load_tensors(path, "flawmap-checkpoint", "")
+    change(header)
+    save_tensors(path, "flawmap-checkpoint", header, tensors)
+
+
+def test_a_checkpoint_of_a_newer_release_is_refused(saved: tuple[Config, bytes], tmp_path: Path) -> None:
+    """Its format is named."""
+    config, blob = saved
+    path = tmp_path / "state"
+    path.write_bytes(blob)
+    rewritten(path, lambda header: header.update(format=2))
+    with pytest.raises(ArtifactError, match="has format 2, this flawmap reads up to 1; update flawmap"):
+        load_checkpoint(path, config, "these", "float32")
+
+
+def test_settings_newer_than_a_checkpoint_get_their_default(saved: tuple[Config, bytes], tmp_path: Path) -> None:
+    """A release that adds a setting does not refuse the checkpoints of the release before."""
+    config, blob = saved
+    path = tmp_path / "state"
+    path.write_bytes(blob)
+    rewritten(path, lambda header: header["config"]["training"].pop("weight_decay"))
+    assert load_checkpoint(path, config, "these", "float32") is not None
+
+
+def test_another_precision_is_refused(saved: tuple[Config, bytes], tmp_path: Path) -> None:
+    """A resume on another machine does not change the arithmetic without a word."""
+    config, blob = saved
+    path = tmp_path / "state"
+    path.write_bytes(blob)
+    with pytest.raises(ConfigError) as caught:
+        load_checkpoint(path, config, "these", "bfloat16")
+    assert str(caught.value) == (
+        f"{path} was written while training in float32, this machine would go on in bfloat16; resume with --set "
+        "training.precision=float32, or remove the checkpoint to start anew"
+    )
+
+
+def test_every_flipped_byte_of_a_checkpoint_is_noticed(saved: tuple[Config, bytes], tmp_path: Path) -> None:
+    """Of the header and of the tensors."""
+    config, blob = saved
+    path, rng = tmp_path / "state", np.random.default_rng(0)
+    for place in rng.integers(8, len(blob), 40):
+        damaged = bytearray(blob)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(ArtifactError):
+            load_checkpoint(path, config, "these", "float32")
+
+
+class Interrupting(Noise):
+    """Patches that raise Ctrl-C's signal while those of a step are cut."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step + 1  # the first patches are those of the initialisation
+
+    def cut(self, drawn: NDArray[np.int64]) -> NDArray[np.float32]:
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+        self.left -= 1
+        return super().cut(drawn)
+
+
+@pytest.mark.parametrize("step", [0, 7, 20])
+def test_ctrl_c_ends_with_the_step_at_hand(step: int, tmp_path: Path) -> None:
+    """In the middle of a row too; the resumed training ends at the bits of one that never stopped."""
+    config, path = config_of(steps=41, plateau_steps=0, checkpoint_minutes=60.0), tmp_path / "state"
+    straight = fit(config, Noise())
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, Interrupting(step), checkpoint=path)
+    saved = load_checkpoint(path, config, "", "float32")
+    assert saved is not None
+    assert saved.step == step + 1
+    resumed = fit(config, Noise(), checkpoint=path, resume=True)
+    assert same_weights(straight.network, resumed.network)
+    assert without_time(straight) == without_time(resumed)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_loop_knows_no_method() -> None:
+    """It trains any module by any objective."""
+
+    class Level(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.level = nn.Parameter(torch.zeros(()))
+
+    def loss(network: nn.Module, patches: Tensor, shown: Tensor, generator: torch.Generator) -> Tensor:
+        assert isinstance(network, Level)
+        return (shown - network.level).square().mean()
+
+    def initialise(network: nn.Module, patches: Tensor, seed: int) -> None:
+        assert patches.shape[1:] == (1, PATCH, PATCH)
+
+    objective = Objective(loss, lambda patches: 1e9, initialise)  # type: ignore[arg-type,return-value]
+    trained = gradient.train(Level(), objective, Noise(), config_of(steps=200, learning_rate=0.05), FitContext())
+    assert isinstance(trained.network, Level)
+    assert trained.network.level.item() == pytest.approx(0.5, abs=0.02)

@@ -18,11 +18,12 @@ from torch.distributions import Normal, kl_divergence
 
 from flawmap.commands.cli import main
 from flawmap.core.errors import ArtifactError, ConfigError, InputError, TrainingError
+from flawmap.core.runtime import Runtime
 from flawmap.core.settings import ResidualSettings
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import texture
 from flawmap.methods import gradient
-from flawmap.methods.autoencoder import build_network, train_network
+from flawmap.methods.autoencoder import build_network, comparing, sampled, train_network
 from flawmap.methods.checkpoint import load_checkpoint
 from flawmap.methods.config import Config
 from flawmap.methods.gradient import Trained
@@ -30,14 +31,13 @@ from flawmap.methods.interface import FitContext, Patches, Progress
 from flawmap.methods.losses import l2_loss
 from flawmap.methods.overrides import override, parse
 from flawmap.methods.presets import preset
-from flawmap.methods.residuals import LEAST_NOISE, Decoded, l2_residual, probability_residual
-from flawmap.nets.autoencoder import Autoencoder
+from flawmap.methods.residuals import LEAST_NOISE, Decoded, l2_residual, probability_residual, residual_of
+from flawmap.nets.autoencoder import Autoencoder, NetworkShape
 from flawmap.nets.initialisation import LOG_VARIANCE as BORN_LOG_VARIANCE
 from flawmap.nets.initialisation import initialise
 from flawmap.nets.variational import LOG_VARIANCE, MEMORY, Posterior, VariationalAutoencoder, fixed_noise, kl_to_prior
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
-from flawmap.scoring.pipeline import residual_of, score_image
 
 PATCH, LATENT = 32, 5
 
@@ -95,7 +95,7 @@ def born(seed: int = 0) -> VariationalAutoencoder:
 
 def detector_of(network: VariationalAutoencoder, **changes: Any) -> Detector:
     artifact = Artifact(override(config_of(), changes), network.state_dict(), 1.0, {}, {})
-    return Detector.of(artifact, device="cpu", precision="float32")
+    return Detector.of(artifact, Runtime("cpu", "float32"))
 
 
 def posterior_of(count: int, seed: int = 0) -> Posterior:
@@ -162,7 +162,7 @@ def test_the_divergence_is_single_precision_under_autocast() -> None:
 
 def test_it_is_born_as_the_plain_network_that_decodes_means() -> None:
     """The same weights for the same seed, one small log-variance for everything, and the noise of its own error."""
-    plain, patches = Autoencoder(config_of().model), cloth(16)
+    plain, patches = Autoencoder(NetworkShape(PATCH, 1, LATENT)), cloth(16)
     network = build_network(config_of())
     assert isinstance(network, VariationalAutoencoder)
     for each in (plain, network):
@@ -249,8 +249,8 @@ def test_the_residual_is_scipy_s_log_density_up_to_the_shift(noise: float) -> No
     """-log p(x) of the Gaussian, less that of a pixel met exactly by samples that agree; mean over channels."""
     image, decoded = rand(2, 3, 8, 9), decoded_of(2, 3, 8, 9, noise=noise)
     found = probability_residual(image, decoded, ResidualSettings())
-    assert decoded.spread is not None
-    deviation = np.sqrt(decoded.spread.double().numpy() + noise)
+    assert decoded.variance is not None
+    deviation = np.sqrt(decoded.variance.double().numpy() + noise)
     log_p = norm.logpdf(image.double().numpy(), decoded.reconstruction.double().numpy(), deviation)
     shift = norm.logpdf(0, 0, math.sqrt(noise))
     np.testing.assert_allclose(found.numpy(), (shift - log_p).mean(axis=1), rtol=2e-4, atol=1e-5)
@@ -263,7 +263,7 @@ def test_the_residual_is_0_where_all_is_met_and_grows_with_distance_and_spread()
     steps = torch.tensor([0, 1e-3, 1e-2, 0.1, 1, 10, 1e3, 1e4]).view(1, 1, 1, 8)
     for decoded in (Decoded(steps, flat, noise), Decoded(flat, steps, noise), Decoded(steps, flat + 0.1, noise)):
         found = probability_residual(image, decoded, settings).flatten()
-        assert found[0] == (0 if decoded.spread is not None and decoded.spread.flatten()[0] == 0 else found[0])
+        assert found[0] == (0 if decoded.variance is not None and decoded.variance.flatten()[0] == 0 else found[0])
         assert found.isfinite().all()
         assert (found[1:] > found[:-1]).all()
         assert found.min() >= 0
@@ -294,9 +294,9 @@ def test_a_network_without_error_is_held_to_the_least_noise() -> None:
 def test_residuals_that_lack_samples_or_differ_in_shape_are_refused() -> None:
     """The exact texts."""
     with pytest.raises(InputError) as caught:
-        residual_of(ResidualSettings(name="probability"))(rand(1, 1, 4, 4), rand(1, 1, 4, 4))
+        residual_of(ResidualSettings(name="probability"))(rand(1, 1, 4, 4), Decoded(rand(1, 1, 4, 4)))
     assert str(caught.value) == (
-        "the reconstruction probability needs the spread of samples and the noise, got a reconstruction alone; "
+        "the reconstruction probability needs the variance of samples and the noise, got a reconstruction alone; "
         "use a network that samples (vae), or map l2"
     )
     with pytest.raises(InputError) as caught:
@@ -371,19 +371,16 @@ def test_an_image_scores_the_same_whatever_else_is_scored() -> None:
 
 def test_a_patch_is_sampled_the_same_whatever_shares_its_batch() -> None:
     """Mean and spread of a patch, bit for bit, alone, with others, and in another place."""
-    detector, patches, others = detector_of(born()), cloth(35), rand(30, 1, PATCH, PATCH, seed=4)
-    with torch.inference_mode():
-        whole, alone, moved = (
-            detector._decode(batch) for batch in (patches, patches[:5], torch.cat((patches[:5], others)))
-        )
+    network, patches, others = born(), cloth(35), rand(30, 1, PATCH, PATCH, seed=4)
+    decode = sampled(config_of(), network, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        whole, alone, moved = (decode(batch) for batch in (patches, patches[:5], torch.cat((patches[:5], others))))
     for each in (alone, moved):
-        assert isinstance(each, Decoded)
-        assert isinstance(whole, Decoded)
-        assert each.spread is not None
-        assert whole.spread is not None
+        assert each.variance is not None
+        assert whole.variance is not None
         assert torch.equal(each.reconstruction[:5], whole.reconstruction[:5])
-        assert torch.equal(each.spread[:5], whole.spread[:5])
-        assert whole.spread.max() > 0
+        assert torch.equal(each.variance[:5], whole.variance[:5])
+        assert whole.variance.max() > 0
 
 
 def test_samples_of_one_batch_alone_are_held_in_memory() -> None:
@@ -394,9 +391,11 @@ def test_samples_of_one_batch_alone_are_held_in_memory() -> None:
         seen.append(len(patches))
         return Decoded(patches + 0.1, torch.zeros_like(patches), torch.tensor(0.005))
 
-    scored = score_image(rand(1, 120, 120), decode, config)
+    scorer = comparing(config, decode, torch.device("cpu"), torch.float32, 32)
+    grid = Grid(PATCH, config.tiling.stride)
+    bands = list(score_rows([rand(1, 120, 120)], (120, 120), scorer, grid, config.tiling))
     assert seen == [25, 25]
-    torch.testing.assert_close(scored.residual, torch.ones(120, 120), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.cat([band.residual for band in bands]), torch.ones(120, 120), rtol=1e-4, atol=1e-4)
 
 
 def test_l2_of_a_variational_network_compares_with_the_decoded_mean() -> None:
@@ -461,10 +460,12 @@ def test_training_learns_cloth_and_the_noise_follows() -> None:
     assert not trained.network.training
 
 
-def test_a_plateau_names_the_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plateau_names_the_weight_of_the_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the divergence outweighs the texture, the error says which weight to lower."""
     monkeypatch.setattr(gradient, "ROW_STEPS", 2)
-    with pytest.raises(TrainingError, match=r"nothing is learnt; lower the divergence's weight, 1000 \(diverg"):
+    with pytest.raises(
+        TrainingError, match=r"nothing is learnt; lower the weight of the KL divergence, 1000 \(method\.kl_w"
+    ):
         fit(config_of(steps=4, plateau_steps=2, method={"kl_weight": 1000.0}), source_of())
 
 
@@ -487,7 +488,7 @@ def test_a_resumed_training_ends_at_the_same_bits(
     straight = fit(config, source_of())
     with pytest.raises(StoppedError):
         fit(config, source_of(), checkpoint=path, observe=stop)
-    saved = load_checkpoint(path, config, "")
+    saved = load_checkpoint(path, config, "", precision)
     assert saved is not None
     assert saved.step == 4
     resumed = fit(config, source_of(), checkpoint=path, resume=True)
@@ -503,8 +504,8 @@ def test_a_model_file_keeps_the_noise(tmp_path: Path) -> None:
     network.noise.fill_(0.0123)
     detector = detector_of(network)
     save_artifact(detector.artifact, tmp_path / "v.flawmap")
-    loaded = Detector.of(load_artifact(tmp_path / "v.flawmap"), device="cpu", precision="float32")
-    assert loaded.network.noise == torch.tensor(0.0123)
+    loaded = Detector.of(load_artifact(tmp_path / "v.flawmap"), Runtime("cpu", "float32"))
+    assert loaded.artifact.weights["noise"] == torch.tensor(0.0123)
     assert np.array_equal(loaded.score(image_of()), detector.score(image_of()))
     weights = {name: tensor for name, tensor in detector.artifact.weights.items() if name != "noise"}
     with pytest.raises(ArtifactError, match="the weights do not fit the settings beside them"):
@@ -517,13 +518,28 @@ def test_the_command_line_trains_inspects_and_evaluates(
     """`--method vae` from folder to figures; info names the method."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
-    monkeypatch.setattr("flawmap.methods.gradient.BIRTH_PATCHES", 16)
-    small = ["--set", "model.patch=32", "--latent", "4", "--set", "tiling.stride=32", "--set", "training.batch=4", "--steps", "3", "--quiet"]
+    monkeypatch.setattr("flawmap.methods.gradient.INIT_PATCHES", 16)
+    small = [
+        "--set",
+        "model.patch=32",
+        "--latent",
+        "4",
+        "--set",
+        "tiling.stride=32",
+        "--set",
+        "training.batch=4",
+        "--steps",
+        "3",
+        "--quiet",
+    ]
     assert main(["synth", "cloth", "--good", "4", "--bad", "2", "--size", "96x96", "--seed", "1", "--quiet"]) == 0
-    assert main(["train", "cloth", "-o", "v.flawmap", "--method", "vae", "--precision", "float32", *small]) == 0
+    assert (
+        main(["train", "cloth", "-o", "v.flawmap", "--method", "vae", "--set", "training.precision=float32", *small])
+        == 0
+    )
     capsys.readouterr()
     assert main(["info", "v.flawmap"]) == 0
-    assert "vae loss, probability residual" in capsys.readouterr().out
+    assert "vae, residual of the method" in capsys.readouterr().out
     assert main(["inspect", "v.flawmap", "cloth/test", "-o", "found", "--quiet"]) == 0
     assert main(["evaluate", "v.flawmap", "cloth", "-o", "measured", "--quiet"]) == 0
     assert (tmp_path / "measured" / "metrics.json").is_file()

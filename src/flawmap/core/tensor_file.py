@@ -33,8 +33,11 @@ def save_tensors(path: Path, key: str, header: Mapping[str, Any], tensors: Mappi
         part.write_bytes(blob)
 
 
-def load_tensors(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_tensors(path: Path, key: str, remedy: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors of a file, after their digest was checked.
+
+    Args:
+        remedy: what to do with a damaged file, for the message.
 
     Raises:
         ArtifactError: a bit of it is not what was written. ValueError, OSError, KeyError, SafetensorError: not such a
@@ -46,7 +49,7 @@ def load_tensors(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor
     header = dict(json.loads(metadata[key]))
     if header.pop(DIGEST, None) != digest_of(header, tensors):
         raise ArtifactError(
-            f"{path} is damaged: its content does not have the SHA-256 that stands in it; copy it again or train anew"
+            f"{path} is damaged: its content does not have the SHA-256 that stands in it; {remedy}"
         )
     return header, tensors
 

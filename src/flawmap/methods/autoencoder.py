@@ -109,7 +109,7 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
         raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
     placed = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     run = start_engine(runtime.engine, placed, precision)
-    decode = _sampled(config, placed, device, precision) if samples else _reconstructed(run, device, precision)
+    decode = sampled(config, placed, device, precision) if samples else _reconstructed(run, device, precision)
     batch = ENGINES[runtime.engine].batch if device.type == "cpu" else BATCH_ELSEWHERE
     return comparing(config, decode, device, precision, batch)
 
@@ -136,7 +136,7 @@ def _reconstructed(run: Reconstruct, device: torch.device, precision: torch.dtyp
     return lambda patches: Decoded(_forward(run, patches, device, precision))
 
 
-def _sampled(config: Config, network: Autoencoder, device: torch.device, precision: torch.dtype) -> Decode:
+def sampled(config: Config, network: Autoencoder, device: torch.device, precision: torch.dtype) -> Decode:
     """The mean and the variance of samples of a patch's reconstruction."""
     assert isinstance(network, VariationalAutoencoder)  # the settings refuse other networks
     noise = fixed_noise(config.residual.samples, _settings(config).latent).to(device)

@@ -17,6 +17,7 @@ from flawmap.methods.overrides import parse
 
 KEY = "flawmap-checkpoint"
 FORMAT = 1
+REMEDY = "remove it to start anew"
 FREE = (
     "device",
     "memory_gb",
@@ -95,14 +96,18 @@ def load_checkpoint(path: Path, config: Config, data_digest: str, precision: str
     if not path.is_file():
         return None
     try:
-        header, tensors = load_tensors(path, KEY)
+        header, tensors = load_tensors(path, KEY, REMEDY)
         version = int(header.pop("format"))
         if version > FORMAT:
-            raise ArtifactError(f"{path} has format {version}, this flawmap reads up to {FORMAT}; update flawmap")
+            raise ArtifactError(
+                f"{path} has format {version}, this flawmap reads up to {FORMAT}; update flawmap, or {REMEDY}"
+            )
         checkpoint = Checkpoint(tensors, **header)
         before = _comparable(parse(checkpoint.config))  # settings that are newer than the checkpoint get their default
-    except (ArtifactError, safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is not a readable checkpoint ({error}); remove it to start anew") from None
+    except ArtifactError:
+        raise
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is not a readable checkpoint ({error}); {REMEDY}") from None
     changed = _differences(before, _comparable(config))
     if changed:
         raise ConfigError(
@@ -112,7 +117,7 @@ def load_checkpoint(path: Path, config: Config, data_digest: str, precision: str
     if checkpoint.precision != precision:
         raise ConfigError(
             f"{path} was written while training in {checkpoint.precision}, this machine would go on in {precision}; "
-            f"resume with --precision {checkpoint.precision}, or remove the checkpoint to start anew"
+            f"resume with --set training.precision={checkpoint.precision}, or remove the checkpoint to start anew"
         )
     if checkpoint.data_digest != data_digest:
         raise ConfigError(f"{path} was written while training on other images; remove it to start anew")

@@ -112,7 +112,7 @@ def load_artifact(path: Path) -> Artifact:
     """The model of a `.flawmap` file. Raises ArtifactError if it is missing, damaged, foreign or newer."""
     header = read_header(path)
     try:
-        _, weights = load_tensors(path, KEY)
+        _, weights = load_tensors(path, KEY, "copy it again or train anew")
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         if isinstance(error, ArtifactError):
             raise

@@ -11,6 +11,7 @@ from flawmap.core.errors import ConfigError, InputError
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import good_images
 from flawmap.methods import gradient
+from flawmap.methods.autoencoder import train_network
 from flawmap.methods.config import Config
 from flawmap.methods.corruption import AREA, corrupted
 from flawmap.methods.overrides import override, parse
@@ -69,12 +70,10 @@ def test_other_shapes_are_refused() -> None:
 
 def config_of(**changes: float) -> Config:
     small = {"model": {"patch": 32, "channels": 1}, "method": {"latent": 16}, "training": {"steps": 60, "batch": 16, **changes}}
-    return override(
-        override(preset("fast", "l2"), {"method": {"ssim": {"size": 7}}, "residual": {"ssim": {"size": 7}}}), small
-    )
+    return override(override(preset("fast", "l2"), {"residual": {"ssim": {"size": 7}}}), small)
 
 
-def test_training_shows_the_spoilt_and_compares_with_the_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_shows_the_corrupted_and_compares_with_the_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     """With inversion for a stain, the network learns to give back the clean patch, not what it was shown."""
     shares = []
 
@@ -84,8 +83,8 @@ def test_training_shows_the_spoilt_and_compares_with_the_clean(monkeypatch: pyte
 
     cloth = [image**2 for image in good_images("cloth", 3, (96, 96), seed=0)]  # its inversion has another mean
     source = PatchSource(map(TrainingImage, cloth), 32)
-    monkeypatch.setattr(gradient, "spoilt", inverted)
-    network = gradient.fit(config_of(corrupt=0.7), source).network
+    monkeypatch.setattr(gradient, "corrupted", inverted)
+    network = train_network(config_of(corrupt=0.7), source).network
     clean = torch.from_numpy(source.sample(64, np.random.default_rng(5)))
     with torch.inference_mode():
         found = network(1 - clean)
@@ -98,15 +97,15 @@ def test_stains_are_a_function_of_seed_and_step() -> None:
     cloth = list(good_images("cloth", 1, (64, 64), seed=0))
     source = PatchSource(map(TrainingImage, cloth), 32)
     weights = [
-        gradient.fit(config_of(corrupt=share, steps=3), source).network.encoder[0].weight for share in (0.7, 0.7, 0.0)
+        train_network(config_of(corrupt=share, steps=3), source).network.encoder[0].weight for share in (0.7, 0.7, 0.0)
     ]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
 def test_settings() -> None:
-    """A share lies in [0, 1]; a VAE's noise floor would be that of stains."""
-    with pytest.raises(ConfigError, match=r"training\.spoil"):
+    """A fraction lies in [0, 1]; a VAE's noise floor would be that of stains."""
+    with pytest.raises(ConfigError, match=r"training\.corrupt"):
         config_of(corrupt=1.5)
-    with pytest.raises(ConfigError, match="spoil is not for a vae, whose noise floor is the error on good patches"):
+    with pytest.raises(ConfigError, match="corrupt is not for a vae, whose noise floor is the error on good patches"):
         parse({"method": {"name": "vae"}, "residual": {"name": "probability"}, "training": {"steps": 1, "corrupt": 0.5}})
