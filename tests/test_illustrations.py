@@ -24,7 +24,7 @@ from flawmap.core.errors import ConfigError, InputError
 from flawmap.methods.checkpoint import load_checkpoint
 from paper import figure2, figure3
 from paper.claims import Claim
-from paper.panels import Panel, draw_panels
+from paper.figures import Panel, draw_panels
 
 PARTS = ("luminance", "contrast", "structure")
 
@@ -74,7 +74,7 @@ def slow_parts(p: NDArray[np.float32], q: NDArray[np.float32], c1: float, c2: fl
 @pytest.mark.parametrize(("constants", "c1", "c2"), [("paper", 0.01, 0.03), ("wang", 0.0001, 0.0009)])
 def test_figures_of_the_pairs_are_those_of_the_equations(constants: str, c1: float, c2: float) -> None:
     """l, c, s equal a slow reading of eq. 5-7, the product scikit-image's SSIM."""
-    figures = figure2.figures()
+    figures = figure2.measure()
     for name, (p, q) in figure2.pairs().items():
         found = figures[constants][name]
         np.testing.assert_allclose([found[part] for part in PARTS], slow_parts(p, q, c1, c2), atol=1e-5)
@@ -93,7 +93,7 @@ def test_figures_of_the_pairs_are_those_of_the_equations(constants: str, c1: flo
 
 def test_the_claims_of_figure_2_hold() -> None:
     """The pairs show what they were made to show, and the evidence says so in figures."""
-    claims = figure2.check(figure2.figures())
+    claims = figure2.check(figure2.measure())
     assert [claim.holds for claim in claims] == [True] * 4
     assert claims[0] == Claim(
         "All pairs have the same l2 residual, 0.25 at every pixel.", True, "residuals from 0.2500 to 0.2500"
@@ -114,7 +114,7 @@ def test_the_claims_of_figure_2_hold() -> None:
 )
 def test_a_claim_of_figure_2_falls_with_its_numbers(where: tuple[str, str, str], value: float, broken: int) -> None:
     """One number changed, and the claim that rests on it no longer holds."""
-    figures = figure2.figures()
+    figures = figure2.measure()
     figures[where[0]][where[1]][where[2]] = value
     assert not figure2.check(figures)[broken].holds
 
@@ -139,7 +139,7 @@ def test_boards_are_functions_of_their_numbers() -> None:
         assert grey.mean() < 0.3, "little but the two tones and the edges between them"
 
 
-def test_spoilt_boards_are_seeded_and_spoilt_inside_the_mask_alone() -> None:
+def test_defective_boards_are_seeded_and_differ_inside_the_mask_alone() -> None:
     """Image and board agree outside the mask, differ within, and the first boards do not depend on the count."""
     three = list(figure3.defective_boards(3, seed=4))
     for first, again in zip(three, figure3.defective_boards(2, seed=4), strict=False):
@@ -179,7 +179,7 @@ def oracle(seed: int, blur: int) -> Callable[[Tensor], Tensor]:
 
 def test_defects_are_removed_by_who_draws_the_flawless_board() -> None:
     """An oracle that knows the boards is at no distance from them, and every map but l2's is quiet on its edges."""
-    figures = figure3.figures(oracle(3, blur=1), 3, boards=3)
+    figures = figure3.measure(oracle(3, blur=1), 3, boards=3)
     corrupted = list(figure3.defective_boards(3, 3))
     squares = np.concatenate([np.square(one.board - one.image)[0][one.mask] for one in corrupted])
     assert figures["removed"] == {"boards": 3, "to_board": 0, "to_defects": pytest.approx(squares.mean(), rel=1e-5)}
@@ -194,13 +194,13 @@ def test_defects_are_removed_by_who_draws_the_flawless_board() -> None:
 
 def test_soft_edges_confuse_l2_and_not_ssim() -> None:
     """An oracle with soft edges is what the figure is about: the first three claims hold on it."""
-    figures = figure3.figures(oracle(0, blur=5), 0, boards=4)
+    figures = figure3.measure(oracle(0, blur=5), 0, boards=4)
     assert [claim.holds for claim in figure3.check(figures)[:3]] == [True] * 3
 
 
 def test_nothing_is_claimed_of_a_network_that_copies() -> None:
     """The identity removes no defect, and its maps see nothing: no claim holds."""
-    figures = figure3.figures(lambda images: images, 0, boards=2)
+    figures = figure3.measure(lambda images: images, 0, boards=2)
     assert figures["removed"]["boards"] == 0
     assert figures["removed"]["to_defects"] == 0 < figures["removed"]["to_board"]
     assert figures["maps"]["l2"]["auroc"] == 0.5
@@ -216,7 +216,7 @@ def test_residuals_are_counted_on_defects_and_on_edges_away_from_them() -> None:
     near = ndimage.binary_dilation(corrupted.mask, np.ones((3, 3)), iterations=11)
     whole = residual[ndimage.binary_erosion(corrupted.mask, np.ones((3, 3)), iterations=5, border_value=1)]
     defects, edges = residual[corrupted.mask], residual[figure3.board_edges(corrupted.board[0]) & ~near]
-    found = figure3.figures(lambda _: torch.from_numpy(rebuilt)[None], 7, boards=1)["maps"]["l2"]
+    found = figure3.measure(lambda _: torch.from_numpy(rebuilt)[None], 7, boards=1)["maps"]["l2"]
     truth = np.repeat([1, 0], [len(defects), len(edges)])
     assert found == {
         "defects": pytest.approx(defects.mean(), rel=1e-5),
@@ -297,7 +297,7 @@ def test_a_claim_of_figure_3_falls_with_its_numbers(part: str, key: str, value: 
 def test_figures_need_a_board() -> None:
     """The message says what was expected and what came."""
     with pytest.raises(InputError, match=r"^boards must be at least 1, got 0$"):
-        figure3.figures(lambda images: images, 0, boards=0)
+        figure3.measure(lambda images: images, 0, boards=0)
 
 
 # ----------------------------------------------------------------------------------------------- figure 3: the training
@@ -326,7 +326,7 @@ def test_a_short_training_end_to_end(tmp_path: Path) -> None:
     found = load_checkpoint(saved, config, "checkerboards", "float32")
     assert found is not None
     assert found.step == 2
-    figures = figure3.figures(trained.network, 0, boards=1)
+    figures = figure3.measure(trained.network, 0, boards=1)
     assert len(figure3.check(figures)) == 4
 
 

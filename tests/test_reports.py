@@ -90,7 +90,6 @@ def test_tables_as_markdown() -> None:
         "| a | b |\n"
         "|---|---|\n"
         "| – |  |\n"
-        "\n"
     )
 
 

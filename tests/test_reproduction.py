@@ -16,9 +16,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 import flawmap
-from flawmap.commands import cli
 from flawmap.commands.cli import main
 from flawmap.core.errors import ConfigError, InputError, TrainingError
+from flawmap.core.events import Events
 from flawmap.core.runtime import Runtime
 from flawmap.core.settings import PATCH_SIDES, Preset
 from flawmap.data.layouts import find_dataset
@@ -30,8 +30,10 @@ from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import load_artifact
 from flawmap.scoring.pipeline import smoothed
 from flawmap.scoring.tiling import Grid
+from paper import claims as paper_claims
+from paper import figure2, figure3, runs, timing
 from paper import reproduce as reproduction
-from paper import runs, statements, timing
+from paper.page import Publication, markdown
 from paper.plan import (
     ALL,
     EXPERIMENTS,
@@ -41,7 +43,7 @@ from paper.plan import (
     STEPS_A_MINUTE,
     Budget,
     DataSet,
-    Training,
+    RunSpec,
     chosen_sets,
     config_of,
     pictured,
@@ -50,6 +52,7 @@ from paper.plan import (
     trainings,
     usual_budget,
 )
+from paper.records import Record, read_record
 from paper.reproduce import ExperimentRequest, all_records, reproduce
 
 TINY: dict[str, Any] = {
@@ -120,7 +123,7 @@ def test_sets_methods_and_seeds_narrow_the_plan() -> None:
 
 @pytest.mark.parametrize("preset", ["paper", "fast"])
 @pytest.mark.parametrize("training", trainings(ALL), ids=lambda training: training.name)
-def test_every_training_has_settings(training: Training, preset: Any) -> None:
+def test_every_training_has_settings(training: RunSpec, preset: Any) -> None:
     """The settings parse, hold what the plan says, and patches of every side overlap."""
     config = config_of(training, preset)
     assert (config.method.name, config.training.seed) == (training.method, training.seed)
@@ -138,7 +141,7 @@ def test_every_training_has_settings(training: Training, preset: Any) -> None:
 
 def test_the_sets_are_worked_as_they_should_be() -> None:
     """The grid at half its size, the fabrics inside their selvages, and good images kept for the test."""
-    by_key = {dataset.key: config_of(Training("x", dataset, "ssim", 0), "fast") for dataset in SETS}
+    by_key = {dataset.key: config_of(RunSpec("x", dataset, "ssim", 0), "fast") for dataset in SETS}
     assert (by_key["grid"].images.scale, by_key["grid"].split.last) == (0.5, 60)
     assert [by_key[key].images.roi.box for key in ("fabric03", "fabric04")] == [
         (1280, 0, 4050, 256),
@@ -171,7 +174,10 @@ def test_table_2_varies_one_setting_at_a_time() -> None:
             lambda: Budget(minutes=1, steps=2),
             "a budget is given in one way, got minutes and steps; keep one of them",
         ),
-        (lambda: ExperimentRequest("all", jobs=0), "jobs counts the trainings at once and must be at least 1, got 0"),
+        (
+            lambda: ExperimentRequest(what="all", jobs=0),
+            "jobs counts the trainings at once and must be at least 1, got 0",
+        ),
     ],
 )
 def test_nonsense_is_refused(work: Callable[[], object], message: str) -> None:
@@ -201,15 +207,32 @@ ABSENT = DataSet("fabric03", "absent", "Not there", {})
 
 def request(what: str = "figure1", **changes: Any) -> ExperimentRequest:
     plain = ExperimentRequest(
-        what, budget=Budget(steps=3), table=(CLOTH,), settings=TINY, device="cpu", precision="float32", seeds=1
+        what=what, budget=Budget(steps=3), table=(CLOTH,), settings=TINY, device="cpu", precision="float32", seeds=1
     )
     return replace(plain, **changes)
+
+
+class Heard(Events):
+    """Keeps messages and steps; interrupts a training at a step."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.messages: list[str] = []
+        self.steps: list[int] = []
+        self._stop_at = stop_at
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def training(self, progress: Any, name: str = "training") -> None:
+        self.steps.append(progress.row.step)
+        if progress.row.step == self._stop_at:
+            raise KeyboardInterrupt
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings and page without pictures, which take their time."""
-    monkeypatch.setattr(reproduction, "_works", lambda *_: [])
+    monkeypatch.setattr(reproduction, "_drawings", lambda *_: {})
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +277,7 @@ def test_a_record_has_the_schemas_keys(made: tuple[Path, dict[str, Any]]) -> Non
 def test_figures_are_those_of_evaluate(made: tuple[Path, dict[str, Any]], data: Path, method: str) -> None:
     """A record's figures are those that `flawmap evaluate` finds with the same model, for each way of scoring."""
     out, _ = made
-    record = runs.read_record(out / "records" / f"nanotwice-{method}-seed0.json")
+    record = read_record(out / "records" / f"nanotwice-{method}-seed0.json")
     artifact = load_artifact(out / "models" / f"nanotwice-{method}-seed0.flawmap")
     dataset = find_dataset(data / "cloth")
     samples = unseen_samples(dataset, Split.from_dict(artifact.provenance["data"]["split"]))
@@ -318,28 +341,23 @@ def test_a_model_without_its_record_is_scored(
         (tmp_path / "models" / path.name).write_bytes(path.read_bytes())
     monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("trained again"))
     training = trainings("figure1", sets=(CLOTH,))[0]
-    record = runs.perform(training, request().recipe(data, tmp_path))
-    kept = runs.read_record(out / "records" / f"{training.name}.json")
+    record = runs.perform(training, request().context(data, tmp_path))
+    kept = read_record(out / "records" / f"{training.name}.json")
     assert (record["scorings"], record["training"]) == (kept["scorings"], kept["training"])
 
 
 def test_a_stopped_training_goes_on(data: Path, tmp_path: Path) -> None:
-    """Interrupted after its first checkpoint, a training goes on there and not from the start."""
+    """Interrupted after 40 steps, a training goes on there and not from the start."""
     often = {**TINY, "training": {**TINY["training"], "checkpoint_minutes": 1e-9}}
-    recipe = request(settings=often, budget=Budget(steps=60)).recipe(data, tmp_path)
-    training = Training("nanotwice-l2-seed0", CLOTH, "l2", 0)
-    seen: list[int] = []
-
-    def stop(progress: Any) -> None:
-        seen.append(progress.row.step)
-        if progress.row.step == 40:
-            raise KeyboardInterrupt
-
+    context = request(settings=often, budget=Budget(steps=60)).context(data, tmp_path)
+    training = RunSpec("nanotwice-l2-seed0", CLOTH, "l2", 0)
+    first, second = Heard(stop_at=40), Heard()
     with pytest.raises(KeyboardInterrupt):
-        runs.perform(training, recipe, observe=stop)
-    assert not recipe.record(training).exists()
-    runs.perform(training, recipe, observe=lambda progress: seen.append(progress.row.step))
-    assert seen == [20, 40, 40, 60]
+        runs.perform(training, context, events=first)
+    assert not context.record(training).exists()
+    runs.perform(training, context, events=second)
+    assert first.steps == [20, 40]
+    assert second.steps == [60]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -358,8 +376,8 @@ def test_a_failing_training_loses_nothing_of_the_others(
 
     monkeypatch.setattr(runs, "train", train)
     asked = request("figure6", table=(CLOTH, BROKEN, ABSENT), methods=("l2", "vae", "ssim"))
-    said: list[str] = []
-    result = reproduce(asked, data, tmp_path, say=said.append)
+    heard = Heard()
+    result = reproduce(asked, data, tmp_path, events=heard)
     failures = {failure["name"]: failure["error"] for failure in result["failed"]}
     assert failures["nanotwice-l2-seed0"] == "the loss turned nan"
     assert failures["nanotwice-vae-seed0"] == "RuntimeError: the roof fell in"
@@ -371,7 +389,7 @@ def test_a_failing_training_loses_nothing_of_the_others(
     assert [record["name"] for record in all_records(tmp_path)] == ["nanotwice-ssim-seed0"]
     states = {row["name"]: row["state"] for row in result["plan"]}
     assert (states["nanotwice-ssim-seed0"], states["fabric03-ssim-seed0"]) == ("done", "no data")
-    assert any(line.startswith("nanotwice-l2-seed0 failed: the loss turned nan") for line in said)
+    assert any(line.startswith("nanotwice-l2-seed0 failed: the loss turned nan") for line in heard.messages)
 
 
 def test_no_data_at_all(tmp_path: Path) -> None:
@@ -400,8 +418,8 @@ def test_several_at_once(
     """A pool of workers gives the records that one process gives, and what goes to it can be sent to a process."""
     asked = request("figure7", jobs=2, methods=("l2", "ssim"), budget=Budget(steps=3))
     rows = asked.trainings()
-    recipe = asked.recipe(data, tmp_path)
-    assert pickle.loads(pickle.dumps((rows, recipe))) == (rows, recipe)
+    context = asked.context(data, tmp_path)
+    assert pickle.loads(pickle.dumps((rows, context))) == (rows, context)
     asked_of: list[int] = []
 
     def pool(workers: int, context: object, initializer: object, arguments: tuple[int]) -> ThreadPoolExecutor:
@@ -409,13 +427,9 @@ def test_several_at_once(
         return ThreadPoolExecutor(1)
 
     monkeypatch.setattr(reproduction, "ProcessPoolExecutor", pool)
-    outcomes = list(
-        reproduction.perform_all(
-            rows, recipe, 2, observe=lambda *_, **__: None, done=lambda *_: None, say=lambda *_: None
-        )
-    )
+    results = list(reproduction.perform_all(rows, context, 2))
     assert asked_of == [2]
-    assert {outcome.training.name: outcome.error for outcome in outcomes} == dict.fromkeys(row.name for row in rows)
+    assert {result.training.name: result.error for result in results} == dict.fromkeys(row.name for row in rows)
     alone = {record["name"]: record["scorings"] for record in all_records(made[0])}
     assert {record["name"]: record["scorings"] for record in all_records(tmp_path)} == alone
 
@@ -460,7 +474,7 @@ def test_the_history_is_thinned(tmp_path: Path, rows: int, every: int) -> None:
 def test_timing() -> None:
     """Every duration is there and positive, and the whole image takes longer than the opening alone."""
     config = timing.settings("fast", latent=8, patch=32)
-    found = timing.measure(config, size=(80, 64), repeats=2, device="cpu", precision="float32")
+    found = timing.measure(config, size=(80, 64), repeats=2, runtime=Runtime("cpu", "float32"))
     assert set(found["ms_per_patch"]) == {"1", "32"}
     seconds = found["image"]["seconds"]
     assert set(seconds) == {"whole", "network", "ssim", "opening"}
@@ -471,9 +485,7 @@ def test_timing() -> None:
 # ------------------------------------------------------------------------------------------------------------- claims
 
 
-def run_of(
-    dataset: str, method: str, auroc: float | None, *, name: str = "", overlap: float = 0.5
-) -> statements.Record:
+def run_of(dataset: str, method: str, auroc: float | None, *, name: str = "", overlap: float = 0.5) -> Record:
     """A record with what claims look at."""
     rates = {"rates": [0.01, 0.05], "q50": [0.1, overlap]}
     scoring = {"metrics": {"auroc": auroc}, "overlap": rates}
@@ -482,20 +494,20 @@ def run_of(
     return {**record, "seed": 0, "settings": settings, "scorings": {"faithful": scoring}}
 
 
-def cell_of(name: str, auroc: float, *, latent: int = 500, window: int = 11, patch: int = 128) -> statements.Record:
+def cell_of(name: str, auroc: float, *, latent: int = 500, window: int = 11, patch: int = 128) -> Record:
     record = dict(run_of("nanotwice", "ssim", auroc, name=f"table2-{name}"))
     settings = {"model": {"patch": patch}, "method": {"latent": latent}, "residual": {"ssim": {"size": window}}}
     return {**record, "settings": settings}
 
 
-def four(dataset: str, **areas: float) -> list[statements.Record]:
+def four(dataset: str, **areas: float) -> list[Record]:
     return [run_of(dataset, method, area) for method, area in areas.items()]
 
 
 def test_without_records_every_claim_is_open() -> None:
     """Nothing is said where nothing was run."""
-    claims = statements.claims([])
-    assert len(claims) == len(statements.STATEMENTS) == 8
+    claims = paper_claims.claims([])
+    assert len(claims) == len(paper_claims.CHECKS) == 8
     assert {(claim.holds, claim.evidence) for claim in claims} == {(None, "not run")}
 
 
@@ -510,18 +522,18 @@ def test_without_records_every_claim_is_open() -> None:
 )
 def test_ssim_leads(areas: dict[str, float], holds: bool | None) -> None:
     """True with all four and a clear lead; False as soon as one is not behind; open while one is missing."""
-    assert statements.ssim_leads(four("nanotwice", **areas), "faithful").holds is holds
+    assert paper_claims.ssim_leads(four("nanotwice", **areas), "faithful").holds is holds
 
 
 def test_vae_and_feature_matching() -> None:
     """The VAE's and FM's claims follow their difference to l2, set by set."""
     good = four("nanotwice", l2=0.6, vae=0.605, fm=0.7) + four("grid", l2=0.8, vae=0.7, fm=0.8)
-    assert statements.vae_is_no_better(good, "faithful").holds is True
-    assert statements.fm_helps_on_nanotwice_alone(good, "faithful").holds is True
+    assert paper_claims.vae_is_no_better(good, "faithful").holds is True
+    assert paper_claims.fm_helps_on_nanotwice_alone(good, "faithful").holds is True
     bad = four("nanotwice", l2=0.6, vae=0.65, fm=0.6) + four("grid", l2=0.8, vae=0.7, fm=0.8)
-    assert statements.vae_is_no_better(bad, "faithful").holds is False
-    assert statements.fm_helps_on_nanotwice_alone(bad, "faithful").holds is False
-    assert statements.fm_helps_on_nanotwice_alone(good[:3], "faithful").holds is None, (
+    assert paper_claims.vae_is_no_better(bad, "faithful").holds is False
+    assert paper_claims.fm_helps_on_nanotwice_alone(bad, "faithful").holds is False
+    assert paper_claims.fm_helps_on_nanotwice_alone(good[:3], "faithful").holds is None, (
         "one set alone does not say `only`"
     )
 
@@ -529,32 +541,32 @@ def test_vae_and_feature_matching() -> None:
 def test_area_and_overlap() -> None:
     """The headline figures, as means over seeds; a cell of table 2 is none of them."""
     seeds = [run_of("nanotwice", "ssim", area, name=f"s{area}", overlap=0.95) for area in (0.960, 0.964)]
-    claim = statements.ssim_reaches_the_papers_area([*seeds, cell_of("optimum", 0.1)], "faithful")
+    claim = paper_claims.ssim_reaches_the_papers_area([*seeds, cell_of("optimum", 0.1)], "faithful")
     assert claim.holds is True
     assert claim.evidence == "0.962 (mean of 2 seeds, 0.960 to 0.964)"
-    assert statements.ssim_reaches_the_papers_area(seeds[:1], "faithful").holds is False
-    assert statements.half_of_the_defects_are_covered(seeds, "faithful").holds is True
+    assert paper_claims.ssim_reaches_the_papers_area(seeds[:1], "faithful").holds is False
+    assert paper_claims.half_of_the_defects_are_covered(seeds, "faithful").holds is True
     short = [run_of("nanotwice", "ssim", 0.9, overlap=0.91)]
-    assert statements.half_of_the_defects_are_covered(short, "faithful").holds is False
+    assert paper_claims.half_of_the_defects_are_covered(short, "faithful").holds is False
 
 
 def test_insensitivity() -> None:
     """A column's range decides, once all its cells are there; small d does not count."""
     optimum = cell_of("optimum", 0.95)
     windows = [cell_of(f"window{size}", 0.94, window=size) for size in (3, 7, 15, 19)]
-    statement = statements.insensitive(1, "K")
+    statement = paper_claims.insensitive(1, "K")
     assert statement([optimum, *windows], "faithful").holds is True
     assert statement([optimum, *windows[:3]], "faithful").holds is None
     assert statement([optimum, cell_of("window3", 0.9, window=3)], "faithful").holds is False
     latents = [cell_of(f"latent{d}", area, latent=d) for d, area in ((50, 0.7), (200, 0.94), (1000, 0.95))]
-    assert statements.insensitive(0, "d")([optimum, *latents], "faithful").holds is True
+    assert paper_claims.insensitive(0, "d")([optimum, *latents], "faithful").holds is True
 
 
 def test_only_what_is_verified_stands_beside_ours() -> None:
     """The comparison shows the paper's figures with their marks, and none that was recalled."""
     records = [*four("nanotwice", l2=0.6, ssim=0.9), *four("grid", ssim=0.9), *four("fabric03", ssim=0.9)]
     cells = [cell_of("optimum", 0.9), cell_of("latent50", 0.8, latent=50)]
-    rows = statements.comparison([*records, *cells])
+    rows = paper_claims.comparison([*records, *cells])
     assert [(row["paper"], row["mark"]) for row in rows] == [
         (0.688, "text"),
         (0.966, "text"),
@@ -563,8 +575,8 @@ def test_only_what_is_verified_stands_beside_ours() -> None:
         (0.966, "text"),
         (None, None),
     ]
-    assert {figure.mark for figure in statements.PAPER} == {"text", "2nd", "mem"}
-    assert {figure.method for figure in statements.PAPER} <= {*METHODS, "Napoletano et al. 2018"}
+    assert {figure.mark for figure in paper_claims.PAPER} == {"text", "2nd", "mem"}
+    assert {figure.method for figure in paper_claims.PAPER} <= {*METHODS, "Napoletano et al. 2018"}
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -594,16 +606,16 @@ def test_figure_2_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_the_minutes_of_a_plan_are_added_up(data: Path, tmp_path: Path) -> None:
     """The total is that of what is still to do."""
-    said: list[str] = []
-    asked = ExperimentRequest("figure6", table=(CLOTH, ABSENT), seeds=3)
-    reproduce(asked, data, tmp_path, listing=True, say=said.append)
+    heard = Heard()
+    asked = ExperimentRequest(what="figure6", table=(CLOTH, ABSENT), seeds=3)
+    reproduce(asked, data, tmp_path, listing=True, events=heard)
     steps = 6 * LONG_STEPS["nanotwice"]
     hours = steps / STEPS_A_MINUTE / 60
-    assert said == [
+    assert heard.messages == [
         f"figure6: 10 trainings, 6 of them to do; {steps:,} steps, about {hours:.1f} hours on one core of a CPU"
     ]
-    reproduce(replace(asked, budget=Budget(steps=5)), data, tmp_path, listing=True, say=said.append)
-    assert said[1].startswith("figure6: 10 trainings, 6 of them to do; 30 steps, ")
+    reproduce(replace(asked, budget=Budget(steps=5)), data, tmp_path, listing=True, events=heard)
+    assert heard.messages[1].startswith("figure6: 10 trainings, 6 of them to do; 30 steps, ")
 
 
 def test_the_command_says_how_to_get_the_same() -> None:
@@ -615,9 +627,11 @@ def test_the_command_says_how_to_get_the_same() -> None:
     )
 
 
-def test_the_command_knows_every_experiment_and_set() -> None:
+def test_the_command_knows_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     """The command line spells the experiments out, so that help needs nothing imported."""
-    assert [name.value for name in cli.ExperimentName] == [*EXPERIMENTS, ALL]
+    assert main(["reproduce", "figure4"]) == 2
+    listed = capsys.readouterr().err
+    assert all(f"'{name}'" in listed for name in (*EXPERIMENTS, ALL))
 
 
 REPRODUCTION = Path(__file__).parents[1] / "docs" / "reproduction"
@@ -633,12 +647,14 @@ KEPT = [
 @pytest.mark.parametrize(("preset", "path"), KEPT, ids=[f"{preset}-{path.stem}" for preset, path in KEPT])
 def test_kept_records_are_of_the_plan(preset: Preset, path: Path, tmp_path: Path) -> None:
     """What the documentation is made from is read, not trained anew: settings and budget are the plan's."""
-    asked = ExperimentRequest(ALL, preset=preset, features=Path("squeezenet.safetensors"), feature_network="squeezenet")
+    asked = ExperimentRequest(
+        what=ALL, preset=preset, features=Path("squeezenet.safetensors"), feature_network="squeezenet"
+    )
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / path.name).write_bytes(path.read_bytes())
     (training,) = (row for row in asked.trainings() if row.name == path.stem)
-    record = runs.perform(training, asked.recipe(tmp_path / "no data", tmp_path))
-    assert record == runs.read_record(path)
+    record = runs.perform(training, asked.context(tmp_path / "no data", tmp_path))
+    assert record == read_record(path)
     assert set(record) == RECORD_KEYS
     assert set(record["scorings"]) == set(scorings(training))
     assert {name: scored["changes"] for name, scored in record["scorings"].items()} == scorings(training)
@@ -648,3 +664,16 @@ def test_records_are_kept() -> None:
     """An empty folder would let the test above pass."""
     assert {path.stem for _, path in KEPT} >= {"nanotwice-l2-seed0", "ours-nanotwice-seed0"}
     assert {path.stem for preset, path in KEPT if preset == "paper"} == {"nanotwice-l2-seed0", "nanotwice-ssim-seed0"}
+
+
+@pytest.mark.parametrize("preset", FOLDERS)
+def test_the_kept_tables_follow_from_the_kept_records(preset: Preset) -> None:
+    """The Markdown in docs is what the records beside it give, claim by claim and row by row."""
+    folder = FOLDERS[preset]
+    records = all_records(folder)
+    claims = [*paper_claims.claims(records)]
+    if preset == "fast":
+        claims += figure2.check(figure2.measure())
+        claims += figure3.check(read_record(folder / "records" / "figure3.json")["figures"])
+    timed = json.loads(place.read_text("utf-8")) if (place := folder / "records" / "timing.json").exists() else None
+    assert markdown(Publication(records, claims, timing=timed)) == (folder / "reproduction.md").read_text("utf-8")

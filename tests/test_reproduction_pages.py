@@ -20,9 +20,10 @@ from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.scoring.model_file import Artifact, save_artifact
 from paper import examples, figures, page
-from paper.claims import Claim
-from paper.plan import SETS
-from paper.statements import PAPER, Figure
+from paper.claims import MARKS, PAPER, Claim, Printed, printed_cells
+from paper.page import Publication
+from paper.plan import METHODS, SETS, TABLE_2
+from paper.records import column_runs, main_runs, set_titles
 
 AREAS = {"l2": 0.6137, "vae": 0.6021, "fm": 0.6589, "ssim": 0.9473}
 RATES = [0.001, 0.01, 0.05, 0.1, 0.3]
@@ -163,8 +164,8 @@ class Text(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def written(out: Path, *arguments: Any, **named: Any) -> tuple[str, Text]:
-    html = page.write(out, *arguments, **named).read_text("utf-8")
+def written(out: Path, publication: Publication) -> tuple[str, Text]:
+    html = page.write(out, publication).read_text("utf-8")
     parsed = Text(html)
     assert parsed.open == []
     return html, parsed
@@ -193,14 +194,14 @@ def test_drawings_are_pictures_of_a_sane_size(drawn: dict[str, Path]) -> None:
             assert 1000 <= image.width <= 2500
             assert 400 <= image.height <= 2500
             assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
-    assert {rgb(method) for method in figures.METHODS} <= colours(drawn["figure6"]) & colours(drawn["figure7"])
+    assert {rgb(method) for method in METHODS} <= colours(drawn["figure6"]) & colours(drawn["figure7"])
     assert not [path for path in drawn["table2"].parent.iterdir() if path.suffix != ".png"]  # nothing half written
 
 
 def test_methods_differ_in_colour_and_in_line() -> None:
     """No two methods share a colour or a style, so that either tells them apart."""
     for key in ("color", "linestyle"):
-        assert len({str(line[key]) for line in figures.LINES.values()}) == len(figures.METHODS) == 4
+        assert len({str(line[key]) for line in figures.LINES.values()}) == len(METHODS) == 4
 
 
 def test_a_method_that_was_not_run_is_not_drawn(records: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_a_method_that_was_not_run_is_not_drawn(records: list[dict[str, Any]], t
     figures.roc(few, tmp_path / "few.png", "smoothed")
     assert rgb("ssim") in colours(tmp_path / "few.png")
     figures.roc([], tmp_path / "none.png")
-    assert not {rgb(method) for method in figures.METHODS} & colours(tmp_path / "none.png")
+    assert not {rgb(method) for method in METHODS} & colours(tmp_path / "none.png")
     assert rgb("fm") not in colours(tmp_path / "few.png")
 
 
@@ -227,8 +228,8 @@ def test_what_is_only_recalled_is_not_drawn(records: list[dict[str, Any]], tmp_p
 
 def test_runs_of_table_2_stay_out_of_figure_6(records: list[dict[str, Any]]) -> None:
     """Figure 6 takes the long runs, by seed; table 2 the short ones, by value, the optimum in every column."""
-    assert [run["seed"] for run in figures.main_runs(records, "nanotwice", "ssim")] == [0, 1, 2]
-    cells = [figures.sensitivity_runs(records, axis) for axis in range(3)]
+    assert [run["seed"] for run in main_runs(records, "nanotwice", "ssim")] == [0, 1, 2]
+    cells = [column_runs(records, axis) for axis in range(3)]
     assert [list(column) for column in cells] == [[50, 100, 500, 1000], [3, 7, 11, 19], [128]]
     assert [column[value][0]["name"] for column, value in zip(cells, (500, 11, 128), strict=True)] == [
         "table2-optimum"
@@ -237,11 +238,9 @@ def test_runs_of_table_2_stay_out_of_figure_6(records: list[dict[str, Any]]) -> 
 
 def test_cells_of_the_paper_are_found_by_their_names() -> None:
     """The optimum stands in all three columns, the others in their own."""
-    printed = [figure for figure in PAPER if figures.is_table_2(figure)]
-    columns = [{value: figure.value for value, figure in figures.printed_cells(printed, a).items()} for a in range(3)]
+    columns = [{value: cell.value for value, cell in printed_cells(PAPER, axis).items()} for axis in range(3)]
     assert [column[value] for column, value in zip(columns, (500, 11, 128), strict=True)] == [0.966] * 3
-    assert sorted(columns[0]) == [50, 100, 200, 500, 1000]
-    assert sorted(columns[2]) == [32, 64, 128]
+    assert [sorted(column) for column in columns] == [list(axis.values) for axis in TABLE_2]
 
 
 # --------------------------------------------------------------------------------------------------------------- page
@@ -254,7 +253,7 @@ def shown(
     out = tmp_path_factory.mktemp("out") / "new"
     pictures = {**drawn, "figure5-fabric03": drawn["table2"]}
     planned = [*(record["name"] for record in records), "table2-latent200"]
-    return out, *written(out, records, CLAIMS, pictures, TIMING, PAPER, planned=planned)
+    return out, *written(out, Publication(records, CLAIMS, pictures, TIMING, planned=planned))
 
 
 def test_the_page_holds_every_figure(records: list[dict[str, Any]], shown: tuple[Path, str, Text]) -> None:
@@ -266,7 +265,7 @@ def test_the_page_holds_every_figure(records: list[dict[str, Any]], shown: tuple
             assert any(row[:3] == [record["name"], name, area] for row in rows)
     for figure in PAPER:
         row = [figure.what, figure.set or "–", figure.method or "–", figure.quantity, f"{figure.value:g}"]
-        assert [*row, figures.MARKS[figure.mark]] in rows
+        assert [*row, MARKS[figure.mark]] in rows
 
 
 def test_recalled_figures_never_stand_as_facts(shown: tuple[Path, str, Text]) -> None:
@@ -283,7 +282,7 @@ def test_recalled_figures_never_stand_as_facts(shown: tuple[Path, str, Text]) ->
 def test_ours_stand_beside_the_papers(shown: tuple[Path, str, Text]) -> None:
     """The tables of figure 6, figure 7 and table 2 hold mean and range of seeds, and the paper's with its origin."""
     rows = shown[2].rows
-    title = figures.SETS["nanotwice"]
+    title = set_titles([])["nanotwice"]
     areas = "0.943 (0.939 to 0.947)"
     ssim = [title, "SSIM", "0, 1, 2", areas, "0.926 to 0.964", "0.956 (0.952 to 0.960)", "0.966", "the paper's text"]
     assert ssim in rows
@@ -322,14 +321,15 @@ def test_the_page_is_one_file_and_its_links_lead_somewhere(
     _, html, parsed = shown
     assert html.count("data:image/png;base64,") == len(drawn) + 1
     assert (html.count("<style>"), html.count("<script>"), html.count("Content-Security-Policy")) == (1, 1, 1)
-    assert {link[1:] for link in parsed.links} == set(parsed.ids) == {*page.EXPERIMENTS, "runs"}
+    assert {link[1:] for link in parsed.links} == set(parsed.ids) == {*page.TITLES, "runs"}
     assert not re.search(r'(src|href)="(?!data:|#)', html)
     assert "Figure 5, AITEX fabric 03" in " ".join(parsed.text)
 
 
 def test_gaps_are_said(records: list[dict[str, Any]], tmp_path: Path) -> None:
     """Runs, pictures and times that are missing are "not run"; an empty folder makes a page, too."""
-    _, parsed = written(tmp_path, [], (), {"figure6": tmp_path / "missing.png"}, None, PAPER, planned=["grid-fm-seed0"])
+    missing = {"figure6": tmp_path / "missing.png"}
+    _, parsed = written(tmp_path, Publication(pictures=missing, planned=["grid-fm-seed0"]))
     assert sum(text == "not run: no picture" for text in parsed.text) == len(page.DRAWN)
     assert ["grid-fm-seed0", "not run", *[""] * 8] in parsed.rows
     assert ["MVTec AD grid", "FM", "", "not run", "", "", ""] in parsed.rows
@@ -338,7 +338,7 @@ def test_gaps_are_said(records: list[dict[str, Any]], tmp_path: Path) -> None:
     undefined = a_record("fabric04-ssim-seed0", "fabric04", "ssim", 0, 0.7)
     for scored in undefined["scorings"].values():
         scored |= {"metrics": {**scored["metrics"], "auroc": None}, "roc": None, "overlap": None, "intervals": {}}
-    _, parsed = written(tmp_path, [*some, undefined], (), {}, None, ())
+    _, parsed = written(tmp_path, Publication([*some, undefined], paper=()))
     assert any(row[:2] == ["fabric04-ssim-seed0", "faithful"] and row[2] == "–" for row in parsed.rows)
     figures.roc([*some, undefined], tmp_path / "roc.png")
     figures.overlap([*some, undefined], tmp_path / "overlap.png")
@@ -369,7 +369,7 @@ def test_the_markdown_holds_the_pages_tables(shown: tuple[Path, str, Text]) -> N
 
 def test_markdown_without_anything_is_well_formed() -> None:
     """No records, no claims, no paper: tables with a dash or with what was not run."""
-    tables = list(tables_of(page.markdown([], (), None, ())))
+    tables = list(tables_of(page.markdown(Publication(paper=()))))
     assert len(tables) == 9
     assert all(len(row) == len(table[0]) for table in tables for row in table)
 
@@ -384,7 +384,7 @@ def test_programs_read_the_records_without_their_curves(
     assert scored["metrics"] == records[0]["scorings"]["faithful"]["metrics"]
     assert set(scored) == {"changes", "threshold", "metrics", "metrics_with_good", "intervals"}
     assert data["claims"][1] == {"text": CLAIMS[1].text, "holds": False, "evidence": CLAIMS[1].evidence}
-    assert [Figure(**figure) for figure in data["paper"]] == list(PAPER)
+    assert [Printed(**printed) for printed in data["paper"]] == list(PAPER)
 
 
 # ----------------------------------------------------------------------------------------------------------- examples
@@ -405,17 +405,13 @@ def cloth(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], Pa
 
 
 def test_examples_end_to_end(cloth: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
-    """Two images by two methods make a picture, and a caption that names them."""
+    """Two images by two methods make a picture."""
     models, data = cloth
-    caption = examples.draw(models, data, tmp_path / "figure1.png", images=2, thresholds={"l2": 0.01})
-    names = re.match(r"(\w+/\d+\.png), (\w+/\d+\.png) by l2 and SSIM; ", caption)
-    assert names
-    assert names[1] != names[2]
+    examples.draw(models, data, tmp_path / "figure1.png", images=2, thresholds={"l2": 0.01})
     with Image.open(tmp_path / "figure1.png") as image:
         assert image.format == "PNG"
         assert image.width == 1860
         assert image.height > 1000
-    assert caption.endswith(figures.EXAMPLES)
 
 
 def test_examples_refuse_what_they_cannot_draw(cloth: tuple[dict[str, Path], Path], tmp_path: Path) -> None:

@@ -19,20 +19,23 @@ from flawmap.core.errors import InputError
 from flawmap.core.files import natural_key
 from flawmap.core.records import MappedInspection, Mask
 from flawmap.core.runtime import Runtime
-from flawmap.data.layouts import Sample, find_dataset
+from flawmap.data.layouts import find_dataset
+from flawmap.data.samples import Sample
+from flawmap.data.truth import truth_of
 from flawmap.evaluation.evaluate import score_case
 from flawmap.evaluation.histograms import ScoreHistogram, check_rate, quantile_from_good
 from flawmap.imaging.morphology import label
-from flawmap.imaging.reading import opened_image, read_mask
+from flawmap.imaging.reading import opened_image
 from flawmap.imaging.roi import bounding_box, find_roi, label_in_roi
-from flawmap.reporting.charts import INK, blank_figure, save_figure
+from flawmap.reporting.charts import INK, save_figure
 from flawmap.reporting.pictures import Picture, heatmap, overlay, picture, shrunk
 from flawmap.scoring.detector import Detector, ScoreMaps
-from paper.figures import EXAMPLES, METHODS
+from paper.figures import tight_figure
+from paper.plan import METHODS
 
 RATE = 0.05  # the false positive rate of the second segmentation
-WINDOW = 1024  # pixels: of strips longer than that a part is shown
-STRIP = 3  # from this ratio of the sides on a picture is a strip, and strips stand below each other
+WINDOW = 1024  # pixels: only this much of a longer strip is shown
+STRIP = 3  # pictures that are this many times as wide as high are strips, and stand below each other
 
 
 class View(NamedTuple):
@@ -60,45 +63,41 @@ def draw(
     images: int = 1,
     names: Sequence[str] = (),
     thresholds: Mapping[str, float] | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-) -> str:
-    """Draw images with their reconstructions, residuals and segmentations, and say in words what is to be seen.
+    runtime: Runtime | None = None,
+) -> None:
+    """Draw images with their reconstructions, residuals and segmentations.
 
-    Segmentations are shown twice: at the model's own threshold, which good images gave, and at that with 5 % of the
-    set's good pixels above it, as the paper's figures of overlap have it.
+    Segmentations are shown twice: at the model's own threshold, which good images gave, and at the one with 5 % of the
+    set's good pixels above it, as in the paper's figures of overlap.
 
     Args:
         models: model files by method, in the order of the rows.
         dataset_folder: a labelled set. path: the PNG file to write; its folder exists.
         images: how many, 1 to 3: spread over the sizes of the flaws.
         names: show these instead, as KIND/FILE: "cut/000.png".
-        thresholds: by method, with 5 % of the set's good pixels above, see `threshold_at`; a method without one
-            scores every defective image of the set for it, which takes its time.
-    Returns:
-        The caption, without the figure's number.
+        thresholds: by method, with 5 % of the set's good pixels above, see `threshold_at`; without one, a method scores
+            every defective image of the set to find it, which is slow.
     Raises:
         InputError: no models, no defective images with masks, an unknown name, or more than 3 images.
         ConfigError: a model has no threshold.
     """
     if not models or not 1 <= images <= 3:
         raise InputError(f"examples need at least one model and 1 to 3 images, got {len(models)} and {images}")
-    detectors = {method: Detector.load(file, Runtime(device, precision)) for method, file in models.items()}
+    detectors = {method: Detector.load(file, runtime or Runtime()) for method, file in models.items()}
     samples = _flawed(dataset_folder, next(iter(detectors.values())))
-    chosen = _named(samples, names) if names else _spread(samples, images)
+    chosen = _named(samples, names) if names else _evenly(samples, images)
     limits = dict(thresholds or {})
     for method in detectors.keys() - limits.keys():
         limits[method] = _limit(detectors[method], [sample for sample, _ in samples])
     _compose([_example(sample, truth, detectors, limits) for sample, truth in chosen], path)
-    return _caption([sample for sample, _ in chosen], detectors)
 
 
 def threshold_at(histogram: Mapping[str, Any], rate: float = RATE) -> float:
-    """The lowest edge of a record's histogram with at most a share of the good pixels above it.
+    """The lowest edge of a record's histogram with at most a fraction of the good pixels above it.
 
     Args:
         histogram: "edges" (B + 1,), rising, and the "good" pixels between them, (B,).
-        rate: share of the good pixels, in [0, 1).
+        rate: fraction of the good pixels, in [0, 1).
     Raises:
         InputError: a rate outside [0, 1), or no good pixels.
 
@@ -114,11 +113,11 @@ def threshold_at(histogram: Mapping[str, Any], rate: float = RATE) -> float:
 
 
 def window_of(truth: Mask, inside: Mask | None = None, longest: int = WINDOW) -> tuple[slice, slice]:
-    """The part of an image that is shown: all, or of a longer side so many pixels around the largest flaw.
+    """The part of an image that is shown: all of a side, or of a long side only the pixels around the largest flaw.
 
     Args:
-        truth: (H, W) bool, with some flaw. inside: the region of interest; where it is long enough, a part of it is
-            shown and nothing beside it. longest: pixels.
+        truth: (H, W) bool, with some flaw. inside: the region of interest; where it is long enough, nothing beside it
+            is shown. longest: of a side that is shown whole, pixels.
 
     >>> mask = np.zeros((256, 4096), np.bool_)
     >>> mask[10:20, 4000:4050] = True
@@ -153,12 +152,12 @@ def _flawed(folder: Path, detector: Detector) -> list[tuple[Sample, Mask]]:
     """The defective images whose flaws lie in the region of interest, and their truth there, by rising size of it."""
     found = []
     for sample in find_dataset(folder).samples:
-        if sample.label != "defective" or sample.mask is None:
+        if not sample.annotated:
             continue
-        truth = read_mask(sample.mask)
         with opened_image(sample.path, detector.config.images) as image:
+            truth = truth_of(sample, (image.shape[0], image.shape[1]))
             inside = find_roi(image, detector.config.images.roi).rows(0, image.shape[0], image.shape[1])
-        if label_in_roi(sample.label, truth, inside) == "defective" and truth.any():
+        if truth is not None and label_in_roi(sample.label, truth, inside) == "defective" and truth.any():
             found.append((sample, truth & inside))
     if not found:
         raise InputError(f"{folder} must hold defective images with masks of their flaws, got none")
@@ -170,8 +169,8 @@ def _name(sample: Sample) -> str:
     return f"{sample.kind}/{sample.path.name}"
 
 
-def _spread(samples: Sequence[tuple[Sample, Mask]], images: int) -> list[tuple[Sample, Mask]]:
-    """So many of a list, in its order: one is the middle one, three are those of the quartiles."""
+def _evenly(samples: Sequence[tuple[Sample, Mask]], images: int) -> list[tuple[Sample, Mask]]:
+    """Some of a list, in its order: the middle one, or the three quartiles."""
     places = np.linspace(0, len(samples) - 1, images + 2)[1:-1].round().astype(int)
     return [samples[place] for place in dict.fromkeys(places.tolist())]
 
@@ -253,14 +252,11 @@ def _compose(examples: Sequence[Example], path: Path) -> None:
     for example in examples:
         rows = [[example.image, *view] for view in example.views.values()]
         tiles += [list(column) for column in zip(*rows, strict=True)] if strips else rows
-        labels += TITLES if strips else [METHODS.get(method, method) for method in methods]
-    columns = [METHODS.get(method, method) for method in methods] if strips else TITLES
+        labels += TITLES if strips else [METHODS[method] for method in methods]
+    columns = [METHODS[method] for method in methods] if strips else TITLES
     side = (12.4 - 0.4) / len(columns)
     each = side * height / width
-    figure = blank_figure(12.4, len(tiles) * (each + 0.06) + 0.4 + 0.25 * len(examples))
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)  # type: ignore[call-arg]
+    figure = tight_figure(12.4, len(tiles) * (each + 0.06) + 0.4 + 0.25 * len(examples))
     parts = figure.subfigures(len(examples), 1, squeeze=False).ravel()
     lines = len(tiles) // len(examples)
     for number, (part, example) in enumerate(zip(parts, examples, strict=True)):
@@ -275,9 +271,3 @@ def _compose(examples: Sequence[Example], path: Path) -> None:
             axes.set_title(title, color=INK, fontsize=10.5, pad=5)
         part.suptitle(example.name, color="#777777", fontsize=8.5, x=0.995, ha="right")
     save_figure(figure, path)
-
-
-def _caption(samples: Sequence[Sample], detectors: Mapping[str, Detector]) -> str:
-    which = ", ".join(map(_name, samples))
-    methods = " and ".join(METHODS.get(method, method) for method in detectors)
-    return f"{which} by {methods}; {EXAMPLES}"

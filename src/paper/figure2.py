@@ -1,8 +1,8 @@
 """Figure 2 of the paper: three pairs of patches that are alike to l2, each of which one part of SSIM tells apart.
 
-Each pair differs by exactly 0.5 at every pixel, so its l2 residual is 0.25 everywhere. What that half does differs: it
-shifts the mean (luminance), it opens up the spread about one mean (contrast), or it turns the pattern inside out
-(structure). All three are built on one pattern of -1 and +1 whose mean over a window is next to nothing.
+Each pair differs by exactly 0.5 at every pixel, so its l2 residual is 0.25 everywhere. The difference shifts the mean
+(luminance), or raises the variance about one mean (contrast), or inverts the pattern (structure). All three are built
+on one pattern of -1 and +1 whose mean over a window is close to 0.
 
 References:
     Bergmann et al. 2019, arXiv:1807.02011, figure 2 and eq. 4-8. The patches are ours: the text does not give them.
@@ -23,7 +23,7 @@ from flawmap.methods.residuals import l2_residual
 from flawmap.nets.filters import Border
 from flawmap.nets.ssim import CONSTANTS, ssim, ssim_parts
 from paper.claims import Claim
-from paper.panels import Panel, draw_panels
+from paper.figures import Panel, draw_panels
 
 SIDE = 48  # pixels of a patch
 CELL = 3  # pixels: a window of 11 is two repeats of 6 less one pixel, so its mean is 1 / 121 off zero
@@ -47,7 +47,8 @@ def pairs() -> dict[str, Pair]:
     """The three pairs, by the part of SSIM that they differ in. Every value is a binary fraction: nothing is rounded.
 
     luminance: p is 0 and 1/8, q the same pattern 1/2 brighter. contrast: p is flat at 1/2, q is 0 and 1; with one mean
-    and all values in [0, 1] there is no other pair whose spreads differ by a half. structure: 1/4 and 3/4, exchanged.
+    and all values in [0, 1] there is no other pair whose standard deviations differ by a half. structure: 1/4 and 3/4,
+    exchanged.
     """
     cells = np.arange(SIDE) // CELL
     pattern = np.where((cells[:, None] + cells) % 2 == 0, 1, -1).astype(np.float32)
@@ -60,12 +61,12 @@ def pairs() -> dict[str, Pair]:
     }
 
 
-def figures() -> dict[str, Any]:
-    """What l2 and SSIM see in each pair, as JSON's types.
+def measure() -> dict[str, Any]:
+    """The l2 residual and the parts of SSIM of each pair, as JSON's types.
 
     Returns:
         "window": K. "l2": for each pair the least and the largest residual of all pixels. "paper" and "wang", the
-        constants of eq. 5-7 (`flawmap.ssim.CONSTANTS`): for each pair the mean of l, c, s and their product, under
+        constants of eq. 5-7 (`nets.ssim.CONSTANTS`): for each pair the mean of l, c, s and their product, under
         "luminance", "contrast", "structure", "ssim", over the windows that lie wholly inside.
     """
     made = pairs()
@@ -82,23 +83,23 @@ def figures() -> dict[str, Any]:
     }
 
 
-def check(figures: dict[str, Any]) -> list[Claim]:
-    """What the paper says of figure 2, held against `figures()`."""
-    ends = figures["l2"].values()
+def check(measured: dict[str, Any]) -> list[Claim]:
+    """The paper's claims about figure 2, checked on `measure()`."""
+    ends = measured["l2"].values()
     low, high = min(pair["least"] for pair in ends), max(pair["largest"] for pair in ends)
     flat = Claim(
         "All pairs have the same l2 residual, 0.25 at every pixel.",
         low == high == 0.25,
         f"residuals from {low:.4f} to {high:.4f}",
     )
-    return [flat, *(_told_apart(figures, part) for part in PARTS)]
+    return [flat, *(_separates(measured, part) for part in PARTS)]
 
 
 def draw(path: Path, constants: str = "paper") -> None:
     """The picture: a row for each pair; p, q, the l2 residual and the maps of l, c, s and SSIM with the paper's c1, c2.
 
     Patches and residual run from 0 = black to 1 = white; the similarities from 1 = black, alike, to the least value
-    they can take = white. Below each map stands its mean, as in `figures()`.
+    they can take = white. Below each map stands its mean, as in `measure()`.
     """
     rows = [_row(pair, constants) for pair in pairs().values()]
     columns = ("$p$", "$q$", "$\\ell^2$ residual", *(FORMULAS[key] for key in SIMILARITIES))
@@ -108,12 +109,12 @@ def draw(path: Path, constants: str = "paper") -> None:
     draw_panels(rows, path, columns=columns, labels=PARTS, legend=legend)
 
 
-def _told_apart(figures: dict[str, Any], part: str) -> Claim:
+def _separates(measured: dict[str, Any], part: str) -> Claim:
     """Whether a part is lowest for its own pair, and is the lowest part of that pair; s must be negative, too."""
     holds, evidence = True, []
     for constants in CONSTANTS:
-        by_pair = {name: values[part] for name, values in figures[constants].items()}
-        own = {key: figures[constants][part][key] for key in PARTS}
+        by_pair = {name: values[part] for name, values in measured[constants].items()}
+        own = {key: measured[constants][part][key] for key in PARTS}
         holds &= min(by_pair, key=by_pair.__getitem__) == part == min(own, key=own.__getitem__)
         holds &= part != "structure" or own[part] < 0
         evidence.append(f"{', '.join(f'{value:.2f}' for value in by_pair.values())} ({constants})")

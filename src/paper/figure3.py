@@ -1,8 +1,8 @@
 """Figure 3 of the paper: an l2 autoencoder of checkerboards, and what l2 and SSIM see in boards with strokes and dots.
 
-The network never saw a defect, so it draws the board without it. Its edges are a little off everywhere, and l2 punishes
-that as it punishes the defect. The boards are drawn anew for every step: cells of 10 to 32 pixels, any orientation and
-phase (`flawmap.synthetic`); the strokes and dots are flat grey (`flawmap.flaws`), with exact masks.
+The network never saw a defect, so it reconstructs the board without it. Its edges are a little inaccurate everywhere,
+and l2 gives them the weight of the defect. Every training step draws new boards: cells of 10 to 32 pixels, any
+orientation and phase (`data.synthetic`). The strokes and dots are flat grey (`data.defects`), with exact masks.
 
 References:
     Bergmann et al. 2019, arXiv:1807.02011, figure 3 and section 3. How large the boards' cells are, how many strokes
@@ -36,7 +36,7 @@ from flawmap.methods.presets import preset
 from flawmap.methods.residuals import Decoded, residual_of
 from flawmap.nets.engines import Reconstruct
 from paper.claims import Claim
-from paper.panels import Panel, draw_panels
+from paper.figures import Panel, draw_panels
 
 SIDE = 128  # pixels of a board, and of the network's patch
 LATENT = 500  # d: a board has seven degrees of freedom, but orientation and phase bend them through many dimensions
@@ -49,14 +49,12 @@ SSIM = preset("paper").residual.ssim
 """The paper's: uniform window, K = 11, c1 = 0.01, c2 = 0.03."""
 
 ALIKE = 2.0  # two weights within this factor of each other count as equal
-SEPARATE = (
-    0.75  # an area under the ROC curve halfway between chance and perfect: below it two things are not told apart
-)
-MOST = 0.9  # share of the boards that stands for all of them
+SEPARATE = 0.75  # AUROC halfway between chance and perfect: below it two things count as indistinguishable
+MOST = 0.9  # fraction of the boards that stands for all of them
 
 
 class Boards:
-    """Checkerboards for `training.fit`, each a pure function of its number; there are 2^62."""
+    """Checkerboards to train on, each a pure function of its number; there are 2^62."""
 
     def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """(count,) numbers of boards."""
@@ -67,7 +65,7 @@ class Boards:
         return np.stack([_planes(texture("checkerboard", (SIDE, SIDE), int(number))) for number in drawn])
 
 
-class Spoilt(NamedTuple):
+class DefectiveBoard(NamedTuple):
     """board: (1, 128, 128) in [0, 1], without a defect. image: the same with them. mask: (128, 128), where they are."""
 
     board: NDArray[np.float32]
@@ -76,7 +74,7 @@ class Spoilt(NamedTuple):
 
 
 def settings(training: Mapping[str, Any] | None = None) -> Config:
-    """The preset `fast` for an l2 network of boards: ten minutes, unless told otherwise.
+    """The preset `fast` for an l2 network of boards, trained for ten minutes by default.
 
     training: laid over the training's settings, as {"minutes": 5} or {"steps": 2000, "seed": 1}.
     """
@@ -91,24 +89,24 @@ def train(
     resume: bool = False,
     observe: Callable[[Progress], None] = lambda progress: None,
 ) -> Trained:
-    """An autoencoder of flawless boards. Arguments and errors as for `training.fit`; config: from `settings`."""
+    """An autoencoder of flawless boards. Arguments and errors as for `train_network`; config: from `settings`."""
     context = FitContext(None, checkpoint, resume, "checkerboards", observe)
     return train_network(config, Boards(), context)
 
 
-def defective_boards(count: int, seed: int) -> Iterator[Spoilt]:
+def defective_boards(count: int, seed: int) -> Iterator[DefectiveBoard]:
     """Test boards with four to six grey strokes and dots each; the first ones do not depend on `count`."""
     for number, board in enumerate(good_images("checkerboard", count, (SIDE, SIDE), seed, stream="bad")):
         own = int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
         image, mask, _ = add_flaws(board, own, kinds=FITTING["checkerboard"], count=DEFECTS)
-        yield Spoilt(_planes(board), _planes(image), mask)
+        yield DefectiveBoard(_planes(board), _planes(image), mask)
 
 
-def figures(network: Reconstruct, seed: int, *, boards: int = BOARDS, ssim: SSIMSettings = SSIM) -> dict[str, Any]:
-    """What the network makes of spoilt boards and what each map sees, as JSON's types.
+def measure(network: Reconstruct, seed: int, *, boards: int = BOARDS, ssim: SSIMSettings = SSIM) -> dict[str, Any]:
+    """How the network reconstructs defective boards, and the residuals of each map, as JSON's types.
 
     Args:
-        network: (N, 1, 128, 128) to reconstructions of the same shape; any callable.
+        network: any callable from (N, 1, 128, 128) to reconstructions of the same shape.
         seed: of the boards and their defects. boards: how many. ssim: window and constants of the SSIM maps.
     Returns:
         "boards", "seed", "ssim": the arguments. "removed": the mean squared difference within the defects of the
@@ -116,7 +114,7 @@ def figures(network: Reconstruct, seed: int, *, boards: int = BOARDS, ssim: SSIM
         first is the smaller ("boards"). "maps": for l2, luminance, contrast, structure and ssim, over all boards, the
         mean residual on "defects", on those pixels of them whose "whole_window" is defect (None: there are none), and
         on "edges" of the board away from them; "ratio" = edges / defects, "ratio_99" the same of the 99th percentiles,
-        and "auroc" of telling defects from those edges. Residuals as in `flawmap.residuals`: (1 - similarity) / 2 for
+        and "auroc" of telling defects from those edges. Residuals as in `methods.residuals`: (1 - similarity) / 2 for
         all but l2.
     Raises:
         InputError: fewer than one board.
@@ -124,40 +122,40 @@ def figures(network: Reconstruct, seed: int, *, boards: int = BOARDS, ssim: SSIM
     if boards < 1:
         raise InputError(f"boards must be at least 1, got {boards}")
     closer, errors = 0, []
-    seen: dict[str, list[_Seen]] = {name: [] for name in MAPS}
+    found: dict[str, list[_Residuals]] = {name: [] for name in MAPS}
     for corrupted in defective_boards(boards, seed):
         rebuilt = _rebuilt(network, corrupted.image)
         error = [np.square(rebuilt - other)[0][corrupted.mask] for other in (corrupted.board, corrupted.image)]
         closer += bool(error[0].mean() < error[1].mean())
         errors.append(np.stack(error))
-        edges = board_edges(corrupted.board[0]) & ~_grown(corrupted.mask, ssim.size)
-        whole = ~_grown(~corrupted.mask, ssim.size // 2)
+        edges = board_edges(corrupted.board[0]) & ~_dilated(corrupted.mask, ssim.size)
+        whole = ~_dilated(~corrupted.mask, ssim.size // 2)
         for name, residual in _maps(corrupted.image, rebuilt, ssim).items():
-            seen[name].append(_Seen(residual[corrupted.mask], residual[whole], residual[edges]))
+            found[name].append(_Residuals(residual[corrupted.mask], residual[whole], residual[edges]))
     to_board, to_defects = np.concatenate(errors, axis=1).mean(axis=1)
     return {
         "boards": boards,
         "seed": seed,
         "ssim": ssim.model_dump(mode="json"),
         "removed": {"boards": closer, "to_board": float(to_board), "to_defects": float(to_defects)},
-        "maps": {name: _weighed(_Seen(*map(np.concatenate, zip(*seen[name], strict=True)))) for name in MAPS},
+        "maps": {name: _statistics(_Residuals(*map(np.concatenate, zip(*found[name], strict=True)))) for name in MAPS},
     }
 
 
-def check(figures: dict[str, Any]) -> list[Claim]:
-    """What the paper says of figure 3, held against `figures(...)`; a claim that does not hold says so.
+def check(measured: dict[str, Any]) -> list[Claim]:
+    """The paper's claims about figure 3, checked on `measure(...)`.
 
-    Equal weight is read as means within a factor of two, indistinguishable as an AUROC below 0.75: ours, as the text
-    gives no figures.
+    We read equal weight as means within a factor of two, and indistinguishable as an AUROC below 0.75; the text gives
+    no numbers.
     """
-    removed, maps = figures["removed"], figures["maps"]
+    removed, maps = measured["removed"], measured["maps"]
     l2, ssim = maps["l2"], maps["ssim"]
     largest = max(PARTS, key=lambda part: float(maps[part]["defects"]))
     return [
         Claim(
             "The autoencoder removes the defects.",
-            removed["boards"] >= MOST * figures["boards"] and removed["to_board"] < removed["to_defects"],
-            f"closer to the flawless board than to the defects on {removed['boards']} of {figures['boards']} boards; "
+            removed["boards"] >= MOST * measured["boards"] and removed["to_board"] < removed["to_defects"],
+            f"closer to the flawless board than to the defects on {removed['boards']} of {measured['boards']} boards; "
             f"squared difference {removed['to_board']:.4f} to the board, {removed['to_defects']:.4f} to the defects",
         ),
         Claim(
@@ -179,9 +177,9 @@ def check(figures: dict[str, Any]) -> list[Claim]:
 
 
 def draw(network: Reconstruct, path: Path, seed: int, *, boards: int = 3, ssim: SSIMSettings = SSIM) -> None:
-    """The picture: a row for each board; image, reconstruction, l2 map, the maps of l, c, s and their product.
+    """Draw a row for each board: image, reconstruction, l2 map, the maps of l, c, s and their product.
 
-    Brighter is less alike. l2 is white from 0.25 on, a half of the range squared; the others where nothing is alike.
+    Brighter is less alike. l2 is white from 0.25 on, the square of half the range; the others at 0.5, no similarity.
     """
     rows = []
     for corrupted in defective_boards(boards, seed):
@@ -203,18 +201,18 @@ def board_edges(board: FloatMap) -> Mask:
     return edges
 
 
-def _grown(mask: Mask, pixels: int) -> Mask:
-    """The mask and all pixels at most so many rows and columns away from it."""
+def _dilated(mask: Mask, pixels: int) -> Mask:
+    """The mask and all pixels at most this many rows and columns away from it."""
     tensor = torch.from_numpy(mask.astype(np.float32))[None, None]
     grown: Mask = functional.max_pool2d(tensor, 2 * pixels + 1, stride=1, padding=pixels)[0, 0].numpy() > 0
     return grown
 
 
 def _rebuilt(network: Reconstruct, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The reconstruction (1, H, W) of an image, wherever the network lies."""
-    place = next(network.parameters()).device if isinstance(network, nn.Module) else torch.device("cpu")
+    """The reconstruction (1, H, W) of an image, on the network's device."""
+    device = next(network.parameters()).device if isinstance(network, nn.Module) else torch.device("cpu")
     with torch.no_grad():
-        output: Tensor = network(torch.from_numpy(image)[None].to(place))
+        output: Tensor = network(torch.from_numpy(image)[None].to(device))
     rebuilt: NDArray[np.float32] = output[0].float().cpu().numpy()
     return rebuilt
 
@@ -225,7 +223,7 @@ def _maps(image: NDArray[np.float32], rebuilt: NDArray[np.float32], ssim: SSIMSe
     return {name: residual_of(ResidualSettings(name=name, ssim=ssim))(batch, decoded)[0].numpy() for name in MAPS}
 
 
-class _Seen(NamedTuple):
+class _Residuals(NamedTuple):
     """Residuals, each (N,), of one map: on defects, where a whole window is defect, on edges away from them."""
 
     defects: FloatMap
@@ -233,8 +231,8 @@ class _Seen(NamedTuple):
     edges: FloatMap
 
 
-def _weighed(seen: _Seen) -> dict[str, float | None]:
-    """How much a map makes of defects and of edges."""
+def _statistics(seen: _Residuals) -> dict[str, float | None]:
+    """Statistics of a map on defects and on edges."""
     defects, whole, edges = seen
     scores = np.concatenate([defects, edges])
     curve = roc_exact(scores, np.arange(len(scores)) < len(defects))
@@ -250,7 +248,7 @@ def _weighed(seen: _Seen) -> dict[str, float | None]:
 
 
 def _ratio(edges: np.floating[Any], defects: np.floating[Any]) -> float:
-    """edges / defects; a map that is 0 on both weighs them equally. Never infinite, which JSON does not know."""
+    """edges / defects; a map that is 0 on both weighs them equally. Never infinite, because JSON has no infinity."""
     return 1.0 if edges == defects else float(edges / max(float(defects), 1e-12))
 
 

@@ -1,40 +1,40 @@
-"""The paper's figures 6 and 7 and its table 2, drawn from the records of our runs.
+"""The paper's drawings: figures 6 and 7 and table 2 from records, and rows of small grey pictures.
 
-A record is the JSON of one training (schema 1): set, method, seed, settings and, for each way of scoring, metrics, ROC
-curve and region overlap. What was not run is said to be not run: a panel or a line of the legend stays, empty.
+What was not run is said to be not run: a panel or a line of the legend stays, empty.
 
 Reference: Bergmann et al. 2019, arXiv:1807.02011, figures 6 and 7, table 2.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from flawmap.core.errors import InputError
 from flawmap.reporting.charts import COLOURS, FAINT, INK, blank_figure, dress, save_figure
-from paper.plan import series_of
+from paper.claims import VERIFIED, Printed, printed_cells
+from paper.plan import METHODS, TABLE_2
+from paper.records import (
+    FAITHFUL,
+    NOT_RUN,
+    Record,
+    column_runs,
+    curves_of,
+    main_runs,
+    mean_and_range,
+    set_titles,
+    values_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-Record = Mapping[str, Any]
-"""One training and its figures, as JSON's types."""
-
-FAITHFUL = "faithful"  # the way of scoring that follows the paper
-METHODS = {"l2": "l2", "vae": "VAE", "fm": "FM", "ssim": "SSIM"}  # in the paper's order
-SETS = {
-    "nanotwice": "NanoTWICE",
-    "grid": "MVTec AD grid",
-    "fabric03": "AITEX fabric 03",
-    "fabric04": "AITEX fabric 04",
-}
-NOT_RUN = "not run"
-
-# Colour and line style both tell the methods apart: in grey print and for colour-blind readers one of them is left.
+# Colour and line style each tell the methods apart, so grey print and colour-blind readers lose nothing.
 LINES: dict[str, dict[str, Any]] = {
     "l2": {"color": COLOURS[1], "linestyle": (0, (5, 2))},
     "vae": {"color": COLOURS[3], "linestyle": (0, (1, 1.4))},
@@ -42,156 +42,17 @@ LINES: dict[str, dict[str, Any]] = {
     "ssim": {"color": COLOURS[0], "linestyle": "-"},
 }
 QUIET = "#8a8a8a"
-
-QUANTILES = {"q75": "75 %", "q50": "50 %", "q25": "25 %"}  # of the share that is found, over all regions
-
-
-class Printed(Protocol):
-    """A figure of the paper. value: a number or words. mark: where we have it from, see MARKS."""
-
-    @property
-    def what(self) -> str: ...
-    @property
-    def set(self) -> str: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def quantity(self) -> str: ...
-    @property
-    def value(self) -> float | str: ...
-    @property
-    def mark(self) -> str: ...
+SIDE = 1.45  # inches, of one picture
+QUANTILES = {"q75": "75 %", "q50": "50 %", "q25": "25 %"}  # of the fraction that is found, over all regions
 
 
-MARKS = {
-    "text": "the paper's text",
-    "2nd": "second-hand",
-    "mem": "recalled, unverified",
-    "ours": "our reading",
-}
-TRUSTED = ("text", "2nd")  # what may stand in a drawing, where no mark stands beside it
-
-
-EXAMPLES = (
-    "ground truth is outlined in red, what was found in green. The first segmentation is at the model's own threshold, "
-    "which good images alone gave; the second at the threshold with 5 % of the good pixels of the defective images "
-    "above it, which takes labels. The opened residual is black at 0 and brightest from the model's own threshold on. "
-    "The images were chosen by the size of their flaws, not by how well these are found."
-)
-"""How the pictures of figures 1 and 5 are to be read."""
-
-
-# -------------------------------------------------------------------------------------------------- which runs belong
-
-
-class Sensitivity(NamedTuple):
-    """A column of table 2. symbol: as the paper writes it. name: in words. reference: the value elsewhere, d = 500."""
-
-    symbol: str
-    name: str
-    reference: int
-
-
-SENSITIVITIES = (
-    Sensitivity("d", "latent dimension d", 500),
-    Sensitivity("K", "side K of the SSIM window", 11),
-    Sensitivity("patch", "side of the patches", 128),
-)
-TABLE_2 = ("nanotwice", "ssim")
-
-
-class Cell(NamedTuple):
-    """The settings that table 2 varies."""
-
-    latent: int
-    window: int
-    patch: int
-
-
-def cell_of(record: Record) -> Cell:
-    """Latent dimension, side of the window that training uses, and side of the patches of a run."""
-    settings = record["settings"]
-    return Cell(settings["method"]["latent"], settings["residual"]["ssim"]["size"], settings["model"]["patch"])
-
-
-def mark_of(figure: Printed) -> str:
-    """The mark without brackets: text, 2nd, mem or ours."""
-    return figure.mark.strip("[] ")
-
-
-def main_runs(records: Iterable[Record], set_name: str, method: str) -> list[Record]:
-    """The runs of figures 6 and 7 of a set and a method, by seed."""
-    found = [r for r in records if (r["set"], r["method"]) == (set_name, method) and series_of(r["name"]) == "figures"]
-    return sorted(found, key=lambda record: (record["seed"], record["name"]))
-
-
-def sensitivity_runs(records: Iterable[Record], axis: int) -> dict[int, list[Record]]:
-    """The runs of one column of table 2 by value, rising: SSIM on NanoTWICE, all else as in the paper's optimum.
-
-    Args:
-        records: of any runs. axis: which of SENSITIVITIES.
-    """
-    wanted = tuple(sensitivity.reference for sensitivity in SENSITIVITIES)
-    runs: dict[int, list[Record]] = {}
-    for record in sorted(records, key=lambda record: (record["seed"], record["name"])):
-        cell = cell_of(record)
-        others_agree = all(cell[place] == wanted[place] for place in range(len(wanted)) if place != axis)
-        if of_table_2(record) and (record["set"], record["method"]) == TABLE_2 and others_agree:
-            runs.setdefault(cell[axis], []).append(record)
-    return dict(sorted(runs.items()))
-
-
-def printed_cells(paper: Iterable[Printed], axis: int) -> dict[int, Printed]:
-    """The paper's figures of one column of table 2 by value: those whose `what` or `quantity` names it, as "d = 50"."""
-    symbol = re.compile(rf"(?:^|\W){SENSITIVITIES[axis].symbol}\s*=?\s*(\d+)")
-    cells: dict[int, Printed] = {}
-    for figure in paper:
-        for value in symbol.findall(f"{figure.what} {figure.quantity}"):
-            cells[int(value)] = figure
-    return cells
-
-
-def is_table_2(figure: Printed) -> bool:
-    """Whether a figure of the paper is a cell of table 2."""
-    return re.search(r"table\s*2", figure.what, re.IGNORECASE) is not None
-
-
-def values_of(runs: Iterable[Record], scoring: str, metric: str = "auroc") -> list[float]:
-    """A metric of each run that was scored so and where it is defined."""
-    found = (run["scorings"].get(scoring, {}).get("metrics", {}).get(metric) for run in runs)
-    return [float(value) for value in found if value is not None]
-
-
-def mean_and_range(values: Sequence[float], digits: int = 3) -> str:
-    """A figure over seeds: the mean and, of several, the smallest and the largest.
-
-    >>> mean_and_range([0.9321, 0.9361]), mean_and_range([0.688]), mean_and_range([])
-    ('0.934 (0.932 to 0.936)', '0.688', 'not run')
-    """
-    if not values:
-        return NOT_RUN
-    mean = f"{np.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def sets_of(records: Iterable[Record]) -> dict[str, str]:
-    """The sets and their titles: the four of the plan, and whatever else was run."""
-    others = {record["set"]: str(record["set"]) for record in records if record["set"] not in SETS}
-    return SETS | others
-
-
-def of_table_2(record: Record) -> bool:
-    """Whether a run is a cell of table 2."""
-    return series_of(record["name"]) == "table2"
-
-
-# ----------------------------------------------------------------------------------------------------------- drawings
+# ------------------------------------------------------------------------------------------------------- from records
 
 
 def roc(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
     """Figure 6: ROC curves of the four methods, a panel for each set, with the areas under them.
 
-    Every seed is a thin line; the legend has the mean of the areas and, of several seeds, the least and the largest.
+    Several seeds are thin lines; the legend has the mean of their areas, and the smallest and the largest.
 
     Args:
         records: of any runs, see `main_runs`. path: the PNG file to write; its folder exists.
@@ -199,7 +60,7 @@ def roc(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    sets = sets_of(records)
+    sets = set_titles(records)
     columns = 3 if len(sets) % 3 == 0 else 2
     rows = -(-len(sets) // columns)
     figure = blank_figure(3.9 * columns, 3.85 * rows)
@@ -208,10 +69,8 @@ def roc(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=(0, (2, 3)))
         for method, name in METHODS.items():
             runs = main_runs(records, set_name, method)
-            for run in runs:
-                curve = run["scorings"].get(scoring, {}).get("roc")
-                if curve is not None:
-                    axes.plot(curve["x"], curve["y"], linewidth=_width(runs), **LINES[method])
+            for curve in curves_of(runs, scoring, "roc"):
+                axes.plot(curve["x"], curve["y"], linewidth=_width(runs), **LINES[method])
             area = mean_and_range(values_of(runs, scoring))
             axes.plot([], [], label=f"{name}   {area}", linewidth=1.8, **_line(method, area != NOT_RUN))
         axes.set(xlim=(0, 1), ylim=(0, 1.005))
@@ -232,25 +91,18 @@ def roc(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
 def overlap(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
     """Figure 7: how much of the ground-truth regions is found at a false positive rate, a column of panels a set.
 
-    The rows are the 75, 50 and 25 % quantiles over all regions of the share that is found; every seed is a line.
+    The rows are the 75, 50 and 25 % quantiles over all regions of the fraction that is found; every seed is a line.
 
     Args:
         records, path, scoring: as for `roc`.
     Raises:
         InputError: the file cannot be written.
     """
-    sets = sets_of(records)
+    sets = set_titles(records)
     figure = blank_figure(0.8 + 2.75 * len(sets), 7.1)
     panels = figure.subplots(len(QUANTILES), len(sets), squeeze=False, sharex=True, sharey=True)
     for column, (set_name, title) in zip(panels.T, sets.items(), strict=True):
-        curves = {
-            method: [
-                run["scorings"][scoring]["overlap"]
-                for run in main_runs(records, set_name, method)
-                if run["scorings"].get(scoring, {}).get("overlap") is not None
-            ]
-            for method in METHODS
-        }
+        curves = {method: curves_of(main_runs(records, set_name, method), scoring, "overlap") for method in METHODS}
         for axes, quantile in zip(column, QUANTILES, strict=True):
             for method, found in curves.items():
                 for curve in found:
@@ -276,51 +128,56 @@ def overlap(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> N
 def table2(records: Sequence[Record], path: Path, paper: Iterable[Printed] = (), scoring: str = FAITHFUL) -> None:
     """Table 2 as three panels: the area under the ROC curve against latent dimension, window and patch, NanoTWICE.
 
-    Dots are seeds, the line is their mean. The paper's figures are hollow diamonds, those alone that its text or a
-    second source has: nothing that is only recalled is drawn.
+    Dots are seeds, the line is their mean. The paper's numbers are hollow diamonds; one that is only recalled is not
+    drawn.
 
     Args:
-        records, path, scoring: as for `roc`. paper: the paper's figures.
+        records, path, scoring: as for `roc`. paper: the paper's numbers.
     Raises:
         InputError: the file cannot be written.
     """
-    trusted = [figure for figure in paper if is_table_2(figure) and mark_of(figure) in TRUSTED]
+    verified = [printed for printed in paper if printed.mark in VERIFIED]
     figure = blank_figure(10.2, 3.7)
-    panels = figure.subplots(1, len(SENSITIVITIES), sharey=True)
+    panels = figure.subplots(1, len(TABLE_2), sharey=True)
     lowest = 1.0
-    for place, (axes, sensitivity) in enumerate(zip(panels, SENSITIVITIES, strict=True)):
-        runs = sensitivity_runs(records, place)
-        ours = {value: found for value in runs if (found := values_of(runs[value], scoring))}
-        printed = {value: f.value for value, f in printed_cells(trusted, place).items() if isinstance(f.value, float)}
-        values = sorted(ours.keys() | printed.keys())
-        lowest = min([lowest, *(min(found) for found in ours.values()), *printed.values()])
-        # By rank, not by size: the values rise by unequal factors.
-        for value, found in ours.items():
-            axes.plot([values.index(value)] * len(found), found, "o", color=COLOURS[0], markersize=4, alpha=0.55)
-        means = [(values.index(value), float(np.mean(found))) for value, found in ours.items()]
-        axes.plot(*zip(*means, strict=True), color=COLOURS[0], linewidth=1.8) if means else None
-        for rank, mean in means:
-            axes.annotate(f"{mean:.3f}", (rank, mean), (0, -13), textcoords="offset points", ha="center", fontsize=9)
-        at = [values.index(value) for value in printed]
-        hollow = {"markerfacecolor": "none", "markeredgewidth": 1.6, "markersize": 9, "linestyle": "none"}
-        axes.plot(at, list(printed.values()), marker="D", color=COLOURS[1], **hollow)
-        if not ours:
-            axes.text(0.5, 0.5, NOT_RUN, transform=axes.transAxes, ha="center", color=QUIET)
-        axes.set_xticks(range(len(values)), [str(value) for value in values])
-        axes.set_xlim(-0.5, max(len(values), 1) - 0.5)
-        axes.set_xlabel(sensitivity.name)
+    for place, (axes, column) in enumerate(zip(panels, TABLE_2, strict=True)):
+        found = {value: values_of(runs, scoring) for value, runs in column_runs(records, place).items()}
+        ours = {value: areas for value, areas in found.items() if areas}
+        theirs = {value: printed.value for value, printed in printed_cells(verified, place).items()}
+        lowest = min([lowest, *(min(areas) for areas in ours.values()), *theirs.values()])
+        _column(axes, ours, theirs)
+        axes.set_xlabel(column.name)
         dress(axes)
     panels[0].set(ylabel="area under the ROC curve", ylim=(max(0.0, np.floor(20 * lowest - 0.5) / 20), 1.0))
     panels[0].plot([], [], "-o", color=COLOURS[0], label="ours: mean of the seeds, and each", markersize=4)
-    if trusted:
+    if any(printed_cells(verified, place) for place in range(len(TABLE_2))):
         panels[0].plot([], [], "D", color=COLOURS[1], markerfacecolor="none", markeredgewidth=1.6, label="the paper")
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper left", ncols=2, frameon=False)
     save_figure(figure, path)
 
 
+def _column(axes: Axes, ours: dict[int, list[float]], theirs: dict[int, float]) -> None:
+    """One panel of table 2. Values stand by rank, not by size, because they rise by unequal factors."""
+    values = sorted(ours.keys() | theirs.keys())
+    for value, areas in ours.items():
+        axes.plot([values.index(value)] * len(areas), areas, "o", color=COLOURS[0], markersize=4, alpha=0.55)
+    means = [(values.index(value), float(np.mean(areas))) for value, areas in ours.items()]
+    if means:
+        axes.plot(*zip(*means, strict=True), color=COLOURS[0], linewidth=1.8)
+    for rank, mean in means:
+        axes.annotate(f"{mean:.3f}", (rank, mean), (0, -13), textcoords="offset points", ha="center", fontsize=9)
+    hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 1.6, "markersize": 9, "linestyle": "none"}
+    ranks = [values.index(value) for value in theirs]
+    axes.plot(ranks, list(theirs.values()), marker="D", color=COLOURS[1], **hollow)
+    if not ours:
+        axes.text(0.5, 0.5, NOT_RUN, transform=axes.transAxes, ha="center", color=QUIET)
+    axes.set_xticks(range(len(values)), [str(value) for value in values])
+    axes.set_xlim(-0.5, max(len(values), 1) - 0.5)
+
+
 def _width(runs: Sequence[Any]) -> float:
-    """One run is drawn bold, several are thin."""
+    """The width of a line: one run is bold, several are thin."""
     return 1.8 if len(runs) == 1 else 0.9
 
 
@@ -329,8 +186,66 @@ def _line(method: str, run: bool) -> dict[str, Any]:
 
 
 def _legend(axes: Axes) -> None:
-    """Small, below the diagonal, where no curve is that is better than chance."""
+    """A small legend below the diagonal, where there is no curve that is better than chance."""
     legend = axes.legend(loc="lower right", framealpha=0.9, handlelength=2.6, fontsize=8, borderpad=0.3)
     legend.get_frame().set_linewidth(0)
     for text in legend.get_texts():
         text.set_color(QUIET if text.get_text().endswith(NOT_RUN) else INK)
+
+
+# ------------------------------------------------------------------------------------------------------ from pictures
+
+
+class Panel(NamedTuple):
+    """One picture: (H, W). black, white: the values drawn so, in either order. note: the text below."""
+
+    picture: NDArray[np.float32]
+    black: float = 0.0
+    white: float = 1.0
+    note: str = ""
+
+
+def draw_panels(
+    rows: Sequence[Sequence[Panel]], path: Path, *, columns: Sequence[str], labels: Sequence[str], legend: str = ""
+) -> None:
+    """Draw rows of panels into a PNG file, beside its place and renamed.
+
+    Args:
+        rows: each with one panel per column.
+        path: the file to write; its folder exists.
+        columns: the titles above. labels: what stands to the left of each row. legend: the line below everything.
+    Raises:
+        InputError: no rows, or not one panel per column, one label per row; the file cannot be written.
+    """
+    if not rows or len(labels) != len(rows) or any(len(row) != len(columns) for row in rows):
+        counts = ", ".join(str(len(row)) for row in rows) or "none"
+        raise InputError(
+            f"panels must be {len(labels)} rows of {len(columns)}, one label a row and one title a column, got {counts}"
+        )
+    noted = any(panel.note for row in rows for panel in row)
+    height = len(rows) * (SIDE + (0.2 if noted else 0.04)) + 0.26 + (0.2 if legend else 0)
+    figure = tight_figure(len(columns) * (SIDE + 0.06) + 0.4, height, h_pad=0.02)
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for row, places, label in zip(rows, grid, labels, strict=True):
+        places[0].set_ylabel(label, color=INK, fontsize=9)
+        for panel, axes in zip(row, places, strict=True):
+            low, high = sorted((panel.black, panel.white))
+            greys = "gray" if panel.black == low else "gray_r"
+            axes.imshow(panel.picture, cmap=greys, vmin=low, vmax=high, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(color="#888888", linewidth=0.6)
+            axes.set_xlabel(panel.note, color=INK, fontsize=8, labelpad=3)
+    for title, axes in zip(columns, grid[0], strict=True):
+        axes.set_title(title, color=INK, fontsize=9, pad=4)
+    if legend:
+        figure.supxlabel(legend, color=INK, fontsize=8)
+    save_figure(figure, path)
+
+
+def tight_figure(width: float, height: float, *, h_pad: float = 0.03) -> Figure:
+    """An empty figure of a size in inches, with next to no room between the pictures in it."""
+    figure = blank_figure(width, height)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(w_pad=0.03, h_pad=h_pad, wspace=0, hspace=0)  # type: ignore[call-arg]
+    return figure

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from flawmap.core.errors import ConfigError
 from flawmap.core.settings import Preset
@@ -16,23 +16,32 @@ from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset as settings_of
 
 Experiment = Literal["figure1", "figure2", "figure3", "figure5", "figure6", "figure7", "table2", "ours", "timing"]
-EXPERIMENTS: tuple[Experiment, ...] = (
-    "figure1",
-    "figure2",
-    "figure3",
-    "figure5",
-    "figure6",
-    "figure7",
-    "table2",
-    "ours",
-    "timing",
-)
+EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
 ALL = "all"
-METHODS: tuple[str, ...] = ("l2", "vae", "fm", "ssim")
+METHODS = {"l2": "l2", "vae": "VAE", "fm": "FM", "ssim": "SSIM"}
+"""Names for readers by key, in the paper's order."""
 FABRICS = ("fabric03", "fabric04")
 
-LATENTS, WINDOWS, PATCHES = (50, 100, 200, 500, 1000), (3, 7, 11, 15, 19), (32, 64, 128)
-OPTIMUM = (500, 11, 128)  # latent dimensions, side of the SSIM window, side of a patch, in pixels
+
+class Axis(NamedTuple):
+    """A column of table 2, which varies one setting around the optimum.
+
+    key: in the names of its trainings. symbol: as the paper writes it. name: in words. values: all of the column.
+    """
+
+    key: str
+    symbol: str
+    name: str
+    optimum: int
+    values: tuple[int, ...]
+
+
+TABLE_2 = (
+    Axis("latent", "d", "latent dimension d", 500, (50, 100, 200, 500, 1000)),
+    Axis("window", "K", "side K of the SSIM window", 11, (3, 7, 11, 15, 19)),
+    Axis("patch", "patch", "side of the patches", 128, (32, 64, 128)),
+)
+OPTIMUM = tuple(axis.optimum for axis in TABLE_2)  # latent dimensions, side of the SSIM window, side of a patch, pixels
 # Parameter updates with the preset fast, so that a busy or a slower machine gives the same networks: on one core they
 # are about 30 minutes on NanoTWICE, 10 on another set, 6 for a cell of table 2, 10 for figure 3's network.
 LONG_STEPS = {"nanotwice": 6200}
@@ -43,19 +52,19 @@ MATCHING = {"alexnet": 1.0, "squeezenet": 1e-8}
 """The weight of feature matching by its network: the paper's 1 for AlexNet. The activations of the SqueezeNet at hand
 are larger by orders of magnitude: on good patches 1e-8 makes its term about as large as that of the pixels."""
 COLLAPSING: dict[str, Any] = {"training": {"plateau_steps": 0, "learning_rate": 5e-4}}
-"""A variational autoencoder on faint texture: a code costs more divergence than it saves error, so a flat one is best,
-and a training that stays there is a result. The others' rate of 2e-3 lets it diverge once it is flat."""
+"""A variational autoencoder on faint texture: a code costs more KL divergence than it saves error, so a constant one is
+best, and a training that stays there is a result. The others' learning rate of 2e-3 lets it diverge after that."""
 OURS: dict[str, Any] = {"training": {"corrupt": 0.7}}
-"""What our own recipe adds to the training; how it is scored is told by `scorings`."""
+"""What our own recipe adds to the training; `scorings` says how it is scored."""
 
 
 @dataclass(frozen=True)
 class DataSet:
     """A data set of the experiments.
 
-    key: its short name. folder: below the folder of all data sets. title: what it is, for readers. changes: laid over
-    a preset's settings for every training on it. residual: our own way to score it, laid over a method's; chosen by
-    flaws pasted into good images, see `benchmarks/choose.py`.
+    key: its short name. folder: below the folder of all data sets. title: its name for readers, with details after a
+    comma or in brackets. changes: laid over a preset's settings for every training on it. residual: our own way to
+    score it, laid over a method's; chosen by flaws pasted into good images, see `benchmarks/choose.py`.
     """
 
     key: str
@@ -63,6 +72,11 @@ class DataSet:
     title: str
     changes: Mapping[str, Any] = field(hash=False)
     residual: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def short(self) -> str:
+        """The title without its details."""
+        return self.title.partition(",")[0].partition(" (")[0]
 
 
 _FABRIC = {"split": {"last": 5}}
@@ -97,12 +111,12 @@ SETS: tuple[DataSet, ...] = (
         _WEAVE_RESIDUAL,
     ),
 )
-"""In the order of their weight; fabric 04, on which nothing was chosen, comes last."""
+"""The most important one first; fabric 04, on which nothing was chosen, last."""
 
 
 @dataclass(frozen=True)
-class Training:
-    """One training and what is measured of it. name: unique. changes: laid over the data set's own."""
+class RunSpec:
+    """One training of the plan. name: unique. changes: laid over the data set's own."""
 
     name: str
     dataset: DataSet
@@ -136,7 +150,7 @@ class Budget:
 
     @property
     def changes(self) -> dict[str, float]:
-        """Of the training's settings."""
+        """The training's settings that it sets."""
         given = {"minutes": self.minutes, "steps": self.steps, "epochs": self.epochs}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -148,16 +162,16 @@ def trainings(
     what: str,
     *,
     sets: Sequence[DataSet] = SETS,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = tuple(METHODS),
     seeds: int = 3,
-) -> tuple[Training, ...]:
+) -> tuple[RunSpec, ...]:
     """The trainings of an experiment, or of `all` of them, each once, in the order in which they are best done.
 
     Args:
-        sets, methods: no others are trained on or with.
-        seeds: of SSIM on NanoTWICE in figures 6 and 7; everything else has seed 0.
+        sets, methods: only these are used.
+        seeds: how many, for SSIM on NanoTWICE in figures 6 and 7; everything else has seed 0.
     Raises:
-        ConfigError: an experiment or method that is not there, or fewer than one seed.
+        ConfigError: an unknown experiment or method, or fewer than one seed.
     """
     if what not in (*EXPERIMENTS, ALL):
         raise ConfigError(f"there is no experiment {what!r}; the experiments are {', '.join(EXPERIMENTS)} and {ALL}")
@@ -166,11 +180,12 @@ def trainings(
         raise ConfigError(f"there is no method {unknown[0]!r}; the methods are {', '.join(METHODS)}")
     if seeds < 1:
         raise ConfigError(f"seeds counts how often SSIM is trained and must be at least 1, got {seeds}")
-    wanted: dict[str, Training] = {}
+    wanted: dict[str, RunSpec] = {}
     for experiment in EXPERIMENTS if what == ALL else (what,):
-        for training in _EXPERIMENT_ROWS.get(experiment, _none)(sets, seeds):
-            if training.method in methods:
-                wanted.setdefault(training.name, training)
+        for dataset in sets:
+            for training in _rows(experiment, dataset, seeds):
+                if training.method in methods:
+                    wanted.setdefault(training.name, training)
     order = [dataset.key for dataset in sets]
     return tuple(sorted(wanted.values(), key=lambda one: (one.cell, order.index(one.dataset.key), one.seed)))
 
@@ -184,18 +199,18 @@ def chosen_sets(keys: Sequence[str], sets: Sequence[DataSet] = SETS) -> tuple[Da
     return tuple(dataset for dataset in sets if not keys or dataset.key in keys)
 
 
-def scorings(training: Training) -> dict[str, dict[str, Any]]:
+def scorings(training: RunSpec) -> dict[str, dict[str, Any]]:
     """Ways to score one training: what is laid over its settings.
 
-    "faithful": as the method asks. "smoothed": our own for the set, where there is one; only SSIM feels the window, and
-    a cell of table 2 keeps the one that it is about.
+    "faithful": as the paper scores. "smoothed": our own for the set, where there is one. A cell of table 2 keeps its
+    own window.
     """
     own = {name: value for name, value in training.dataset.residual.items() if not (training.cell and name == "ssim")}
     return {"faithful": {}} | ({"smoothed": {"residual": own}} if own else {})
 
 
-def usual_budget(training: Training, preset: Preset) -> Budget:
-    """What is spent on a training unless told otherwise: the paper's 200 epochs, or steps with the preset fast."""
+def usual_budget(training: RunSpec, preset: Preset) -> Budget:
+    """How long a training goes on by default: the paper's 200 epochs, or steps with the preset fast."""
     if preset == "paper":
         return Budget(epochs=200)
     if series_of(training.name) == "ours":
@@ -204,14 +219,14 @@ def usual_budget(training: Training, preset: Preset) -> Budget:
 
 
 def config_of(
-    training: Training, preset: Preset, budget: Budget | None = None, settings: Mapping[str, Any] | None = None
+    training: RunSpec, preset: Preset, budget: Budget | None = None, settings: Mapping[str, Any] | None = None
 ) -> Config:
     """The whole settings of a training.
 
     Args:
-        budget: None, or an empty one: the usual. settings: laid over everything, nested like a configuration file.
+        budget: None or an empty one: the usual. settings: laid over everything, nested like a configuration file.
     Raises:
-        ConfigError: settings that make no sense together.
+        ConfigError: settings that contradict each other.
     """
     given = budget if budget is not None and budget.changes else usual_budget(training, preset)
     config = settings_of(preset, training.method)
@@ -221,7 +236,7 @@ def config_of(
     return config
 
 
-def pictured(training: Training) -> bool:
+def pictured(training: RunSpec) -> bool:
     """Whether figure 1 or 5 shows images of its model, so that the model is kept."""
     return series_of(training.name) == "figures" and training.seed == 0 and training.method in ("l2", "ssim")
 
@@ -229,65 +244,42 @@ def pictured(training: Training) -> bool:
 # ---------------------------------------------------------------------------------------------------- rows of the plan
 
 
-def _row(dataset: DataSet, method: str, seed: int = 0) -> Training:
-    changes = COLLAPSING if method == "vae" and dataset.key in FABRICS else {}
-    return Training(f"{dataset.key}-{method}-seed{seed}", dataset, method, seed, changes)
-
-
-def _none(sets: Sequence[DataSet], seeds: int) -> list[Training]:
-    """Figures 2 and 3 draw their own images; timing needs no trained weights."""
+def _rows(experiment: str, dataset: DataSet, seeds: int) -> list[RunSpec]:
+    """The trainings of one experiment on one set. Figures 2 and 3 make their own images, timing needs no training."""
+    nanotwice = dataset.key == "nanotwice"
+    repeats = seeds if nanotwice else 1
+    if (experiment == "figure1" and nanotwice) or (experiment == "figure5" and dataset.key in FABRICS):
+        return [_run(dataset, method) for method in ("l2", "ssim")]
+    if experiment == "figure6" or (experiment == "figure7" and nanotwice):
+        first = [_run(dataset, method) for method in METHODS]
+        return first + [_run(dataset, "ssim", seed) for seed in range(1, repeats)]
+    if experiment == "table2" and nanotwice:
+        return [RunSpec(name, dataset, "ssim", 0, _cell_changes(*cell)) for name, cell in _cells().items()]
+    if experiment == "ours":
+        names = {seed: f"ours-{dataset.key}-seed{seed}" for seed in range(repeats)}
+        return [RunSpec(name, dataset, "ssim", seed, OURS) for seed, name in names.items()]
     return []
 
 
-def _figure1(sets: Sequence[DataSet], seeds: int) -> list[Training]:
-    return [_row(dataset, method) for dataset in sets if dataset.key == "nanotwice" for method in ("l2", "ssim")]
+def _run(dataset: DataSet, method: str, seed: int = 0) -> RunSpec:
+    changes = COLLAPSING if method == "vae" and dataset.key in FABRICS else {}
+    return RunSpec(f"{dataset.key}-{method}-seed{seed}", dataset, method, seed, changes)
 
 
-def _figure5(sets: Sequence[DataSet], seeds: int) -> list[Training]:
-    return [_row(dataset, method) for dataset in sets if dataset.key in FABRICS for method in ("l2", "ssim")]
-
-
-def _four(dataset: DataSet, seeds: int) -> list[Training]:
-    repeats = range(1, seeds) if dataset.key == "nanotwice" else ()
-    return [_row(dataset, method) for method in METHODS] + [_row(dataset, "ssim", seed) for seed in repeats]
-
-
-def _figure6(sets: Sequence[DataSet], seeds: int) -> list[Training]:
-    return [training for dataset in sets for training in _four(dataset, seeds)]
-
-
-def _figure7(sets: Sequence[DataSet], seeds: int) -> list[Training]:
-    return [training for dataset in sets if dataset.key == "nanotwice" for training in _four(dataset, seeds)]
-
-
-def _table2(sets: Sequence[DataSet], seeds: int) -> list[Training]:
-    """One setting at a time around the optimum, which the three series share."""
-    latent, window, patch = OPTIMUM
+def _cells() -> dict[str, tuple[int, ...]]:
+    """The cells of table 2 by name: one setting at a time around the optimum, which the three columns share."""
     cells = {"table2-optimum": OPTIMUM}
-    cells |= {f"table2-latent{value}": (value, window, patch) for value in LATENTS if value != latent}
-    cells |= {f"table2-window{value}": (latent, value, patch) for value in WINDOWS if value != window}
-    cells |= {f"table2-patch{value}": (latent, window, value) for value in PATCHES if value != patch}
-    return [
-        Training(name, dataset, "ssim", 0, _cell_changes(*cell))
-        for dataset in sets
-        if dataset.key == "nanotwice"
-        for name, cell in cells.items()
-    ]
-
-
-def _ours(sets: Sequence[DataSet], seeds: int) -> list[Training]:
-    """SSIM with our own additions: seeds on NanoTWICE, one on every other set."""
-    return [
-        Training(f"ours-{dataset.key}-seed{seed}", dataset, "ssim", seed, OURS)
-        for dataset in sets
-        for seed in range(seeds if dataset.key == "nanotwice" else 1)
-    ]
+    for place, axis in enumerate(TABLE_2):
+        for value in axis.values:
+            if value != axis.optimum:
+                cells[f"table2-{axis.key}{value}"] = (*OPTIMUM[:place], value, *OPTIMUM[place + 1 :])
+    return cells
 
 
 def _cell_changes(latent: int, window: int, patch: int) -> dict[str, Any]:
     """A cell's settings: one window, uniform (a Gaussian hardly feels its side), in loss and residual.
 
-    The stride keeps its share of the patch, about a quarter, so that patches of every side overlap alike.
+    The stride stays about a quarter of the patch, so that patches of every side overlap alike.
     """
     ssim = {"ssim": {"window": "uniform", "size": window}}
     return {
@@ -296,13 +288,3 @@ def _cell_changes(latent: int, window: int, patch: int) -> dict[str, Any]:
         "residual": ssim,
         "tiling": {"stride": min(30, patch // 4)},
     }
-
-
-_EXPERIMENT_ROWS = {
-    "figure1": _figure1,
-    "figure5": _figure5,
-    "figure6": _figure6,
-    "figure7": _figure7,
-    "table2": _table2,
-    "ours": _ours,
-}

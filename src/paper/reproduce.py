@@ -9,7 +9,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +20,11 @@ from flawmap.commands.train import MODEL_BYTES
 from flawmap.core.errors import ConfigError, FlawmapError, InputError
 from flawmap.core.events import SILENT, Events, named
 from flawmap.core.files import enough_space, writable_folder
+from flawmap.core.runtime import Runtime
 from flawmap.core.settings import FeatureName, Preset
 from flawmap.reporting.logs import write_json
-from paper import examples, figure2, figure3, figures, page, statements, timing
-from paper.claims import Claim
+from paper import examples, figure2, figure3, figures, page, timing
+from paper.claims import PAPER, Claim, claims, comparison
 from paper.plan import (
     ALL,
     BOARDS_STEPS,
@@ -34,24 +35,25 @@ from paper.plan import (
     STEPS_A_MINUTE,
     Budget,
     DataSet,
-    Training,
+    RunSpec,
     chosen_sets,
     pictured,
     trainings,
     usual_budget,
 )
-from paper.runs import Record, RunContext, perform, read_record
+from paper.records import FAITHFUL, SCHEMA, Record, read_record
+from paper.runs import RunContext, perform
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentRequest:
-    """What is asked for.
+    """What a user asks for.
 
     what: an experiment or `all`. sets, methods: keys; none: all of them. seeds: of SSIM on NanoTWICE. jobs: trainings
-    at once, each in a process with its share of the threads. table: the data sets there are. settings: laid over every
-    training's own.
+    at once, each in a process with an equal part of the threads. table: the data sets there are. settings: laid over
+    every training's own.
     """
 
     what: str
@@ -77,13 +79,17 @@ class ExperimentRequest:
     def experiments(self) -> tuple[str, ...]:
         return EXPERIMENTS if self.what == ALL else (self.what,)
 
-    def trainings(self) -> tuple[Training, ...]:
-        """Raises ConfigError over an experiment, set or method that is not there."""
+    @property
+    def runtime(self) -> Runtime:
+        return Runtime(self.device, self.precision)
+
+    def trainings(self) -> tuple[RunSpec, ...]:
+        """Raises ConfigError over an unknown experiment, set or method."""
         sets = chosen_sets(self.sets, self.table)
-        return trainings(self.what, sets=sets, methods=self.methods or METHODS, seeds=self.seeds)
+        return trainings(self.what, sets=sets, methods=self.methods or tuple(METHODS), seeds=self.seeds)
 
     def command(self) -> str:
-        """What a user types to get the same; folders and files are nobody's business."""
+        """What a user types to get the same, without the folders and files of this machine."""
         words = ["flawmap", "reproduce", self.what, "--data", "DATA", "-o", "OUT", "--preset", self.preset]
         words += [word for name, value in self.budget.changes.items() for word in (f"--{name}", f"{value:g}")]
         words += ["--sets", ",".join(self.sets)] if self.sets else []
@@ -93,59 +99,53 @@ class ExperimentRequest:
         words += ["--feature-network", self.feature_network] if self.feature_network is not None else []
         return shlex.join(words)
 
-    def recipe(self, data: Path, out: Path) -> RunContext:
+    def context(self, data: Path, out: Path) -> RunContext:
         given = {"weights": self.features, "network": self.feature_network}
         return RunContext(
-            data,
-            out,
-            self.preset,
-            self.budget,
-            self.settings,
-            {name: value for name, value in given.items() if value is not None},
-            self.device,
-            self.precision,
-            self.command(),
+            data=data,
+            out=out,
+            preset=self.preset,
+            budget=self.budget,
+            settings=self.settings,
+            features={name: value for name, value in given.items() if value is not None},
+            runtime=self.runtime,
+            command=self.command(),
         )
 
 
-class Outcome(NamedTuple):
+class RunResult(NamedTuple):
     """One training of the plan: its record, or why there is none."""
 
-    training: Training
+    training: RunSpec
     record: Record | None
     error: str | None = None
 
 
 def reproduce(
-    request: ExperimentRequest,
-    data: Path,
-    out: Path,
-    *,
-    listing: bool = False,
-    events: Events = SILENT,
+    request: ExperimentRequest, data: Path, out: Path, *, listing: bool = False, events: Events = SILENT
 ) -> dict[str, Any]:
     """Print the plan, do what is missing of it, and draw what the records hold: OUT/index.html.
 
-    A training that fails is reported, and the others go on. Data sets that are not there are left out, and said so.
+    A training that fails is reported, and the others go on. Missing data sets are named and left out.
 
     Args:
         data: the folder of the data sets' folders. out: for records, models, pictures and the page.
         listing: print the plan and stop.
-        events: told of every training by its name, and of every image scored.
+        events: receives the rows of every training by its name, and every image scored.
     Returns:
         "plan", "failed": [{"name", "error"}]; and unless it was a listing "trainings": ours beside the paper's (see
-        `paper.comparison`), "claims", "pictures", "timing", "page".
+        `claims.comparison`), "claims", "pictures", "timing", "page".
     Raises:
         ConfigError, InputError: before anything is trained: no such experiment, set or method, or no data at all.
     """
-    recipe, rows = request.recipe(data, out), request.trainings()
-    planned = [plan_row(row, recipe) for row in rows]
+    context, rows = request.context(data, out), request.trainings()
+    planned = [plan_row(row, context) for row in rows]
     lines = plan_lines(planned, request)
     for line in lines[:1] if listing else lines:
         events.message(line)
     if listing:
         return {"what": request.what, "plan": planned, "failed": []}
-    present = [row for row in rows if recipe.folder(row).is_dir() or recipe.record(row).exists()]
+    present = [row for row in rows if context.folder(row).is_dir() or context.record(row).exists()]
     if rows and not present:
         names = ", ".join(dict.fromkeys(row.dataset.folder for row in rows))
         raise InputError(
@@ -153,40 +153,40 @@ def reproduce(
         )
     enough_space(out, MODEL_BYTES)
     writable_folder(out)
-    failed: list[dict[str, str]] = []
-    for outcome in perform_all(present, recipe, request.jobs, events):
-        if outcome.error is not None:
-            events.message(f"{outcome.training.name} failed: {outcome.error}")
-            failed.append({"name": outcome.training.name, "error": outcome.error})
-        elif not request.keep_models and not pictured(outcome.training):
-            recipe.model(outcome.training).unlink(missing_ok=True)
+    failed: dict[str, str] = {}
+    for result in perform_all(present, context, request.jobs, events):
+        if result.error is not None:
+            failed[result.training.name] = result.error
+            events.message(f"{result.training.name} failed: {result.error}")
+        elif not request.keep_models and not pictured(result.training):
+            context.model(result.training).unlink(missing_ok=True)
     records = all_records(out)
-    claims = [*statements.claims(records)] if records else []
-    for name, work in _works(request, recipe, records, events):
-        error = _failure(lambda work=work: claims.extend(work()))  # type: ignore[misc]
+    found = [*claims(records)] if records else []
+    for name, draw in _drawings(request, context, records, events).items():
+        error = _failure(lambda draw=draw: found.extend(draw()))  # type: ignore[misc]
         if error is not None:
+            failed[name] = error
             events.message(f"{name} failed: {error}")
-            failed.append({"name": name, "error": error})
     return {
         "what": request.what,
-        "plan": [plan_row(row, recipe) for row in rows],
-        "failed": failed,
-        "trainings": statements.comparison(records),
-        "claims": [claim._asdict() for claim in claims],
-        **_published(out, records, claims, [row.name for row in rows]),
+        "plan": [plan_row(row, context) for row in rows],
+        "failed": [{"name": name, "error": error} for name, error in failed.items()],
+        "trainings": comparison(records),
+        "claims": [claim._asdict() for claim in found],
+        **publish(out, records, found, [row.name for row in rows]),
     }
 
 
 # ---------------------------------------------------------------------------------------------------------- the plan
 
 
-def plan_row(training: Training, recipe: RunContext) -> dict[str, Any]:
+def plan_row(training: RunSpec, context: RunContext) -> dict[str, Any]:
     """A training of the plan as JSON's types; "state": done, begun, to do, or no data. Raises ConfigError."""
-    config = recipe.config(training)
-    model = recipe.model(training)
+    config = context.config(training)
+    model = context.model(training)
     begun = model.exists() or model.with_suffix(".checkpoint").exists()
-    state = "begun" if begun else "to do" if recipe.folder(training).is_dir() else "no data"
-    budget = recipe.budget if recipe.budget.changes else usual_budget(training, recipe.preset)
+    state = "begun" if begun else "to do" if context.folder(training).is_dir() else "no data"
+    budget = context.budget if context.budget.changes else usual_budget(training, context.preset)
     return {
         "name": training.name,
         "set": training.dataset.key,
@@ -195,14 +195,15 @@ def plan_row(training: Training, recipe: RunContext) -> dict[str, Any]:
         "seed": training.seed,
         "latent": config.method.model_dump()["latent"],
         "budget": budget.changes,
-        "state": "done" if recipe.record(training).exists() else state,
+        "state": "done" if context.record(training).exists() else state,
     }
 
 
 def plan_lines(planned: Sequence[Mapping[str, Any]], request: ExperimentRequest) -> list[str]:
     """The plan in words, its total first."""
     missing = [row for row in planned if row["state"] in ("to do", "begun")]
-    budgets = [row["budget"] for row in missing] + _boards_budget(request)
+    budgets = [row["budget"] for row in missing]
+    budgets += [_boards_budget(request)] if "figure3" in request.experiments else []
     minutes = sum(budget.get("minutes", 0) for budget in budgets)
     steps = sum(budget.get("steps", 0) for budget in budgets)
     epochs = sorted({f"{budget['epochs']:g}" for budget in budgets if "epochs" in budget})
@@ -210,48 +211,40 @@ def plan_lines(planned: Sequence[Mapping[str, Any]], request: ExperimentRequest)
     total += f"; {minutes:g} minutes of training" if minutes else ""
     total += f"; {steps:,g} steps, about {steps / STEPS_A_MINUTE / 60:.1f} hours on one core of a CPU" if steps else ""
     total += f"; each {' or '.join(epochs)} epochs" if epochs else ""
-    return [total] + [
-        f"  {row['state']:8}{row['name']:28}{row['title']}, {row['method']}, {_budget_text(row['budget'])}"
-        for row in planned
-    ]
+    lines = [total]
+    for row in planned:
+        budget = ", ".join(f"{value:g} {name}" for name, value in row["budget"].items())
+        lines.append(f"  {row['state']:8}{row['name']:28}{row['title']}, {row['method']}, {budget}")
+    return lines
 
 
-def _boards_budget(request: ExperimentRequest) -> list[dict[str, float]]:
-    """What figure 3's network takes, if it is asked for; it has no pool, so epochs do not reach it."""
-    if "figure3" not in request.experiments:
-        return []
+def _boards_budget(request: ExperimentRequest) -> dict[str, float]:
+    """The budget of figure 3's network; it draws new boards for ever, so epochs do not apply to it."""
     own = request.budget.changes if request.budget.epochs is None else {}
-    return [own or {"steps": BOARDS_STEPS}]
-
-
-def _budget_text(budget: Mapping[str, float]) -> str:
-    return ", ".join(f"{value:g} {name}" for name, value in budget.items())
+    return own or {"steps": BOARDS_STEPS}
 
 
 # ---------------------------------------------------------------------------------------------------------- the work
 
 
 def perform_all(
-    rows: Sequence[Training],
-    recipe: RunContext,
-    jobs: int,
-    events: Events = SILENT,
-) -> Iterator[Outcome]:
-    """The trainings one after another, or several at once in processes of their own; each outcome as it comes."""
+    rows: Sequence[RunSpec], context: RunContext, jobs: int, events: Events = SILENT
+) -> Iterator[RunResult]:
+    """The trainings one after another, or several at once in processes of their own; each result when it is ready."""
     if jobs == 1 or len(rows) < 2:
         for number, row in enumerate(rows, start=1):
-            if not recipe.record(row).exists():
+            if not context.record(row).exists():
                 events.message(f"{number} of {len(rows)}: {row.name}")
-            yield _outcome(row, lambda row=row: perform(row, recipe, events=events))  # type: ignore[misc]
+            yield _result(row, partial(perform, row, context, events=events))
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, and hang
-    with ProcessPoolExecutor(jobs, context, _share, (threads,)) as pool:
-        running = {pool.submit(perform, row, recipe): row for row in rows}
+    spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, and hang
+    with ProcessPoolExecutor(jobs, spawn, torch.set_num_threads, (threads,)) as pool:
+        running = {pool.submit(perform, row, context): row for row in rows}
         try:
             for number, future in enumerate(as_completed(running), start=1):
                 events.message(f"{number} of {len(rows)}: {running[future].name}")
-                yield _outcome(running[future], future.result)
+                yield _result(running[future], future.result)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -271,18 +264,14 @@ def all_records(out: Path) -> list[Record]:
     return sorted(found, key=lambda record: order.get(record["name"], len(order)))
 
 
-def _share(threads: int) -> None:
-    torch.set_num_threads(threads)
-
-
-def _outcome(row: Training, work: Callable[[], Record]) -> Outcome:
+def _result(row: RunSpec, work: Callable[[], Record]) -> RunResult:
     records: list[Record] = []
     error = _failure(lambda: records.append(work()))
-    return Outcome(row, records[0] if records else None, error)
+    return RunResult(row, records[0] if records else None, error)
 
 
 def _failure(work: Callable[[], object]) -> str | None:
-    """Do it; why it failed, if it did. Whatever it was, the rest of the plan must not be lost."""
+    """Do the work; why it failed, if it did. No failure may lose the rest of the plan."""
     try:
         work()
     except FlawmapError as error:
@@ -293,70 +282,70 @@ def _failure(work: Callable[[], object]) -> str | None:
     return None
 
 
-# ------------------------------------------------------------------------------------------------- what is not a run
+# ------------------------------------------------------------------------------------------------- drawings and page
+
+Draw = Callable[[], Sequence[Claim]]
+"""Draws or times something, and gives the claims that it settles."""
 
 
-def _works(
-    request: ExperimentRequest, recipe: RunContext, records: Sequence[Record], events: Events
-) -> list[tuple[str, Callable[[], Sequence[Claim]]]]:
-    """What is drawn and timed once the trainings are done, by name; each gives the claims that it settles."""
-    out = recipe.out
-    picture = partial(_picture, out)
-    known: dict[str, Callable[[], Sequence[Claim]]] = {
-        "figure2": lambda: _figure2(picture("figure2")),
+def _drawings(
+    request: ExperimentRequest, context: RunContext, records: Sequence[Record], events: Events
+) -> dict[str, Draw]:
+    """What is drawn and timed once the trainings are done, by name."""
+    out = context.out
+    known: dict[str, Draw] = {
+        "figure2": lambda: _figure2(_picture(out, "figure2")),
         "figure3": lambda: _figure3(request, out, named(events, "figure3")),
-        "figure6": lambda: _draw(records, lambda: figures.roc(records, picture("figure6"))),
-        "figure7": lambda: _draw(records, lambda: figures.overlap(records, picture("figure7"))),
-        "table2": lambda: _draw(records, lambda: figures.table2(records, picture("table2"), statements.PAPER)),
+        "figure6": lambda: _drawn(lambda path: figures.roc(records, path), out, "figure6"),
+        "figure7": lambda: _drawn(lambda path: figures.overlap(records, path), out, "figure7"),
+        "table2": lambda: _drawn(lambda path: figures.table2(records, path, PAPER), out, "table2"),
         "timing": lambda: _timing(request, out),
     }
-    works = [(name, known[name]) for name in request.experiments if name in known]
+    if not records:
+        known = {name: draw for name, draw in known.items() if name not in ("figure6", "figure7", "table2")}
+    found = {name: known[name] for name in request.experiments if name in known}
     for dataset in chosen_sets(request.sets, request.table):
         name = "figure1" if dataset.key == "nanotwice" else "figure5" if dataset.key in FABRICS else ""
-        if name in request.experiments and recipe.data.joinpath(dataset.folder).is_dir():
+        if name in request.experiments and context.data.joinpath(dataset.folder).is_dir():
             shown = "figure1" if name == "figure1" else f"figure5-{dataset.key}"
-            works.append((shown, partial(_examples, dataset, recipe, records, picture(shown))))
-    return works
+            draw = partial(_examples, dataset, context, records)
+            found[shown] = partial(_drawn, draw, out, shown)
+    return found
 
 
 def _picture(out: Path, name: str) -> Path:
     return writable_folder(out / "pictures") / f"{name}.png"
 
 
-def _draw(records: Sequence[Record], draw: Callable[[], None]) -> Sequence[Claim]:
-    if records:
-        draw()
+def _drawn(draw: Callable[[Path], None], out: Path, name: str) -> Sequence[Claim]:
+    draw(_picture(out, name))
     return ()
 
 
-def _examples(dataset: DataSet, recipe: RunContext, records: Sequence[Record], path: Path) -> Sequence[Claim]:
+def _examples(dataset: DataSet, context: RunContext, records: Sequence[Record], path: Path) -> None:
     """Images, reconstructions and residuals of the models that were kept; nothing where there are none."""
-    rows = [row for row in trainings(ALL, sets=(dataset,), seeds=1) if pictured(row) and recipe.model(row).exists()]
-    histograms = {record["name"]: record["scorings"]["faithful"]["histogram"] for record in records}
+    rows = [row for row in trainings(ALL, sets=(dataset,), seeds=1) if pictured(row) and context.model(row).exists()]
+    histograms = {record["name"]: record["scorings"][FAITHFUL]["histogram"] for record in records}
+    known = [row for row in rows if row.name in histograms]
     if rows:
         examples.draw(
-            {row.method: recipe.model(row) for row in rows},
-            recipe.data / dataset.folder,
+            {row.method: context.model(row) for row in rows},
+            context.data / dataset.folder,
             path,
-            thresholds={
-                row.method: examples.threshold_at(histograms[row.name]) for row in rows if row.name in histograms
-            },
-            device=recipe.device,
-            precision=recipe.precision,
+            thresholds={row.method: examples.threshold_at(histograms[row.name]) for row in known},
+            runtime=context.runtime,
         )
-    return ()
 
 
 def _figure2(path: Path) -> Sequence[Claim]:
     figure2.draw(path)
-    return figure2.check(figure2.figures())
+    return figure2.check(figure2.measure())
 
 
 def _figure3(request: ExperimentRequest, out: Path, events: Events) -> Sequence[Claim]:
-    """Train on checkerboards once; the figures are kept, the network is not."""
+    """Train on checkerboards once; the values are kept, the network is not."""
     place, path = out / "records" / "figure3.json", _picture(out, "figure3")
-    (budget,) = _boards_budget(replace(request, what="figure3"))
-    training = {**budget, "device": request.device, "precision": request.precision}
+    training = {**_boards_budget(request), "device": request.device, "precision": request.precision}
     if place.exists() and path.exists():
         kept = read_record(place)
         if kept["training"] != training:
@@ -367,27 +356,26 @@ def _figure3(request: ExperimentRequest, out: Path, events: Events) -> Sequence[
     trained = figure3.train(config, checkpoint=checkpoint, resume=checkpoint.exists(), observe=events.training)
     network = trained.network.to("cpu")
     figure3.draw(network, path, seed=0)
-    figures = figure3.figures(network, seed=0)
-    write_json(place, {"schema": 1, "training": training, "steps": trained.steps, "figures": figures})
+    measured = figure3.measure(network, seed=0)
+    write_json(place, {"schema": SCHEMA, "training": training, "steps": trained.steps, "figures": measured})
     checkpoint.unlink(missing_ok=True)
-    return figure3.check(figures)
+    return figure3.check(measured)
 
 
 def _timing(request: ExperimentRequest, out: Path) -> Sequence[Claim]:
-    found = timing.measure(timing.settings(request.preset), device=request.device, precision=request.precision)
-    writable_folder(out / "records")
-    write_json(out / "records" / "timing.json", found)
+    measured = timing.measure(timing.settings(request.preset), runtime=request.runtime)
+    write_json(writable_folder(out / "records") / "timing.json", measured)
     return ()
 
 
-def _published(out: Path, records: Sequence[Record], claims: Sequence[Claim], planned: Sequence[str]) -> dict[str, Any]:
-    """The page of everything in the folder, and what it shows."""
+def publish(out: Path, records: Sequence[Record], found: Sequence[Claim], planned: Sequence[str]) -> dict[str, Any]:
+    """Write the page of everything in the folder: its "page", "pictures" and "timing"."""
     pictures = {path.stem: path for path in sorted((out / "pictures").glob("*.png"))}
     place = out / "records" / "timing.json"
     timed = json.loads(place.read_text(encoding="utf-8")) if place.exists() else None
-    written = page.write(out, records, claims, pictures, timed, statements.PAPER, planned=planned)
+    publication = page.Publication(records, found, pictures, timed, planned=planned)
     return {
         "pictures": {name: str(path) for name, path in pictures.items()},
         "timing": timed,
-        "page": str(written),
+        "page": str(page.write(out, publication)),
     }

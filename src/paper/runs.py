@@ -1,14 +1,13 @@
 """One training and everything that is measured of it, as a record that outlives its weights.
 
-A record is JSON (schema 1) in OUT/records/NAME.json: figures, curves and counts, enough to draw every picture of the
-experiments but those that show images.
+A record is JSON in OUT/records/NAME.json: metrics, curves and counts, enough to draw every picture of the experiments
+but those that show images.
 """
 
 from __future__ import annotations
 
 import csv
 import datetime
-import json
 import logging
 import math
 import time
@@ -20,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from flawmap.commands.train import train
-from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.errors import ConfigError
 from flawmap.core.events import SILENT, Events, named
 from flawmap.core.files import writable_folder
 from flawmap.core.runtime import Runtime
 from flawmap.core.settings import FeatureSettings, Preset
-from flawmap.data.layouts import Sample, find_dataset
+from flawmap.data.layouts import find_dataset
+from flawmap.data.samples import Sample
 from flawmap.data.splits import ImageRegion, Split
 from flawmap.evaluation.bootstrap import bootstrap
 from flawmap.evaluation.calibration import calibrated
@@ -38,25 +38,23 @@ from flawmap.methods.overrides import override, parse
 from flawmap.reporting.logs import write_json
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact
-from paper.plan import MATCHING, Budget, Training, config_of, scorings
+from paper.plan import MATCHING, Budget, RunSpec, config_of, scorings
+from paper.records import FAITHFUL, SCHEMA, read_record
 
 log = logging.getLogger(__name__)
 
-Record = dict[str, Any]
-"""As JSON's types; its keys are those of `record_of`."""
-
-SCHEMA = 1
 HISTORY_ROWS, CURVE_POINTS, HISTOGRAM_BINS, TIMED_IMAGES = 100, 200, 512, 5
 RATES = tuple(sorted({*(round(float(rate), 6) for rate in np.geomspace(0.001, 0.3, 39)), 0.05}))
 """False positive rates of the region overlap."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunContext:
     """What all trainings of a call share.
 
-    settings: laid over every training's own. features: settings of feature matching, for `fm` alone. command: what
-    a user types to get these records again.
+    data: the folder of the data sets' folders. out: the folder of records and models. settings: laid over every
+    training's own. features: settings of feature matching, for `fm` alone. command: what a user types to get these
+    records again.
     """
 
     data: Path
@@ -65,43 +63,38 @@ class RunContext:
     budget: Budget = field(default_factory=Budget)
     settings: Mapping[str, Any] = field(default_factory=dict)
     features: Mapping[str, Any] = field(default_factory=dict)
-    device: str = "auto"
-    precision: str = "auto"
+    runtime: Runtime = field(default_factory=Runtime)
     command: str = ""
 
-    def config(self, training: Training) -> Config:
-        own: dict[str, Any] = {"training": {"device": self.device, "precision": self.precision}}
+    def config(self, training: RunSpec) -> Config:
+        runtime = {"device": self.runtime.device, "precision": self.runtime.precision}
+        own: dict[str, Any] = {"training": runtime}
         if training.method == "fm" and self.features:
             network = self.features.get("network") or FeatureSettings().network
             own["method"] = {"features": dict(self.features), "feature_weight": MATCHING[network]}
         return override(config_of(training, self.preset, self.budget, self.settings), own)
 
-    def folder(self, training: Training) -> Path:
+    def folder(self, training: RunSpec) -> Path:
         """Where the training's images lie."""
         return self.data / training.dataset.folder
 
-    def model(self, training: Training) -> Path:
+    def model(self, training: RunSpec) -> Path:
         return self.out / "models" / f"{training.name}.flawmap"
 
-    def record(self, training: Training) -> Path:
+    def record(self, training: RunSpec) -> Path:
         return self.out / "records" / f"{training.name}.json"
 
 
-def perform(
-    training: Training,
-    recipe: RunContext,
-    *,
-    events: Events = SILENT,
-) -> Record:
-    """The record of a training: read if it is there, else the training is gone on with, scored, and recorded.
+def perform(training: RunSpec, context: RunContext, *, events: Events = SILENT) -> dict[str, Any]:
+    """The record of a training. Where there is none, the network is trained (further), scored and recorded.
 
     Args:
-        events: told of every row of the training's history under its name, and of every image scored.
+        events: receives every row of the training's history under its name, and every image scored.
     Raises:
         ConfigError: the folder holds a record or a model of this name made with other settings.
         InputError, TrainingError: the data, or the course of the training.
     """
-    config, place, model = recipe.config(training), recipe.record(training), recipe.model(training)
+    config, place, model = context.config(training), context.record(training), context.model(training)
     if place.exists():
         record = read_record(place)
         _refuse_others(parse(record["settings"]), config, place)
@@ -111,32 +104,20 @@ def perform(
         _refuse_others(load_artifact(model).config, config, model)
     else:
         resume = model.with_suffix(".checkpoint").exists()
-        train(recipe.folder(training), model, config, resume=resume, events=named(events, training.name))
-    record = record_of(training, recipe, load_artifact(model), events)
+        train(context.folder(training), model, config, resume=resume, events=named(events, training.name))
+    record = record_of(training, context, load_artifact(model), events)
     write_json(place, record)
     return record
 
 
-def read_record(path: Path) -> Record:
-    """A record of this schema. Raises InputError over anything else."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        schema = record["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no record of flawmap reproduce ({error}); remove it to make it anew") from None
-    if schema != SCHEMA:
-        raise InputError(f"{path} has schema {schema}, this flawmap reads {SCHEMA}; remove it to make it anew")
-    return dict(record)
-
-
-def record_of(training: Training, recipe: RunContext, artifact: Artifact, events: Events = SILENT) -> Record:
+def record_of(training: RunSpec, context: RunContext, artifact: Artifact, events: Events = SILENT) -> dict[str, Any]:
     """Everything that is measured of a trained model, on all unseen images of its set."""
-    dataset = find_dataset(recipe.folder(training))
+    dataset = find_dataset(context.folder(training))
     provenance = artifact.provenance
     split = Split.from_dict(provenance["data"]["split"])
     ways = scorings(training)
     areas = {"training": located(dataset, split.train), "held_out": located(dataset, split.validation)}
-    detectors = detectors_of(artifact, ways, **areas, runtime=Runtime(recipe.device, recipe.precision))
+    detectors = detectors_of(artifact, ways, **areas, runtime=context.runtime)
     samples = unseen_samples(dataset, split)
     pools = score_all(detectors, samples, events)
     return {
@@ -147,14 +128,14 @@ def record_of(training: Training, recipe: RunContext, artifact: Artifact, events
         "method": training.method,
         "seed": training.seed,
         "changes": dict(training.changes),
-        "command": recipe.command,
-        "preset": recipe.preset,
+        "command": context.command,
+        "preset": context.preset,
         "date": datetime.date.today().isoformat(),
         "machine": provenance["machine"],
         "versions": provenance["versions"],
-        "training": {**provenance["training"], "history": history_of(recipe.model(training))},
+        "training": {**provenance["training"], "history": history_of(context.model(training))},
         "settings": without_paths(artifact.config).model_dump(mode="json"),
-        "seconds_per_image": seconds_per_image(detectors["faithful"], samples),
+        "seconds_per_image": seconds_per_image(detectors[FAITHFUL], samples),
         "features": features_of(artifact),
         "scorings": {
             name: {"changes": ways[name], "threshold": detectors[name].artifact.threshold, **pool.result()}
@@ -168,7 +149,7 @@ def record_of(training: Training, recipe: RunContext, artifact: Artifact, events
 
 @dataclass
 class Pool:
-    """What one way of scoring gave on the images so far.
+    """The counts of one way of scoring over the images so far.
 
     defective: pixels of the defective images, as the paper counts. everything: those and the good test images.
     scores: (score, defective) of each image.
@@ -192,7 +173,7 @@ class Pool:
             self.defective.add(*found)
 
     def result(self) -> dict[str, Any]:
-        """The figures as JSON's types."""
+        """The values as JSON's types."""
         good = any(not flawed for _, flawed in self.scores)
         measure = image_metrics([score for score, _ in self.scores], [flawed for _, flawed in self.scores])["auroc"]
         curve = roc(self.defective.histogram)
@@ -230,7 +211,7 @@ def detectors_of(
 
 
 def score_all(detectors: Mapping[str, Detector], samples: Sequence[Sample], events: Events = SILENT) -> dict[str, Pool]:
-    """Every image by every detector. Raises InputError over an unreadable one: figures of a part would mislead."""
+    """Score every image with every detector. Raises InputError over an unreadable one: a part would mislead."""
     pools = {name: Pool() for name in detectors}
     for number, sample in enumerate(samples, start=1):
         for name, detector in detectors.items():
@@ -242,11 +223,11 @@ def score_all(detectors: Mapping[str, Detector], samples: Sequence[Sample], even
     return pools
 
 
-# ------------------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------------------------- values
 
 
 def metrics_of(pixels: PixelMetrics, image: float | None) -> dict[str, Any]:
-    """The figures that a record keeps. image: AUROC of whole images, None without good ones."""
+    """The metrics that a record keeps. image: AUROC of whole images, None without good ones."""
     result = pixels.result().to_dict()
     names = ("auroc", "average_precision", "f1_max", "au_pro_30", "au_pro_05", "images")
     return {**{name: result[name] for name in names}, "image_auroc": image}
@@ -301,7 +282,7 @@ def history_of(model: Path) -> list[list[float | None]]:
 
 
 def seconds_per_image(detector: Detector, samples: Sequence[Sample]) -> dict[str, Any] | None:
-    """From file to mask, one whole image after another, the model loaded: over some defective images of the set."""
+    """Durations from file to mask of some defective images of the set, one after another, with the model loaded."""
     if detector.artifact.threshold is None:
         return None
     paths = [sample.path for sample in samples if sample.label == "defective"][:TIMED_IMAGES]
@@ -329,7 +310,7 @@ def without_paths(config: Config) -> Config:
 
 
 def _refuse_others(found: Config, wanted: Config, place: Path) -> None:
-    """The settings that decide a figure must be those asked for; where it is computed is another matter."""
+    """The settings that decide a metric must be those asked for; device, precision and memory may differ."""
     where: dict[str, Any] = {"training": {"device": "auto", "precision": "auto", "memory_gb": None}}
     same = where | {"model": {"channels": found.model.channels}}  # the images decide the channels
     if without_paths(override(found, where)) != without_paths(override(wanted, same)):
@@ -340,5 +321,5 @@ def _refuse_others(found: Config, wanted: Config, place: Path) -> None:
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:
-    """Six digits are more than any figure of a record has."""
+    """Rounded to six digits, more than any value of a record is exact to."""
     return [float(f"{float(value):.6g}") for value in values]

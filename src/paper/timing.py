@@ -1,7 +1,7 @@
-"""How long the network, SSIM and the opening take, beside the paper's two figures.
+"""How long the network, SSIM and the opening take, beside the paper's two times.
 
-Weights do not change durations: the network is born at random, and the image is noise. Medians of several repeats,
-after some that do not count.
+Weights do not change durations: the network has random weights, and the image is noise. Durations are medians of
+several repeats, after some to warm up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from flawmap.scoring.tiling import Grid, split
 SCHEMA = 1
 LATENT, IMAGE = 500, (1024, 696)  # d, and (width, height) of NanoTWICE's defective images
 BATCHES = (1, 32)
-WARM = 2  # repeats that do not count
+WARM_UP = 2  # repeats that do not count
 
 
 def settings(name: Preset, latent: int = LATENT, patch: int = 128) -> Config:
@@ -50,21 +50,21 @@ def measure(
     *,
     size: tuple[int, int] = IMAGE,
     repeats: int = 7,
-    device: str = "auto",
-    precision: str = "auto",
+    runtime: Runtime | None = None,
 ) -> dict[str, Any]:
     """Durations of a forward pass and of one whole image, as JSON's types.
 
     Args:
-        config: a grey model's. size: (width, height) of the image, pixels. repeats: of which medians are taken.
+        config: a grey model's. size: (width, height) of the image, pixels. repeats: the medians are taken of these.
     Returns:
         "ms_per_patch": by batch, in milliseconds a patch. "image": its "size", "windows", and "seconds" of the "whole"
         (from pixels to mask) and of its parts "network", "ssim" and "opening".
     """
-    where = choose_device(device)
-    how = choose_precision(precision, where)
+    runtime = runtime or Runtime()
+    where = choose_device(runtime.device)
+    how = choose_precision(runtime.precision, where)
     network = build_network(config).to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    detector = Detector.of(Artifact(config, network.state_dict(), 1.0), Runtime(device, precision))
+    detector = Detector.of(Artifact(config, network.state_dict(), 1.0), runtime)
     rng = np.random.default_rng(0)
     pixels = rng.random((size[1], size[0], 1), dtype=np.float32)
     image = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(where)
@@ -80,14 +80,14 @@ def measure(
 
     def seconds(work: Callable[[], object]) -> float:
         durations = []
-        for _ in range(WARM + repeats):
+        for _ in range(WARM_UP + repeats):
             started = time.perf_counter()
             with torch.inference_mode():
                 work()
             if where.type == "cuda":
                 torch.cuda.synchronize(where)
             durations.append(time.perf_counter() - started)
-        return statistics.median(durations[WARM:])
+        return statistics.median(durations[WARM_UP:])
 
     batches = {count: patches[:1].repeat(count, 1, 1, 1) for count in BATCHES}
     return {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flawmap.data.layouts import Sample
+from flawmap.data.samples import Sample
 from flawmap.evaluation.evaluate import Case, relative_name, score_case
 from flawmap.evaluation.results import Evaluation
 from flawmap.reporting.labels import DECIMALS, HELD_OUT, IMAGE_METRICS, PIXEL_METRICS
