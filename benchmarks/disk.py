@@ -25,15 +25,15 @@ from pathlib import Path
 
 import numpy as np
 
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 from flawmap.core.settings import ImageSettings
 from flawmap.data.patches import PatchSource
-from flawmap.data.sources import open_patches
+from flawmap.data.loading import open_patches
 from flawmap.data.splits import ImageRegion
 from flawmap.data.synthetic import texture
 from flawmap.imaging.writing import write_image
-from flawmap.methods.table import build_network
+from flawmap.methods.autoencoder import build_network
 from measuring import Row, parsed, parser, report
 from step import flawmap_step
 

@@ -62,17 +62,17 @@ def test_mvtec(mvtec: Path) -> None:
             sample.split,
             sample.label,
             sample.kind,
-            sample.mask and sample.mask.name,
+            [mask.name for mask in sample.masks],
         )
         for sample in dataset.samples
     ]
     assert rows == [
-        ("train/good/1.png", "train", "good", "good", None),
-        ("train/good/2.png", "train", "good", "good", None),
-        ("train/good/10.png", "train", "good", "good", None),
-        ("test/bent/0.png", "test", "defective", "bent", "0_mask.png"),
-        ("test/good/0.png", "test", "good", "good", None),
-        ("test/hole/0.png", "test", "defective", "hole", "0.png"),
+        ("train/good/1.png", "train", "good", "good", []),
+        ("train/good/2.png", "train", "good", "good", []),
+        ("train/good/10.png", "train", "good", "good", []),
+        ("test/bent/0.png", "test", "defective", "bent", ["0_mask.png"]),
+        ("test/good/0.png", "test", "good", "good", []),
+        ("test/hole/0.png", "test", "defective", "hole", ["0.png"]),
     ]
     assert dataset.layout == "mvtec"
     assert dataset.ignored == ()
@@ -100,7 +100,7 @@ def test_ignored_files_have_reasons(mvtec: Path) -> None:
         else:
             (mvtec / name).mkdir(parents=True)
     assert relative(mvtec, find_dataset(mvtec).ignored) == reasons
-    assert find_dataset(mvtec).samples[3].mask == mvtec / "ground_truth" / "bent" / "0_mask.png"
+    assert find_dataset(mvtec).samples[3].masks == (mvtec / "ground_truth" / "bent" / "0_mask.png",)
 
 
 def test_textures(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_textures(tmp_path: Path) -> None:
     mask = put(tmp_path / "ground_truth" / "defective" / "b.png", MASK)
     dataset = find_dataset(tmp_path)
     assert dataset.layout == "textures"
-    assert dataset.samples[1].mask == mask
+    assert dataset.samples[1].masks == (mask,)
 
 
 def test_nanotwice(tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_nanotwice(tmp_path: Path) -> None:
     put(tmp_path / "Anomalous" / "gt" / "c_gt.png", MASK)
     dataset = find_dataset(tmp_path)
     assert dataset.layout == "nanotwice"
-    assert [(s.split, s.label, s.kind, s.mask) for s in dataset.samples] == [
-        ("train", "good", "good", None),
-        ("test", "defective", "anomalous", mask),
+    assert [(s.split, s.label, s.kind, s.masks) for s in dataset.samples] == [
+        ("train", "good", "good", ()),
+        ("test", "defective", "anomalous", (mask,)),
     ]
     assert relative(tmp_path, dataset.ignored) == {"Anomalous/gt/c_gt.png": "a mask without an image"}
 
@@ -152,10 +152,10 @@ def test_folders_that_are_no_data_set(mvtec: Path, tmp_path: Path) -> None:
         "none": r"^no such folder: .*none$",
         "empty": r"^the folder .*empty is empty$",
         "text": r"^no image in the folder .*text, only a\.txt; images end in \.png",
-        "text/a.txt": r"a\.txt is a file; a data set is a folder of images or a CSV manifest$",
+        "text/a.txt": r"a\.txt is a file; a data set is a folder of images, a CSV manifest or COCO annotations$",
         "only_test": r"only_test has no folder train/good; put the good images to train on there$",
         "no_good": r"^no image in .*no_good/train/good; images end in",
-        "anomalous": r"has a folder Anomalous but none named Normal",
+        "anomalous": r"has a folder Anomalous, but all images of a plain folder are taken as good",
         "mixed": r"mixed has a folder Defective, but all images of a plain folder are taken as good; name the folder",
         "": r"holds data sets of their own \(no_good, set\); name one of them$",
         "set/test": r"set/test is a part of the data set .*set; name that, or its train/good$",
@@ -186,7 +186,7 @@ def test_manifest(mvtec: Path) -> None:
     )
     dataset = find_dataset(path)
     assert dataset.layout == "manifest"
-    assert [(s.path.parent.name, s.split, s.label, s.kind, s.mask is not None) for s in dataset.samples] == [
+    assert [(s.path.parent.name, s.split, s.label, s.kind, s.annotated) for s in dataset.samples] == [
         ("good", "train", "good", "good", False),
         ("bent", "test", "defective", "bent", True),
         ("good", "test", "good", "good", False),
@@ -212,9 +212,9 @@ def test_manifest_errors_name_their_lines(mvtec: Path) -> None:
         find_dataset(path)
     assert str(caught.value) == (
         f"{path}: line 3: no such file: {mvtec}/train/good/9.png; "
-        "line 4: training images are good, got train and defective; "
+        "line 4: images to train on and to validate are good, got train and defective; "
         "line 5: a good image has no mask, got ground_truth/bent/0_mask.png; "
-        "line 6: split must be train or test and label good or defective, got 'tset' and 'good'; "
+        "line 6: split must be train, validation or test and label good or defective, got 'tset' and 'good'; "
         f"line 7: {mvtec}/train/good/1.png stands on line 2 already; and 1 more"
     )
 
@@ -278,12 +278,12 @@ def test_describe_with_a_region(mvtec: Path) -> None:
     """Images whose defects lie outside the region are listed; a box that fits no image is a problem of each."""
     put(mvtec / "ground_truth" / "hole" / "0.png", MASK[:, ::-1])
     dataset = find_dataset(mvtec)
-    left = describe(dataset, ImageSettings(region=RegionOfInterest(box=(0, 0, 20, 30))))
+    left = describe(dataset, ImageSettings(roi=RegionOfInterest(box=(0, 0, 20, 30))))
     assert [path.parent.name for path in left.outside] == ["hole"]
     assert left.problems == ()
-    bright = describe(dataset, ImageSettings(region=RegionOfInterest(brightness=(0, 1))))
+    bright = describe(dataset, ImageSettings(roi=RegionOfInterest(brightness=(0, 1))))
     assert bright.outside == bright.problems == ()
-    beyond = describe(dataset, ImageSettings(region=RegionOfInterest(box=(0, 0, 400, 30))))
+    beyond = describe(dataset, ImageSettings(roi=RegionOfInterest(box=(0, 0, 400, 30))))
     assert len(beyond.problems) == len(dataset.samples)
     assert "does not lie in" in beyond.problems[0][1]
 
@@ -292,25 +292,31 @@ def area(path: Path, box: tuple[int, int, int, int] | None = None) -> ImageRegio
     return ImageRegion(path, sha256_of(path), box)
 
 
+def loaded(region: ImageRegion, settings: ImageSettings = AUTO) -> tuple[np.ndarray, np.ndarray | None]:
+    """The pixels of an area at the working scale, and its region of interest."""
+    image = load_area(region, settings)
+    assert image.pixels.shape == image.rows.shape
+    return image.pixels, image.inside
+
+
 def test_load_area_cuts_then_scales(tmp_path: Path) -> None:
-    """An area is the image's own pixels cut out, scaled alone, with memory laid out for patches."""
+    """An area is the image's own pixels cut out, scaled alone."""
     stored = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     path = put(tmp_path / "a.png", stored)
-    pixels, mask = load_area(area(path, (8, 4, 28, 24)), AUTO)
+    pixels, mask = loaded(area(path, (8, 4, 28, 24)))
     np.testing.assert_array_equal(pixels, stored[4:24, 8:28].astype(np.float32) / 255)
     assert mask is None
-    assert pixels.transpose(2, 0, 1).flags.c_contiguous
-    half, _ = load_area(area(path, (8, 4, 28, 24)), ImageSettings(scale=0.5))
+    half, _ = loaded(area(path, (8, 4, 28, 24)), ImageSettings(scale=0.5))
     np.testing.assert_allclose(half, pixels.reshape(10, 2, 10, 2, 3).mean(axis=(1, 3)), atol=1e-6)
-    fixed, _ = load_area(area(path, (8, 4, 28, 24)), ImageSettings(scale=(20, 60)))
+    fixed, _ = loaded(area(path, (8, 4, 28, 24)), ImageSettings(scale=(20, 60)))
     assert fixed.shape == (40, 10, 3)
 
 
 def test_load_area_within_a_region(tmp_path: Path) -> None:
     """A box cuts the image down and needs no mask; a mask, once scaled, keeps only what is wholly inside."""
     path = put(tmp_path / "a.png")
-    box = ImageSettings(region=RegionOfInterest(box=(5, 5, 35, 25)))
-    pixels, mask = load_area(area(path, (0, 0, 20, 30)), box)
+    box = ImageSettings(roi=RegionOfInterest(box=(5, 5, 35, 25)))
+    pixels, mask = loaded(area(path, (0, 0, 20, 30)), box)
     assert pixels.shape == (20, 15, 1)
     assert mask is None
     with pytest.raises(
@@ -321,9 +327,9 @@ def test_load_area_within_a_region(tmp_path: Path) -> None:
     inside[7, 9] = False
     put(tmp_path / "masks" / "a.png", inside)
     region = RegionOfInterest(masks=tmp_path / "masks")
-    pixels, mask = load_area(area(path), ImageSettings(region=region))
+    pixels, mask = loaded(area(path), ImageSettings(roi=region))
     np.testing.assert_array_equal(mask, inside)
-    pixels, mask = load_area(area(path), ImageSettings(region=region, scale=0.5))
+    pixels, mask = loaded(area(path), ImageSettings(roi=region, scale=0.5))
     assert mask is not None
     assert pixels.shape[:2] == mask.shape == (15, 20)
     assert np.argwhere(~mask).tolist() == [[3, 4]]
@@ -340,9 +346,9 @@ def test_pieces_come_as_they_are_worked(tmp_path: Path) -> None:
     areas = [area(put(tmp_path / f"{size}.png", picture(size, 40))) for size in (30, 31)]
     areas.append(area(put(tmp_path / "c.png", RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8))))
     tally = LoadStatistics()
-    found = list(pieces(areas, ImageSettings(mode="grey"), tally))
-    assert [piece.pixels.shape for piece in found] == [(30, 40, 1), (31, 40, 1), (30, 40, 1)]
-    assert [piece.name for piece in found] == [str(area.path) for area in areas]
+    found = [(piece.name, piece.pixels.shape) for piece in pieces(areas, ImageSettings(mode="grey"), tally)]
+    assert [shape for _, shape in found] == [(30, 40, 1), (31, 40, 1), (30, 40, 1)]
+    assert [name for name, _ in found] == [str(area.path) for area in areas]
     assert tally == LoadStatistics(
         Counter({"colour converted to grey": 1}), Counter({"uint8": 3}), Counter({"40x30": 2, "40x31": 1})
     )
@@ -362,7 +368,7 @@ def test_split_dataset_counts_in_own_pixels(tmp_path: Path) -> None:
     """Worked at half the size, a strip holds a patch of twice as many of the image's pixels, within the region."""
     put(tmp_path / "a.png", picture(200, 900))
     samples = find_dataset(tmp_path).samples
-    settings = ImageSettings(scale=0.5, region=RegionOfInterest(box=(100, 0, 900, 200)))
+    settings = ImageSettings(scale=0.5, roi=RegionOfInterest(box=(100, 0, 900, 200)))
     split = split_dataset(samples, settings, SplitSettings(), 64)
     for part in (split.train, split.validation, split.test):
         left, top, right, bottom = part[0].box or (0, 0, 0, 0)
@@ -383,7 +389,7 @@ def test_written_set_is_found_again(tmp_path: Path) -> None:
         assert dataset.ignored == ()
         assert len(dataset.samples) == train + 4
         assert describe(dataset, AUTO).masks["matched"] == tuple(s.path for s in dataset.select("test", "defective"))
-    pixels, _ = load_area(area(folder / "train" / "good" / "001.png"), AUTO)
+    pixels, _ = loaded(area(folder / "train" / "good" / "001.png"))
     np.testing.assert_allclose(pixels[:, :, 0], image, atol=0.5 / 255 + 1e-6)
 
 
@@ -449,7 +455,7 @@ def test_real_sets(real_data: Path, name: str) -> None:
 def test_real_region(real_data: Path) -> None:
     """Inside the cloth of fabric 03 one defective image has no defect left; in fabric 04 none loses its own."""
     for name, left, outside in (("aitex_fabric03", 1280, ["0078_025_03.png"]), ("aitex_fabric04", 640, [])):
-        settings = ImageSettings(region=RegionOfInterest(box=(left, 0, 4050, 256)))
+        settings = ImageSettings(roi=RegionOfInterest(box=(left, 0, 4050, 256)))
         summary = describe(find_dataset(real_data / name), settings)
         assert [path.name for path in summary.outside] == outside
 

@@ -82,7 +82,7 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match=r"^no images to take patches from$"):
         PatchSource([], 8)
     with pytest.raises(
-        InputError, match=r"^b\.png is 30 x 20 as worked, a patch is 32 x 32; take a smaller patch, a larger scale"
+        InputError, match=r"^b\.png is 30 x 20 at the working scale, a patch is 32 x 32; take a smaller patch, a larger"
     ):
         PatchSource([TrainingImage(numbered(40, 40)), TrainingImage(image, None, "b.png")], 32)
     holes = np.ones((20, 30), np.bool_)

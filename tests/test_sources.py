@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from flawmap.core.errors import InputError, OutputError
 from flawmap.core.settings import ImageSettings, RegionOfInterest
-from flawmap.data import sources
-from flawmap.data.loading import LoadStatistics, pieces
+from flawmap.data import loading
+from flawmap.data.loading import LoadStatistics, StorageEstimate, open_patches, pieces, storage_estimate
 from flawmap.data.patches import PatchSource
-from flawmap.data.sources import StorageEstimate, open_patches, storage_estimate
 from flawmap.data.splits import ImageRegion
 from flawmap.imaging.writing import write_image
 
@@ -95,7 +94,7 @@ def test_regions_of_interest(tmp_path: Path) -> None:
     put(tmp_path / "masks", insides)
     for region in ({"masks": tmp_path / "masks"}, {"box": (3, 0, 64, 33)}, {"brightness": (0.3, 1.0)}):
         for scale in (1.0, 0.99):
-            settings = ImageSettings(region=RegionOfInterest(**region), scale=scale)
+            settings = ImageSettings(roi=RegionOfInterest(**region), scale=scale)
             same_patches(areas, settings, tmp_path / "patches")
     cut = [ImageRegion(area.path, "", (20, 0, 64, 33)) for area in areas]
     assert same_patches(cut, ImageSettings(), tmp_path / "patches").places == 4 * 13 * 2
@@ -132,13 +131,13 @@ def test_needs_are_what_the_file_takes(
 def test_a_box_cuts_the_needs(tmp_path: Path) -> None:
     """What lies outside of area and box takes nothing."""
     (area, *_) = put(tmp_path, [RNG.integers(0, 256, (100, 120), np.uint8)])
-    settings = ImageSettings(region=RegionOfInterest(box=(10, 20, 90, 100)))
+    settings = ImageSettings(roi=RegionOfInterest(box=(10, 20, 90, 100)))
     assert storage_estimate([ImageRegion(area.path, "", (0, 0, 50, 60))], settings).memory == 4 * 40 * 40
 
 
 def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """How far reading has come; where images do not fit, what they take and where patches are read from instead."""
-    monkeypatch.setattr(sources, "SAY_SECONDS", -1)
+    monkeypatch.setattr(loading, "SAY_SECONDS", -1)
     areas, path = put(tmp_path / "good", pictures("uint8", 1)), tmp_path / "m.patches"
     said: list[str] = []
     with open_patches(areas, ImageSettings(), PATCH, budget=10**6, path=path, say=said.append):
@@ -146,8 +145,8 @@ def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_patches(areas, ImageSettings(), PATCH, budget=10_000, path=path, say=said.append):
         pass
     assert said[4:] == [
-        f"4 images or areas take 0.1 MB of memory, 0.0 MB may be used (training.memory_gb): patches are read from {path}, which "
-        "takes 0.0 MB and is written now",
+        f"4 images or areas take 0.1 MB of memory, 0.0 MB may be used (training.memory_gb): patches are read from "
+        f"{path}, which takes 0.0 MB and is written now",
         *said[:4],
     ]
 
@@ -163,7 +162,7 @@ def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         pass
     assert str(error.value) == (
         f"{tmp_path} has 6.1 MB free, 6.1 MB are needed; make room or name a folder on another disk, or hold the "
-        "images in memory (--memory 0.1)"
+        "images in memory (--set training.memory_gb=0.1)"
     )
     assert not path.exists()
 
@@ -187,10 +186,10 @@ def test_what_ends_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         pass
     assert not path.exists()
 
-    def full(store: Any, image: Any) -> None:
+    def full(store: Any, shape: Any, blocks: Any) -> None:
         raise OutputError("no room")
 
-    monkeypatch.setattr(sources.TileStore, "add", full)
+    monkeypatch.setattr(loading.TileStore, "add", full)
     with (
         pytest.raises(OutputError, match="no room"),
         open_patches(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent),
@@ -217,7 +216,7 @@ def test_memory_is_bounded(tmp_path: Path, masks: bool) -> None:
         rows, columns = np.ogrid[: size[0], : size[1]]
         inside = np.uint8(255) * ((rows - 128) ** 2 + (columns - 160) ** 2 < 120**2)
         put(tmp_path / "masks", [inside] * count)
-        settings = ImageSettings(region=RegionOfInterest(masks=tmp_path / "masks"))
+        settings = ImageSettings(roi=RegionOfInterest(masks=tmp_path / "masks"))
     one = 4 * size[0] * size[1]
     with open_patches(areas[:1], settings, PATCH, budget=0, path=tmp_path / "patches", say=silent) as (source, _):
         source.sample(4, np.random.default_rng(0))  # whatever is imported or kept at the first time

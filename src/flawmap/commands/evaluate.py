@@ -9,7 +9,9 @@ from typing import Any
 from flawmap.commands.outputs import usable_folder
 from flawmap.core.events import SILENT, Events
 from flawmap.core.runtime import Runtime
-from flawmap.data.layouts import Dataset, find_dataset
+from flawmap.data.index import ImageIndex
+from flawmap.data.layouts import find_dataset
+from flawmap.data.samples import Dataset
 from flawmap.data.splits import Split
 from flawmap.evaluation.evaluate import SCHEMA, evaluate, held_out_areas, unseen_samples
 from flawmap.evaluation.results import Evaluation
@@ -46,8 +48,9 @@ def evaluate_model(
     usable_folder(out, PAGE_BYTES)
     known = artifact.data.get("split")  # a model made in Python knows of none
     split = Split((), (), ()) if known is None else Split.from_dict(known)
-    samples = unseen_samples(dataset, split, last)
-    evaluation = evaluate(detector, samples, held_out_areas(dataset, split), root=root, events=events)
+    index = ImageIndex()
+    samples = unseen_samples(dataset, split, last, index)
+    evaluation = evaluate(detector, samples, held_out_areas(dataset, split, index), root=root, events=events)
     about = _about(model, detector, dataset, evaluation)
     write_json(out / "metrics.json", about | evaluation.to_dict())
     if evaluation.curve is not None:

@@ -22,15 +22,14 @@ from flawmap.core.errors import InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.files import writable_folder
 from flawmap.core.runtime import Runtime
-from flawmap.core.settings import ImageSettings
-from flawmap.data.layouts import Sample, find_dataset
-from flawmap.data.loading import LoadStatistics
+from flawmap.data.facts import ImageFacts
+from flawmap.data.index import ImageIndex
+from flawmap.data.layouts import find_dataset
+from flawmap.data.loading import LoadStatistics, open_patches
 from flawmap.data.patches import PatchSource
-from flawmap.data.sources import open_patches, storage_estimate
+from flawmap.data.preparation import Leaving, training_set
 from flawmap.data.splits import ImageRegion, Split, split_dataset
 from flawmap.evaluation.calibration import calibrated
-from flawmap.imaging.codecs import read_header as image_header
-from flawmap.imaging.reading import read_image
 from flawmap.methods.config import Config
 from flawmap.methods.interface import FitContext, Progress, Row, State
 from flawmap.methods.overrides import override
@@ -51,7 +50,7 @@ PatchSourceFactory = Callable[[Sequence[ImageRegion]], AbstractContextManager[tu
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a training left. skipped: files that were left out, and why."""
+    """What a training left. skipped: images that were left out, and why."""
 
     model: Path
     artifact: Artifact
@@ -66,6 +65,7 @@ def train(
     *,
     resume: bool = False,
     skip_unreadable: bool = False,
+    skip_outliers: bool = False,
     tensorboard: Path | None = None,
     events: Events = SILENT,
 ) -> TrainingReport:
@@ -81,38 +81,51 @@ def train(
     checkpoint = _ready(model, config, resume=resume)
     if resume and not checkpoint.exists():
         events.message(f"there is no checkpoint {checkpoint}: the training starts anew")
-    samples, skipped = _readable(dataset.samples, config.images, skip=skip_unreadable)
-    for file, reason in skipped:
-        events.message(f"left out {file}: {reason}")
-    split = split_dataset(samples, config.images, config.split, config.model.patch)
+    index = ImageIndex()
+    images = training_set(
+        dataset.samples,
+        config.images,
+        config.model.patch,
+        pad=config.tiling.pad,
+        leaving=Leaving(skip_unreadable, skip_outliers),
+        index=index,
+        events=events,
+    )
+    config = _with_facts(config, images.facts)
+    split = split_dataset(images.samples, config.images, config.split, config.model.patch, index)
     events.message(
         f"{dataset.layout} data: {len(split.train)} good images or areas to train on, {len(split.validation)} to "
         f"validate, {len(split.test)} held out as good test images"
     )
-    config = _with_channels(config, storage_estimate(split.train, config.images).channels)
     with _TensorBoard(tensorboard) as writer:
-        context = FitContext(None, checkpoint, resume, split.digest, lambda row: _note(row, writer, events))
-        state, tally = _fitted(config, split, model, context, events)
-    provenance = _provenance(state, split, layout=dataset.layout, tally=tally, skipped=skipped)
+        context = FitContext(None, checkpoint, resume, split.training_digest, lambda row: _note(row, writer, events))
+        state, tally = _fitted(config, split, _supply(config, model, index, events), context, events)
+    provenance = _provenance(state, split, layout=dataset.layout, tally=tally, skipped=images.left_out)
     artifact = _calibrated(config, state, split, provenance, events)
     save_artifact(artifact, model)  # first: a disk that fills up over a picture must not cost the training
     _write_history(state.history, model)
     checkpoint.unlink(missing_ok=True)
-    return TrainingReport(model, artifact, state.history, skipped)
+    return TrainingReport(model, artifact, state.history, images.left_out)
 
 
-def _fitted(
-    config: Config, split: Split, model: Path, context: FitContext, events: Events
-) -> tuple[State, LoadStatistics]:
-    """The fitted method, and statistics of the images that it was fitted to."""
-    supply = partial(
+def _supply(config: Config, model: Path, index: ImageIndex, events: Events) -> PatchSourceFactory:
+    return partial(
         open_patches,
         settings=config.images,
         patch=config.model.patch,
         budget=_memory(config),
         path=_beside(model, ".patches"),
+        channels=config.model.channels,
+        pad=config.tiling.pad,
+        index=index,
         say=events.message,
     )
+
+
+def _fitted(
+    config: Config, split: Split, supply: PatchSourceFactory, context: FitContext, events: Events
+) -> tuple[State, LoadStatistics]:
+    """The fitted method, and statistics of the images that it was fitted to."""
     held_out = _validation_patches(split, config, supply)
     with supply(split.train) as (source, tally):
         try:
@@ -156,44 +169,17 @@ def _beside(model: Path, ending: str) -> Path:
     return model.with_name((model.stem if model.suffix == ".flawmap" else model.name) + ending)
 
 
-def _readable(
-    samples: Sequence[Sample], settings: ImageSettings, *, skip: bool
-) -> tuple[tuple[Sample, ...], tuple[tuple[Path, str], ...]]:
-    """The samples without the unreadable ones among those to train on, and these with the reasons.
-
-    Raises:
-        InputError: one cannot be read and `skip` is off (then by its header alone: the pixels are read later), or
-            none can.
-    """
-    kept: list[Sample] = []
-    skipped: list[tuple[Path, str]] = []
-    for sample in samples:
-        try:
-            if sample.split == "train" and skip:
-                read_image(sample.path, settings)
-            elif sample.split == "train":
-                image_header(sample.path)
-        except InputError as error:
-            if not skip:
-                raise InputError(f"{error}; remove it, or leave such files out with --skip-unreadable") from error
-            skipped.append((sample.path, str(error)))
-        else:
-            kept.append(sample)
-    if skipped and not any(sample.split == "train" for sample in kept):
-        raise InputError(f"none of {len(skipped)} images to train on could be read: {skipped[0][1]}")
-    return tuple(kept), tuple(skipped)
-
-
-def _with_channels(config: Config, found: int) -> Config:
-    """The settings with what the images decide: one channel for grey, three for colour."""
+def _with_facts(config: Config, facts: ImageFacts) -> Config:
+    """The settings with what the images decide: one channel for grey, three for colour; and which value is white."""
     wanted = config.model.channels
-    if wanted is not None and wanted != found:
+    if wanted is not None and wanted != facts.channels:
         names = {1: "grey", 3: "colour"}
         raise InputError(
             f"the model is set to {names[wanted]} images (channels = {wanted}), the training images are "
-            f"{names[found]}; convert them with --mode {names[wanted]}, or leave channels out"
+            f"{names[facts.channels]}; convert them with --mode {names[wanted]}, or leave channels out"
         )
-    return override(config, {"model": {"channels": found}})
+    white = {} if facts.white is None else {"white": facts.white}
+    return override(config, {"model": {"channels": facts.channels}, "images": white})
 
 
 def _memory(config: Config) -> int:
@@ -206,11 +192,6 @@ def _validation_patches(split: Split, config: Config, supply: PatchSourceFactory
     if not split.validation:
         return None
     with supply(split.validation) as (source, _):
-        if source.channels != config.model.channels:
-            raise InputError(
-                "the images are mixed: grey and colour among those to train on and to validate; make them alike with "
-                "--mode grey or --mode colour"
-            )
         return source.sample(VALIDATION_PATCHES, np.random.default_rng(config.training.seed))
 
 

@@ -103,10 +103,10 @@ class _LabelmeShape(BaseModel):
     mask: str | None = None
 
 
-class _Labelme(BaseModel):
+class _Labelme(BaseModel):  # fields have labelme's names
     shapes: list[_LabelmeShape]
-    imageHeight: int | None = None  # noqa: N815 - labelme's names
-    imageWidth: int | None = None  # noqa: N815
+    imageHeight: int | None = None
+    imageWidth: int | None = None
 
 
 def read_labelme(path: Path) -> Drawing:
@@ -143,11 +143,7 @@ def _labelme_shape(shape: _LabelmeShape, path: Path) -> Shape:
 
 def looks_like_labelme(path: Path) -> bool:
     """Whether a JSON file beside an image is labelme's; False for anything else that may lie there."""
-    try:
-        data = _json(path)
-    except InputError:
-        return False
-    return isinstance(data, dict) and isinstance(data.get("shapes"), list)
+    return _has_lists(path, "shapes")
 
 
 # ----------------------------------------------------------------------------------------------------------------- COCO
@@ -168,7 +164,7 @@ class _CocoAnnotation(BaseModel):
     image_id: int | str
     category_id: int | str = ""
     segmentation: list[list[Number]] | _CocoRuns | None = None
-    bbox: tuple[Number, Number, Number, Number] | Literal[()] | None = None
+    bbox: list[Number] | None = None
 
 
 class _CocoCategory(BaseModel):
@@ -184,11 +180,7 @@ class _Coco(BaseModel):
 
 def looks_like_coco(path: Path) -> bool:
     """Whether a JSON file holds COCO's lists of images and annotations."""
-    try:
-        data = _json(path)
-    except InputError:
-        return False
-    return isinstance(data, dict) and isinstance(data.get("images"), list) and isinstance(data.get("annotations"), list)
+    return _has_lists(path, "images", "annotations")
 
 
 def read_coco(path: Path) -> tuple[Drawing, ...]:
@@ -225,14 +217,14 @@ def _coco_shapes(annotation: _CocoAnnotation, path: Path) -> tuple[Shape, ...]:
         if any(len(numbers) < 6 or len(numbers) % 2 for numbers in drawn):
             raise InputError(f"{path}: a polygon needs at least three points, each of two numbers")
         return tuple(Shape("polygon", tuple(zip(numbers[::2], numbers[1::2], strict=True))) for numbers in drawn)
-    if annotation.bbox:
+    if annotation.bbox and len(annotation.bbox) == 4:
         left, top, width, height = annotation.bbox
         return (Shape("rectangle", ((left, top), (left + max(width - 1, 0), top + max(height - 1, 0)))),)
     raise InputError(f"{path}: an annotation of the image {annotation.image_id} has neither segmentation nor bbox")
 
 
 def _unpacked(text: str, path: Path) -> list[int]:
-    """COCO's packed run lengths: groups of five bits, each but the last with a sixth set; differences from the third on.
+    """COCO's packed run lengths: groups of five bits, a sixth in all but the last; differences from the third on.
 
     Reference: maskApi.c of pycocotools, rleFrString.
     """
@@ -265,6 +257,16 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a JSON file in UTF-8: {error}") from None
+
+
+def _has_lists(path: Path, *names: str) -> bool:
+    """Whether a JSON file is a dictionary that has lists of these names."""
+    try:
+        text = path.read_bytes()
+        data = json.loads(text) if all(f'"{name}"'.encode() in text for name in names) else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and all(isinstance(data.get(name), list) for name in names)
 
 
 def _validated(model: type[Model], data: Any, path: Path, what: str) -> Model:

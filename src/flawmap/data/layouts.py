@@ -1,278 +1,351 @@
-"""Which files of a folder are good, which are defective, and which mask belongs to which image.
+"""Which files of a folder are good, which are defective, and what shows the defects of which image.
 
-Five layouts: MVTec AD (train/good, test/<kind>, ground_truth/<kind>), the textures of Bergmann et al. 2019 (the same
-with the one kind "defective"), NanoTWICE (Normal, Anomalous/images, Anomalous/gt), a CSV manifest, and a plain
-folder of good images. No image is opened here; whatever a layout has no use for is listed with the reason.
+The layouts: MVTec AD (train/good, test/<kind>, ground_truth/<kind>), the textures of Bergmann et al. 2019 (the same
+with the one kind "defective"), MVTec LOCO AD (the same with a folder of masks for each image), folders of good and of
+bad images with masks beside them (NanoTWICE is one of these), labelme's JSON beside images, COCO's annotations, a CSV
+manifest, and a plain folder of good images. No image is opened here.
 """
 
 from __future__ import annotations
 
-import csv
-import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 from flawmap.core.errors import InputError
 from flawmap.core.files import natural_key
+from flawmap.data.annotations import looks_like_coco, looks_like_labelme, read_coco, read_labelme
 from flawmap.data.finding import files_below
-from flawmap.imaging.codecs import IMAGE_SUFFIXES, is_image
+from flawmap.data.manifest import read_manifest
+from flawmap.data.samples import Dataset, Finding, Sample, SplitName
+from flawmap.imaging.codecs import IMAGE_SUFFIXES
 
-SplitName = Literal["train", "test"]
-Label = Literal["good", "defective"]
-Layout = Literal["mvtec", "textures", "nanotwice", "manifest", "plain"]
-
-MARKER = ".flawmap-dataset"
-"""Name of the hidden file in a folder that flawmap wrote; it belongs to every layout."""
-
-_COLUMNS = ("image", "split", "label", "mask", "kind")
-# Folders whose names say that not all below them is good: a plain folder must not hold them.
-_NOT_GOOD = {
-    "abnormal", "anomalous", "anomaly", "anomalies", "bad", "defect", "defective", "defects", "flawed", "ground_truth",
-    "gt", "mask", "masks", "ng", "nok",
+# Names of folders, in any letter case, without spaces, "_" and "-".
+_GOOD = {"good", "normal", "ok", "io", "pass", "defectfree"}
+_BAD = {
+    "abnormal", "anomalous", "anomaly", "anomalies", "bad", "defect", "defective", "defects", "fail", "flawed", "ng",
+    "nio", "nok", "notok",
 }  # fmt: skip
+_MASKS = {"groundtruth", "gt", "mask", "masks"}
+_IMAGES = {"image", "images", "img", "imgs"}
+_TRAIN, _VALIDATION, _TEST = {"train", "training"}, {"validation", "valid", "val"}, {"test", "testing"}
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One image. kind: "good", or the kind of defect by the layout's names. mask: None for good, or where it lacks."""
-
-    path: Path
-    split: SplitName
-    label: Label
-    mask: Path | None
-    kind: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What was found. samples: train before test, in natural order. ignored: each path and why it has no part."""
-
-    root: Path
-    layout: Layout
-    samples: tuple[Sample, ...]
-    ignored: tuple[tuple[Path, str], ...]
-
-    def select(self, split: SplitName, label: Label) -> tuple[Sample, ...]:
-        return tuple(sample for sample in self.samples if sample.split == split and sample.label == label)
-
-
-@dataclass
-class _Finding:
-    """A data set in the making."""
-
-    root: Path
-    samples: list[Sample] = field(default_factory=list)
-    ignored: list[tuple[Path, str]] = field(default_factory=list)
-
-    def images(self, folder: Path) -> list[Path]:
-        """The images below a folder; the rest goes to `ignored`."""
-        images = []
-        for file in sorted(files_below(folder, hidden=True), key=natural_key):
-            if any(part.startswith(".") for part in file.relative_to(folder).parts):
-                self.ignore(file, "hidden")
-            elif is_image(file):
-                images.append(file)
-            else:
-                self.ignore(file, "not an image")
-        return images
-
-    def ignore(self, path: Path, reason: str) -> None:
-        if path.name != MARKER:
-            self.ignored.append((path, reason))
-
-    def ignore_others(self, folder: Path, used: Iterable[str], reason: str) -> None:
-        """List a folder's own entries that the layout has no name for."""
-        for entry in sorted(folder.iterdir(), key=natural_key):
-            if entry.name not in used:
-                hidden, foreign = entry.name.startswith("."), entry.is_file() and not is_image(entry)
-                self.ignore(entry, "hidden" if hidden else "not an image" if foreign else reason)
-
-    def dataset(self, layout: Layout) -> Dataset:
-        order = {"train": 0, "test": 1}
-        samples = sorted(self.samples, key=lambda sample: (order[sample.split], natural_key(sample.path)))
-        return Dataset(self.root, layout, tuple(samples), tuple(self.ignored))
+_ENDINGS = ("_mask", "_gt", "_label", "")
+"""What a mask's name may have after its image's name; the first one wins."""
+_ADVICE = "lay it out as good/, bad/<kind>/ and masks/, or as train/good, test/<kind> and ground_truth/<kind>"
 
 
 def find_dataset(path: Path) -> Dataset:
-    """The images and masks of a folder or a CSV manifest, by whichever of the five layouts it has.
+    """The images and masks of a folder, a CSV manifest or COCO annotations, by whichever of the layouts it has.
 
     Raises:
         InputError: nothing there, no image in it, no good images to train on, a layout that mixes good and bad
-            in ways unknown here, or a manifest with wrong lines.
+            in ways unknown here, or a manifest or annotations with mistakes.
     """
     if path.is_file():
         if path.suffix.lower() == ".csv":
-            return _manifest(path)
-        raise InputError(f"{path} is a file; a data set is a folder of images or a CSV manifest")
+            return read_manifest(path)
+        if path.suffix.lower() == ".json":
+            return _coco(path.parent, [path])
+        raise InputError(f"{path} is a file; a data set is a folder of images, a CSV manifest or COCO annotations")
     if not path.is_dir():
         raise InputError(f"no such folder: {path}")
     if not any(path.iterdir()):
         raise InputError(f"the folder {path} is empty")
-    if (path / "train").is_dir() or (path / "test").is_dir():
+    if _folders(path, _TRAIN | _TEST):
         return _mvtec(path)
-    if (path / "Normal").is_dir() or (path / "Anomalous").is_dir():
-        return _nanotwice(path)
-    return _plain(path)
+    if _folders(path, _GOOD):
+        return _good_and_bad(path)
+    annotations = _coco_files(path)
+    return _coco(path, annotations) if annotations else _one_folder(path)
+
+
+def _folders(root: Path, names: set[str] | None = None) -> list[Path]:
+    """The visible folders directly in a folder, of these names, in natural order."""
+    found = (entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted((entry for entry in found if names is None or _word(entry.name) in names), key=natural_key)
+
+
+def _word(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter not in " _-")
+
+
+def _only(root: Path, names: set[str]) -> Path | None:
+    """The one folder of these names, None if there is none; two of one meaning are refused."""
+    found = _folders(root, names)
+    if len(found) > 1:
+        raise InputError(f"{root} has the folders {found[0].name} and {found[1].name}, which mean the same; join them")
+    return found[0] if found else None
+
+
+def _relative_to_root(finding: Finding, path: Path) -> str:
+    return path.relative_to(finding.root).as_posix()
+
+
+# -------------------------------------------------------------------------------------------------------------- folders
 
 
 def _mvtec(root: Path) -> Dataset:
-    good, test, truth = root / "train" / "good", root / "test", root / "ground_truth"
-    if not good.is_dir():
+    train, validation, test = (_only(root, names) for names in (_TRAIN, _VALIDATION, _TEST))
+    good = None if train is None else _only(train, _GOOD)
+    if train is None or good is None:
+        annotations = _coco_files(root)
+        if annotations:
+            return _coco(root, annotations)
         raise InputError(f"{root} has no folder train/good; put the good images to train on there")
-    finding = _Finding(root)
-    finding.samples += [Sample(image, "train", "good", None, "good") for image in finding.images(good)]
-    if not finding.samples:
-        raise InputError(f"no image in {good}; images end in {', '.join(IMAGE_SUFFIXES)}")
-    finding.ignore_others(root, ("train", "test", "ground_truth"), "not part of this layout")
-    finding.ignore_others(good.parent, ("good",), "only train/good is trained on")
-    kinds = sorted((entry.name for entry in test.iterdir() if entry.is_dir()), key=_by_name) if test.is_dir() else []
-    kinds = [kind for kind in kinds if not kind.startswith(".")]
-    for kind in kinds:
-        images = finding.images(test / kind)
-        masks = finding.images(truth / kind) if (truth / kind).is_dir() else []
-        if kind == "good":
-            finding.samples += [Sample(image, "test", "good", None, "good") for image in images]
-            finding.ignored += [(mask, "a mask of a good image") for mask in masks]
-        else:
-            _pair(finding, images, masks, kind, ("_mask", ""))
-    if test.is_dir():
+    finding = Finding(root)
+    finding.add_good(good, "train")
+    _some_good(finding, good)
+    truth = _only(root, _MASKS)
+    finding.ignore_others(train, (good,), f"only {_relative_to_root(finding, good)} is trained on")
+    if validation is not None:
+        held = _only(validation, _GOOD)
+        if held is not None:
+            finding.add_good(held, "validation")
+        finding.ignore_others(validation, [held] if held else [], "only good images validate")
+    kinds = [] if test is None else _folders(test)
+    several = [_add_kind(finding, kind, truth) for kind in kinds]
+    if test is not None:
         finding.ignore_others(test, kinds, "not in a folder test/<kind>")
-    if truth.is_dir():
-        finding.ignore_others(truth, kinds, "masks without images" if test.is_dir() else "no folder test beside it")
-    return finding.dataset("textures" if "defective" in kinds and set(kinds) <= {"good", "defective"} else "mvtec")
+    if truth is not None:
+        used = [_truth_folder(truth, kind) for kind in kinds]
+        reason = "masks without images" if test is not None else "no folder test beside it"
+        finding.ignore_others(truth, [folder for folder in used if folder], reason)
+    known = [folder for folder in (train, validation, test, truth) if folder is not None]
+    if any(several):
+        finding.ignore(root / "defects_config.json", "every value above 0 of these masks is a defect")
+        known.append(root / "defects_config.json")
+    finding.ignore_others(root, known, "not part of this layout")
+    names = {kind.name for kind in kinds if _word(kind.name) not in _GOOD}
+    return finding.dataset("loco" if any(several) else "textures" if names == {"defective"} else "mvtec")
 
 
-def _nanotwice(root: Path) -> Dataset:
-    good, images, masks = root / "Normal", root / "Anomalous" / "images", root / "Anomalous" / "gt"
-    if not good.is_dir():
-        raise InputError(f"{root} has a folder Anomalous but none named Normal; put the good images there")
-    finding = _Finding(root)
-    finding.samples += [Sample(image, "train", "good", None, "good") for image in finding.images(good)]
+def _add_kind(finding: Finding, folder: Path, truth: Path | None) -> bool:
+    """Add the images of test/<kind>. Returns whether one of them has several masks."""
+    own = _truth_folder(truth, folder)
+    if _word(folder.name) not in _GOOD:
+        return _add_bad(finding, folder, own, folder.name)
+    finding.add_good(folder, "test")
+    if own is not None:
+        images, drawings = finding.files(own)
+        for mask in (*images, *drawings):
+            finding.ignore(mask, "a mask of a good image")
+    return False
+
+
+def _truth_folder(truth: Path | None, kind: Path) -> Path | None:
+    return None if truth is None else _only(truth, {_word(kind.name)})
+
+
+def _good_and_bad(root: Path) -> Dataset:
+    good, bad, masks = _only(root, _GOOD), _folders(root, _BAD), _only(root, _MASKS)
+    assert good is not None, "the caller has seen it"
+    used = [good, *bad, *([masks] if masks else [])]
+    doubtful = [folder.name for folder in _folders(root) if folder not in used]
+    if doubtful and not bad:
+        raise InputError(f"{root} has a folder {good.name} and a folder {doubtful[0]}, of which is unclear; {_ADVICE}")
+    finding = Finding(root)
+    finding.add_good(good, "train")
+    _some_good(finding, good)
+    finding.ignore_others(root, used, "not part of this layout")
+    for folder in bad:
+        images, own = _only(folder, _IMAGES), _only(folder, _MASKS)
+        if masks is not None and own is None:
+            own = _truth_folder(masks, folder) or (masks if len(bad) == 1 else None)
+        if images is None:
+            _add_bad(finding, folder, own)
+        else:
+            _add_bad(finding, images, own, folder.name.casefold())
+            finding.ignore_others(folder, [images, *([own] if own else [])], "not part of this layout")
+    if masks is not None and not bad:
+        finding.ignore(masks, "masks without images")
+    nanotwice = good.name == "Normal" and [folder.name for folder in bad] == ["Anomalous"]
+    return finding.dataset("nanotwice" if nanotwice else "folders")
+
+
+def _some_good(finding: Finding, folder: Path) -> None:
     if not finding.samples:
-        raise InputError(f"no image in {good}; images end in {', '.join(IMAGE_SUFFIXES)}")
-    finding.ignore_others(root, ("Normal", "Anomalous"), "not part of this layout")
-    if images.parent.is_dir():
-        finding.ignore_others(images.parent, ("images", "gt"), "not part of this layout")
-    found = finding.images(images) if images.is_dir() else []
-    _pair(finding, found, finding.images(masks) if masks.is_dir() else [], "anomalous", ("_gt", ""))
-    return finding.dataset("nanotwice")
+        raise InputError(f"no image in {folder}; images end in {', '.join(IMAGE_SUFFIXES)}")
 
 
-def _pair(finding: _Finding, images: list[Path], masks: list[Path], kind: str, endings: tuple[str, ...]) -> None:
-    """Defective images with the mask of the same name plus one of the endings; the first ending wins."""
-    by_stem: dict[str, list[Path]] = {}
-    for mask in masks:
-        by_stem.setdefault(mask.stem, []).append(mask)
+# ---------------------------------------------------------------------------------------------------------------- masks
+
+
+def _add_bad(finding: Finding, folder: Path, truth: Path | None, kind: str | None = None) -> bool:
+    """Add the defective images below a folder with their masks. Returns whether one of them has several.
+
+    Args:
+        truth: the folder of their masks, or None. kind: of the defects; None: by the folder that an image lies in.
+    """
+    images, beside = finding.files(folder)
+    if truth is not None and truth.is_relative_to(folder):
+        images, beside = ([file for file in files if not file.is_relative_to(truth)] for files in (images, beside))
+    masks = [] if truth is None else [file for files in finding.files(truth) for file in files]
+    place = truth or folder
+    found = _pairs([image.relative_to(folder) for image in images], [mask.relative_to(place) for mask in masks])
     used: set[Path] = set()
     for image in images:
-        fitting = [mask for ending in endings for mask in by_stem.get(image.stem + ending, [])]
-        own = next((mask for mask in fitting if mask not in used), None)
-        if own is not None:
-            used.add(own)
-        finding.samples.append(Sample(image, "test", "defective", own, kind))
-    stems = {image.stem + ending for image in images for ending in endings}
+        relative = image.relative_to(folder)
+        own = tuple(place / mask for mask in found[relative])
+        if not own and image.with_suffix(".json") in beside:
+            own = (image.with_suffix(".json"),)
+        used.update(own)
+        named = kind or (relative.parts[0] if len(relative.parts) > 1 else folder.name.casefold())
+        finding.samples.append(Sample(image, "test", "defective", named, masks=own))
+    stems = {image.with_suffix("") for image in images}
+    for file in (*masks, *beside):
+        if file not in used:
+            finding.ignore(file, _unused(file, file in beside, stems, place, folder))
+    return any(len(own) > 1 for own in found.values())
+
+
+def _unused(file: Path, beside: bool, stems: set[Path], truth: Path, folder: Path) -> str:
+    """Why a mask or a JSON file has no part."""
+    if beside:
+        return "another mask of the same image" if file.with_suffix("") in stems else "not an image"
+    place = folder / file.relative_to(truth).with_suffix("")
+    names = {place.with_name(place.name.removesuffix(ending)) for ending in _ENDINGS}
+    return "another mask of the same image" if names & stems else "a mask without an image"
+
+
+class _Key(NamedTuple):
+    folder: tuple[str, ...]
+    stem: str
+
+    @classmethod
+    def of(cls, path: Path) -> _Key:
+        return cls(tuple(part.casefold() for part in path.parent.parts), path.stem.casefold())
+
+
+def _pairs(images: Sequence[Path], masks: Iterable[Path]) -> dict[Path, tuple[Path, ...]]:
+    """The masks of each image; all paths are relative to the folder of their kind.
+
+    A mask lies in the image's folder and has its name and one of the endings; or a folder of the image's name holds all
+    of its masks. So an image in one folder never gets the mask of an image of the same name in another.
+    """
+    named: dict[_Key, Path] = {}
+    within: dict[tuple[str, ...], list[Path]] = {}
     for mask in masks:
-        if mask not in used:
-            finding.ignore(mask, "another mask of the same image" if mask.stem in stems else "a mask without an image")
+        key = _Key.of(mask)
+        named.setdefault(key, mask)
+        within.setdefault(key.folder, []).append(mask)
+    found: dict[Path, tuple[Path, ...]] = {}
+    taken: set[Path] = set()
+    for image in images:
+        key = _Key.of(image)
+        own = [named.get(_Key(key.folder, key.stem + ending)) for ending in _ENDINGS]
+        first = next((path for path in own if path is not None and path not in taken), None)
+        found[image] = tuple(within.get((*key.folder, key.stem), ())) if first is None else (first,)
+        taken.update(found[image])
+    return found
 
 
-def _plain(root: Path) -> Dataset:
-    folders = sorted((entry for entry in root.iterdir() if entry.is_dir()), key=natural_key)
-    whole = [folder.name for folder in folders if (folder / "train" / "good").is_dir() or (folder / "Normal").is_dir()]
-    if whole:
-        raise InputError(f"{root} holds data sets of their own ({', '.join(whole[:5])}); name one of them")
-    doubtful = [folder.name for folder in folders if folder.name.casefold() in _NOT_GOOD]
-    if doubtful:
+# ---------------------------------------------------------------------------------------------------------- annotations
+
+
+def _coco_files(root: Path) -> list[Path]:
+    """COCO's annotations directly in a folder, in its folder of annotations, or in folders of images."""
+    places = [root, *_folders(root)]
+    files = (file for place in places for file in sorted(place.glob("*.json"), key=natural_key) if file.is_file())
+    return [file for file in files if not file.name.startswith(".") and looks_like_coco(file)]
+
+
+def _coco(root: Path, files: Sequence[Path]) -> Dataset:
+    """Images with annotations are defective, those without are good."""
+    finding = Finding(root)
+    images, others = finding.files(root)
+    by_name: dict[str, list[Path]] = {}
+    for image in images:
+        by_name.setdefault(image.name, []).append(image)
+    seen: set[Path] = set()
+    for file in files:
+        for drawing in read_coco(file):
+            path = _named_by(drawing.file, file, root, by_name)
+            if path is None:
+                finding.ignore(file.parent / drawing.file, f"named in {file.name}, but not there")
+            elif path not in seen:
+                seen.add(path)
+                good = Sample(path, _split_of(file.parent), "good", "good")
+                bad = Sample(path, "test", "defective", drawing.kind, drawing=drawing)
+                finding.samples.append(bad if drawing.shapes else good)
+    for path in (*images, *others):
+        if path not in seen and path not in files:
+            finding.ignore(path, "not named in the annotations" if path in images else "not an image")
+    if not any(sample.label == "good" and sample.split == "train" for sample in finding.samples):
         raise InputError(
-            f"{root} has a folder {doubtful[0]}, but all images of a plain folder are taken as good; name the folder "
-            "of good images alone, or lay it out as train/good, test/<kind> and ground_truth/<kind>"
+            f"{files[0]} names no image without annotations that could be trained on; images without annotations are "
+            "taken as good"
         )
-    for above in root.resolve().parents[:2]:
-        if (above / "train" / "good").is_dir() and root.resolve().relative_to(above).parts[0] != "train":
-            raise InputError(f"{root} is a part of the data set {above}; name that, or its train/good")
-    finding = _Finding(root)
-    finding.samples += [Sample(image, "train", "good", None, "good") for image in finding.images(root)]
+    return finding.dataset("coco")
+
+
+def _named_by(name: str, file: Path, root: Path, by_name: Mapping[str, list[Path]]) -> Path | None:
+    """The image that annotations name: by its path from them or from the root, or else the only one of its name."""
+    namesakes = by_name.get(Path(name).name, [])
+    places = [place / name for place in (file.parent, root, root / "images")]
+    places += namesakes if len(namesakes) == 1 else []
+    return next((place for place in places if place.is_file()), None)
+
+
+def _split_of(folder: Path) -> SplitName:
+    """The split that a folder's name says, train where it says none."""
+    name = _word(folder.name)
+    return "test" if name in _TEST else "validation" if name in _VALIDATION else "train"
+
+
+def _one_folder(root: Path) -> Dataset:
+    """A folder of good images; with labelme's JSON beside them, those that have shapes are defective."""
+    _refuse_doubtful(root)
+    finding = Finding(root)
+    images, files = finding.files(root)
+    drawings = {file.with_suffix(""): (file, read_labelme(file)) for file in files if looks_like_labelme(file)}
+    for image in images:
+        drawn = drawings.pop(image.with_suffix(""), None)
+        if drawn is None or not drawn[1].shapes:
+            finding.samples.append(Sample(image, "train", "good", "good"))
+        else:
+            finding.samples.append(Sample(image, "test", "defective", drawn[1].kind, masks=(drawn[0],)))
+    left = {file for file, _ in drawings.values()}
+    stems = {image.with_suffix("") for image in images}
+    for file in files:
+        if file in left or file.with_suffix("") not in stems:
+            finding.ignore(file, "annotations without an image" if file in left else "not an image")
     if not finding.samples:
         some = ", ".join(str(path.relative_to(root)) for path, _ in finding.ignored[:3])
         more = ", ..." if len(finding.ignored) > 3 else ""
         found = f", only {some}{more}" if some else ""
         raise InputError(f"no image in the folder {root}{found}; images end in {', '.join(IMAGE_SUFFIXES)}")
-    return finding.dataset("plain")
+    if not any(sample.label == "good" for sample in finding.samples):
+        raise InputError(f"all images in {root} have annotations of labelme; images without shapes are taken as good")
+    labelled = any(sample.label == "defective" for sample in finding.samples)
+    return finding.dataset("labelme" if labelled else "plain")
 
 
-def _manifest(path: Path) -> Dataset:
-    """A CSV file with the columns image, split, label and, if wished, mask and kind; paths relative to the file."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            finding = _Finding(path)
-            _check_columns(path, header, finding)
-            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
-    wrong: list[str] = []
-    seen: dict[Path, int] = {}
-    for number, cells in lines:
-        try:
-            sample = _row(path.parent, header, cells)
-            if sample.path in seen:
-                raise InputError(f"{sample.path} stands on line {seen[sample.path]} already")
-            seen[sample.path] = number
-            finding.samples.append(sample)
-        except InputError as error:
-            wrong.append(f"line {number}: {error}")
-    if wrong:
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise InputError(f"{path}: {'; '.join(wrong[:5])}{more}")
-    if not any(sample.split == "train" for sample in finding.samples):
-        raise InputError(f"{path} names no image with split train and label good; there is nothing to train on")
-    return finding.dataset("manifest")
-
-
-def _check_columns(path: Path, header: list[str], finding: _Finding) -> None:
-    if len(header) == 1 and ";" in header[0]:
-        raise InputError(f"{path} separates its columns by semicolons; separate them by commas")
-    missing = [name for name in ("image", "split", "label") if name not in header]
-    if missing:
-        got = ", ".join(header) or "nothing"
-        raise InputError(f"{path}, line 1: the columns image, split, label and mask are needed, got {got}")
-    for name in header:
-        if header.count(name) > 1:
-            raise InputError(f"{path}, line 1: the column {name} stands there twice")
-        if name not in _COLUMNS:
-            near = difflib.get_close_matches(name.casefold(), [known for known in _COLUMNS if known not in header], n=1)
-            if near:
-                raise InputError(f"{path}, line 1: unknown column {name}; did you mean {near[0]}?")
-            finding.ignore(path, f"column {name}: unknown")
-
-
-def _row(base: Path, header: list[str], cells: list[str]) -> Sample:
-    if len(cells) > len(header):
-        raise InputError(f"{len(header)} columns are announced, got {len(cells)}")
-    row = dict.fromkeys(_COLUMNS, "") | {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
-    split, label = row["split"], row["label"]
-    if split not in ("train", "test") or label not in ("good", "defective"):
-        raise InputError(f"split must be train or test and label good or defective, got {split!r} and {label!r}")
-    if (split, label) == ("train", "defective"):
-        raise InputError("training images are good, got train and defective")
-    if label == "good" and row["mask"]:
-        raise InputError(f"a good image has no mask, got {row['mask']}")
-    if not row["image"]:
-        raise InputError("the image is missing")
-    files = [base / row[name] if row[name] else None for name in ("image", "mask")]
-    for file in files:
-        if file is not None and not file.is_file():
-            raise InputError(f"no such file: {file}")
-    image, mask = files
-    assert image is not None, "its cell is not empty"
-    kind = row["kind"] or label
-    return Sample(
-        image, "train" if split == "train" else "test", "good" if label == "good" else "defective", mask, kind
-    )
-
-
-def _by_name(name: str) -> tuple[object, ...]:
-    return natural_key(Path(name))
+def _refuse_doubtful(root: Path) -> None:
+    """Refuse a folder whose images cannot all be good."""
+    whole = [
+        f.name for f in _folders(root) if _folders(f, _GOOD) or any(_folders(t, _GOOD) for t in _folders(f, _TRAIN))
+    ]
+    if whole:
+        raise InputError(f"{root} holds data sets of their own ({', '.join(whole[:5])}); name one of them")
+    doubtful = _folders(root, _BAD | _MASKS)
+    if doubtful:
+        raise InputError(
+            f"{root} has a folder {doubtful[0].name}, but all images of a plain folder are taken as good; name the "
+            f"folder of good images alone, or {_ADVICE}"
+        )
+    for above in root.resolve().parents[:2]:
+        if (above / "train" / "good").is_dir() and _word(root.resolve().relative_to(above).parts[0]) not in _TRAIN:
+            raise InputError(f"{root} is a part of the data set {above}; name that, or its train/good")
+    names = {file.with_suffix("").as_posix().casefold() for file in files_below(root)}
+    masks = [
+        name
+        for name in names
+        for ending in _ENDINGS[:-1]
+        if name.endswith(ending) and name.removesuffix(ending) in names
+    ]
+    if masks:
+        raise InputError(
+            f"{root} has masks beside images ({Path(min(masks)).name}), but all images of a plain folder are taken as "
+            f"good; {_ADVICE}"
+        )

@@ -1,8 +1,9 @@
-"""Random patches of training images, wherever these lie. NumPy only; tensors are made by whoever trains."""
+"""Random patches of training images, wherever these are kept. NumPy only; training makes tensors of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,21 +13,56 @@ from flawmap.core.checks import finite
 from flawmap.core.errors import InputError
 from flawmap.core.records import Mask
 from flawmap.data.tile_store import Corner, MemoryStore, Store
+from flawmap.imaging.padding import padding_of
+from flawmap.imaging.reading import ImageRows, Pixels
 
 Patches = NDArray[np.float32]
 """(N, C, P, P) float32 in [0, 1]."""
 
 
-class TrainingImage(NamedTuple):
+@dataclass(frozen=True)
+class TrainingImage:
     """An image, or an area of one, to take patches from.
 
-    pixels: (H, W, C) float32 in [0, 1] at the size it is worked at. inside: None (all of it) or (H, W) bool, True =
-    inside. name: what messages call it; none: its number.
+    image: (H, W, C) float32 in [0, 1] at the working scale, or the same by bands of rows. inside: None (all of it) or
+    (H, W) bool, True = inside. name: used in messages; empty: its number is used.
     """
 
-    pixels: NDArray[np.float32]
+    image: Pixels | ImageRows
     inside: Mask | None = None
     name: str = ""
+
+    @property
+    def rows(self) -> ImageRows:
+        return self.image if isinstance(self.image, ImageRows) else ImageRows.of(self.image)
+
+    @property
+    def pixels(self) -> Pixels:
+        """(H, W, C): the whole image."""
+        return self.rows.pixels()
+
+
+def padded(image: TrainingImage, patch: int) -> TrainingImage:
+    """The image, extended by reflection to the side of a patch where it is smaller: just as it is when it is scored.
+
+    Raises:
+        InputError: it is too small for that.
+    """
+    rows = image.rows
+    height, width, channels = rows.shape
+    left, right, top, bottom = padding_of(height, width, patch, pad=True)
+    if not (left or right or top or bottom):
+        return image
+    sides = ((top, bottom), (left, right))
+
+    def bands() -> Iterator[Pixels]:
+        # An image lower than a patch has few rows, which reflect each other.
+        for band in [rows.pixels()] if top or bottom else rows.bands():
+            yield np.pad(band, (*sides, (0, 0)), mode="reflect")
+
+    shape = (top + height + bottom, left + width + right, channels)
+    inside = None if image.inside is None else np.pad(image.inside, sides, mode="reflect")
+    return TrainingImage(ImageRows(shape, bands, path=rows.path, whole=rows.whole), inside, image.name)
 
 
 class PatchSource:
@@ -48,29 +84,29 @@ class PatchSource:
         self.channels = 0  # until there is an image
         self._store: Store = MemoryStore() if store is None else store
         self._fields: list[_Field] = []
-        self._starts = np.zeros(1, np.int64)  # number of each image's first place; last, that of all places
-        for piece in pieces:
-            self._add(piece)
-        if not self._fields:
+        counts = [self._add(piece) for piece in pieces]
+        if not counts:
             raise InputError("no images to take patches from")
+        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])  # each image's first; last, their sum
 
-    def _add(self, piece: TrainingImage) -> None:
-        pixels, inside, name = piece.pixels, piece.inside, piece.name or f"image {len(self._fields)}"
-        if inside is not None and inside.shape != pixels.shape[:2]:
-            raise InputError(f"a mask has its image's shape, {pixels.shape[:2]}, got {inside.shape}")
-        if pixels.shape[2] != (self.channels or pixels.shape[2]):
+    def _add(self, piece: TrainingImage) -> int:
+        """Take in an image. Returns how many patches it has."""
+        rows, inside, name = piece.rows, piece.inside, piece.name or f"image {len(self._fields)}"
+        height, width, channels = rows.shape
+        if inside is not None and inside.shape != (height, width):
+            raise InputError(f"a mask has its image's shape, {(height, width)}, got {inside.shape}")
+        if channels != (self.channels or channels):
             raise InputError("images must have one number of channels, got grey and colour; convert them to one mode")
-        finite(pixels, name)
-        height, width = pixels.shape[:2]
         if height < self.patch or width < self.patch:
             _refuse(name, height, width, self.patch)
         columns = width - self.patch + 1
         runs = None if inside is None else _Runs.of(_places(inside, self.patch, name))
-        count = (height - self.patch + 1) * columns if runs is None else runs.places
-        self._store.add(np.moveaxis(pixels, 2, 0))
-        self.channels = int(pixels.shape[2])
+        bands = rows.bands()
+        self._store.add((channels, height, width), (_checked(band, name) for band in bands))
+        next(bands, None)  # the end: a file is closed then, and its notes are complete
+        self.channels = channels
         self._fields.append(_Field(columns, runs))
-        self._starts = np.append(self._starts, self.places + count)
+        return (height - self.patch + 1) * columns if runs is None else runs.places
 
     @property
     def places(self) -> int:
@@ -99,6 +135,12 @@ class PatchSource:
         return Corner(image, *divmod(place if runs is None else runs.number(place), columns))
 
 
+def _checked(band: Pixels, name: str) -> NDArray[np.float32]:
+    """(C, h, W): a band of rows, without NaN."""
+    finite(band, name)
+    return np.moveaxis(band, 2, 0)
+
+
 class _Runs(NamedTuple):
     """Ascending numbers as runs of neighbours. starts: the first of each run. ends: how many there are up to its end.
 
@@ -121,13 +163,13 @@ class _Runs(NamedTuple):
         return int(self.ends[-1])
 
     def number(self, place: int) -> int:
-        """The number that `place` others come before."""
+        """The value at index `place` of the ascending sequence that these runs encode."""
         run = int(np.searchsorted(self.ends, place, side="right"))
         return int(self.starts[run]) + place - (int(self.ends[run - 1]) if run else 0)
 
 
 class _Field(NamedTuple):
-    """The places of an image. columns: how many there are in a row. runs: of those that count, None = all."""
+    """The places of an image. columns: how many there are in a row. runs: the places that count; None: all."""
 
     columns: int
     runs: _Runs | None
@@ -150,6 +192,6 @@ def _places(mask: Mask, patch: int, label: str) -> NDArray[np.int64]:
 
 def _refuse(label: str, height: int, width: int, patch: int) -> None:
     raise InputError(
-        f"{label} is {width} x {height} as worked, a patch is {patch} x {patch}; "
-        "take a smaller patch, a larger scale, or leave the image out"
+        f"{label} is {width} x {height} at the working scale, a patch is {patch} x {patch}; take a smaller patch, a "
+        "larger scale, reflect borders (--set tiling.pad=true), or leave the image out"
     )

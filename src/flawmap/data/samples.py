@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from flawmap.core.files import natural_key
-from flawmap.data.annotations import Shape
+from flawmap.data.annotations import Drawing
 from flawmap.data.finding import files_below
 from flawmap.imaging.codecs import is_image
 
@@ -26,8 +26,8 @@ _ORDER = {"train": 0, "validation": 1, "test": 2}
 class Sample:
     """One image.
 
-    kind: "good", or the kind of defect by the layout's names. masks: files that show its defects, whose union counts:
-    images, or labelme's JSON. shapes: defects that were drawn otherwise. group: images of one group (a roll, a lot, a
+    kind: "good", or the kind of defect by the layout's names. masks: files that show its defects, images or labelme's
+    JSON; their union counts. drawing: its defects by COCO's annotations. group: images of one group (a roll, a lot, a
     camera) share a role in training; empty: the image has no group.
     """
 
@@ -36,13 +36,13 @@ class Sample:
     label: Label
     kind: str
     masks: tuple[Path, ...] = ()
-    shapes: tuple[Shape, ...] = ()
+    drawing: Drawing | None = None
     group: str = ""
 
     @property
     def annotated(self) -> bool:
         """Whether there is a ground truth of its defects."""
-        return bool(self.masks or self.shapes)
+        return bool(self.masks or self.drawing)
 
 
 @dataclass(frozen=True)
@@ -102,4 +102,4 @@ class Finding:
 
     def dataset(self, layout: Layout) -> Dataset:
         samples = sorted(self.samples, key=lambda sample: (_ORDER[sample.split], natural_key(sample.path)))
-        return Dataset(self.root, layout, tuple(samples), tuple(self.ignored))
+        return Dataset(self.root, layout, tuple(samples), tuple(dict.fromkeys(self.ignored)))

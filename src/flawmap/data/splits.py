@@ -1,8 +1,10 @@
 """Which good images, or which areas of them, are trained on, validate, and are held out. Decided by content and seed.
 
-More than five good images are parted whole. Of five or fewer none can be spared, so each gives up a strip at one of
-its ends: half of it validates, half is held out. Parts never overlap, and nothing depends on folders' or files' names
-(but `last`, which goes by name): an image's role follows from its SHA-256 and the seed.
+More than five good images are split whole. Each has a number from 0 to 1, a hash of the seed and of its content, or of
+its group where it has one. Below the validation fraction it validates, above 1 minus the test fraction it is held out,
+in between it is trained on. So a new image never moves another one to another role. Of five or fewer images none can be
+spared. Each gives up a strip at one of its ends: half of it validates, half is held out. Nothing depends on the names
+of folders or files (but `last`, which goes by name).
 """
 
 from __future__ import annotations
@@ -10,19 +12,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from flawmap.core.errors import ArtifactError, ConfigError, InputError
-from flawmap.core.files import natural_key, sha256_of
+from flawmap.core.files import natural_key
 from flawmap.core.settings import ImageSettings, SplitSettings
-from flawmap.data.layouts import Sample
-from flawmap.imaging.codecs import read_header
-from flawmap.imaging.reading import read_image
+from flawmap.data.index import ImageIndex
+from flawmap.data.samples import Sample
+from flawmap.imaging.reading import opened_image
 from flawmap.imaging.resize import working_size
-from flawmap.imaging.roi import bounding_box, roi_mask
+from flawmap.imaging.roi import find_roi
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in the image's own pixels; right and bottom are outside."""
@@ -30,9 +34,9 @@ Role = Literal["train", "validation", "test"]
 
 ROLES: tuple[Role, ...] = ("train", "validation", "test")
 FEW = 5
-"""Up to so many good images are parted by areas."""
+"""Up to so many good images are split by areas."""
 STRIP = 0.125
-"""Width of a strip, as a share of the longer side; wider where the patch asks for it."""
+"""Width of a strip, as a fraction of the longer side; wider where the patch asks for it."""
 
 
 class GoodSample(Protocol):
@@ -44,6 +48,8 @@ class GoodSample(Protocol):
     def split(self) -> str: ...
     @property
     def label(self) -> str: ...
+    @property
+    def group(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -84,25 +90,37 @@ class Split:
     @property
     def digest(self) -> str:
         """SHA-256 over roles, contents and boxes; equal for equal splits, wherever the files lie."""
-        parts = sorted([role, area.sha256, list(area.box or ())] for role in ROLES for area in self._areas(role))
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return self._digest(ROLES)
+
+    @property
+    def training_digest(self) -> str:
+        """The same over what a training sees: without the held-out test images, which may change between two runs."""
+        return self._digest(("train", "validation"))
 
     def role_of(self, sha256: str) -> Role | Literal["areas"] | None:
         """The role of a file's content: "areas" if only parts of it have one, None if it was never seen."""
+        return self._role_by_content.get(sha256)
+
+    @cached_property
+    def _role_by_content(self) -> dict[str, Role | Literal["areas"]]:
+        roles: dict[str, Role | Literal["areas"]] = {}
         for role in ROLES:
             for area in self._areas(role):
-                if area.sha256 == sha256:
-                    return role if area.box is None else "areas"
-        return None
+                roles.setdefault(area.sha256, role if area.box is None else "areas")
+        return roles
+
+    def _digest(self, roles: Sequence[Role]) -> str:
+        parts = sorted([role, area.sha256, list(area.box or ())] for role in roles for area in self._areas(role))
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _areas(self, role: Role) -> tuple[ImageRegion, ...]:
         areas: tuple[ImageRegion, ...] = getattr(self, role)
         return areas
 
 
-def refuse_trained(split: Split, paths: Iterable[Path]) -> None:
+def refuse_trained(split: Split, paths: Iterable[Path], index: ImageIndex) -> None:
     """Raise InputError if an image that is to be scored as unseen was trained on, in whole or in parts."""
-    seen = [path for path in paths if split.role_of(sha256_of(path)) in ("train", "areas")]
+    seen = [path for path in paths if split.role_of(index.sha256(path)) in ("train", "areas")]
     if seen:
         names = ", ".join(str(path) for path in seen[:3]) + (", ..." if len(seen) > 3 else "")
         raise InputError(
@@ -111,97 +129,153 @@ def refuse_trained(split: Split, paths: Iterable[Path]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Good:
+    """A good image. key: what its role depends on, its group or else its content."""
+
+    region: ImageRegion
+    key: str
+
+
 def split_good(
     samples: Sequence[GoodSample],
     settings: SplitSettings,
     minimum_side: int,
     bounds: Callable[[Path], Box] | None = None,
+    index: ImageIndex | None = None,
 ) -> Split:
-    """Part the good images among `samples` into training, validation and held-out test areas.
+    """Split the good images among `samples` into training, validation and held-out test areas.
 
-    Good images of the data set's own test folder are test images; then no share is taken for test, unless `last` is
-    set. Files of one content have one role.
+    Good images of the data set's own validation and test folders have that role; then no fraction is taken for it,
+    unless `last` is set. Files of one content have one role, and so have the images of one group.
 
     Args:
         minimum_side: the smallest useful side of an area, the patch's in the image's own pixels.
         bounds: the box of an image within which areas are cut, of a region of interest; None: the whole image. Used
             where areas are cut, of five or fewer images.
     Raises:
-        InputError: no good image, one content in train and test, or an image too small to give up a strip.
-        ConfigError: the shares leave nothing to train on.
+        InputError: no good image, one content or group with two roles, or an image too small to give up a strip.
+        ConfigError: the fractions leave nothing to train on.
     """
-    good = _hashed(sample.path for sample in samples if sample.split == "train" and sample.label == "good")
-    held = _hashed(sample.path for sample in samples if sample.split == "test" and sample.label == "good")
+    index = index or ImageIndex()
+    every = {role: _hashed(samples, role, index) for role in ROLES}
+    good = every["train"]
     if not good:
         raise InputError("no good image to train on")
-    contents = {area.sha256: area.path for area in held}
-    for area in good:
-        if area.sha256 in contents:
-            raise InputError(
-                f"{area.path} and {contents[area.sha256]} are the same image, in training and in test; remove one"
-            )
+    _refuse_two_roles(every)
     good, last = _take_last(good, settings.last)
-    share = 0.0 if held or settings.last is not None else settings.test
-    if len({area.sha256 for area in good}) > FEW:
-        split = _by_images(good, settings.validation, share, settings.seed)
+    validation = 0.0 if every["validation"] else settings.validation
+    test = 0.0 if every["test"] or settings.last is not None else settings.test
+    if len({image.region.sha256 for image in good}) > FEW:
+        split = _by_images(good, validation, test, settings.seed)
     else:
-        split = _by_areas(good, settings, share > 0, minimum_side, bounds)
-    return Split(split.train, split.validation, _ordered((*split.test, *last, *held)))
+        strips = _held_out(validation, test)
+        split = _by_areas([image.region for image in good], strips, settings.seed, minimum_side, bounds or index.box)
+    own = {role: [image.region for image in every[role]] for role in ROLES}
+    held = [image.region for image in last]
+    return Split(
+        split.train, _ordered((*split.validation, *own["validation"])), _ordered((*split.test, *held, *own["test"]))
+    )
 
 
-def _hashed(paths: Iterable[Path]) -> list[ImageRegion]:
-    return [ImageRegion(path, sha256_of(path)) for path in sorted(paths, key=natural_key)]
+def _hashed(samples: Sequence[GoodSample], role: Role, index: ImageIndex) -> list[_Good]:
+    good = [sample for sample in samples if sample.label == "good" and sample.split == role]
+    regions = [(sample, ImageRegion(sample.path, index.sha256(sample.path))) for sample in good]
+    found = [_Good(region, f"group {sample.group}" if sample.group else region.sha256) for sample, region in regions]
+    return sorted(found, key=lambda image: natural_key(image.region.path))
 
 
-def _take_last(good: list[ImageRegion], count: int | None) -> tuple[list[ImageRegion], list[ImageRegion]]:
-    """The images without, and the ones among, the last `count` by name; a copy of one of them goes with it."""
+def _refuse_two_roles(every: dict[Role, list[_Good]]) -> None:
+    """No content and no group may have two roles, and no content two groups."""
+    contents: dict[str, tuple[Role, _Good]] = {}
+    groups: dict[str, tuple[Role, _Good]] = {}
+    for role, images in every.items():
+        for image in images:
+            before, other = contents.setdefault(image.region.sha256, (role, image))
+            both = f"{other.region.path} and {image.region.path}"
+            if before != role:
+                raise InputError(f"{both} are the same image, in {_noun(before)} and in {_noun(role)}; remove one")
+            if other.key != image.key:
+                raise InputError(f"{both} are the same image, but of different groups; give them one group")
+            before, other = groups.setdefault(image.key, (role, image))
+            if before != role:
+                raise InputError(
+                    f"{other.region.path} and {image.region.path} are of one group, in {_noun(before)} and in "
+                    f"{_noun(role)}; the images of a group share a role"
+                )
+
+
+def _noun(role: Role) -> str:
+    return "training" if role == "train" else role
+
+
+def _take_last(good: list[_Good], count: int | None) -> tuple[list[_Good], list[_Good]]:
+    """The images without, and the ones among, the last `count` by name; copies and images of their groups go along."""
     if not count:
         return good, []
     if count >= len(good):
         raise ConfigError(
             f"the last {count} images are to be held out, but there are {len(good)} good ones; take fewer"
         )
-    kept = {area.sha256 for area in good[-count:]}
-    rest = [area for area in good if area.sha256 not in kept]
+    kept = {image.key for image in good[-count:]}
+    rest = [image for image in good if image.key not in kept]
     if not rest:
-        raise ConfigError(f"all good images are copies of the last {count}; there is nothing left to train on")
-    return rest, [area for area in good if area.sha256 in kept]
-
-
-def _by_images(good: list[ImageRegion], validation: float, test: float, seed: int) -> Split:
-    """Whole images by their rank in a hash of seed and content: adding an image moves few others."""
-    contents = sorted({area.sha256 for area in good}, key=lambda sha256: _draw(seed, sha256))
-    tested, validated = (
-        max(1, math.floor(share * len(contents) + 0.5)) if share > 0 else 0 for share in (test, validation)
-    )
-    if tested + validated >= len(contents):
         raise ConfigError(
-            f"{validated} validation and {tested} test images of {len(contents)} leave none to train on; "
-            "lower the shares"
+            f"all good images are copies of the last {count}, or of their groups; there is nothing left to train on"
         )
-    roles: dict[str, Role] = dict.fromkeys(contents, "train")
-    roles |= dict.fromkeys(contents[:tested], "test")
-    roles |= dict.fromkeys(contents[tested : tested + validated], "validation")
-    return Split(*(tuple(area for area in good if roles[area.sha256] == role) for role in ROLES))
+    return rest, [image for image in good if image.key in kept]
+
+
+def _by_images(good: list[_Good], validation: float, test: float, seed: int) -> Split:
+    roles = roles_of([image.key for image in good], validation, test, seed)
+    return Split(*(tuple(image.region for image in good if roles[image.key] == role) for role in ROLES))
+
+
+def roles_of(keys: Iterable[str], validation: float, test: float, seed: int) -> dict[str, Role]:
+    """The role of each key, of an image or of a group: it depends on the key and the seed alone.
+
+    Where a fraction above 0 would get no key, or training none, the key whose number is nearest takes that role: the
+    only case in which a new key can move another one.
+
+    Raises:
+        ConfigError: there are fewer keys than roles.
+    """
+    places = {key: int.from_bytes(_draw(seed, key)) / 2**256 for key in sorted(set(keys))}
+    roles: dict[str, Role] = {
+        key: "validation" if place < validation else "test" if place >= 1 - test else "train"
+        for key, place in places.items()
+    }
+    wanted: list[Role] = [*_held_out(validation, test), "train"]
+    if len(places) < len(wanted):
+        raise ConfigError(
+            f"{len(places)} groups of images cannot be split into {', '.join(sorted(wanted))}; give more groups, or "
+            "set the fractions of the others to 0"
+        )
+    edges = {"validation": (0.0, validation), "test": (1 - test, 1.0), "train": (validation, 1 - test)}
+    for role in wanted:
+        if role not in roles.values():
+            counts = Counter(roles.values())
+            spare = [key for key in places if counts[roles[key]] > 1]
+            low, high = edges[role]
+            roles[min(spare, key=lambda key: (max(low - places[key], places[key] - high), key))] = role
+    return roles
+
+
+def _held_out(validation: float, test: float) -> list[Role]:
+    """The roles beside training that a fraction above 0 asks for."""
+    shares: dict[Role, float] = {"validation": validation, "test": test}
+    return [role for role, share in shares.items() if share > 0]
 
 
 def _by_areas(
-    good: list[ImageRegion],
-    settings: SplitSettings,
-    test: bool,
-    minimum_side: int,
-    bounds: Callable[[Path], Box] | None,
+    good: list[ImageRegion], roles: Sequence[Role], seed: int, minimum_side: int, bounds: Callable[[Path], Box]
 ) -> Split:
-    roles: list[Role] = ["validation"] if settings.validation > 0 else []
-    if test:
-        roles.append("test")
     if not roles:
         return Split(tuple(good), (), ())
     parts: dict[Role, list[ImageRegion]] = {role: [] for role in ROLES}
     for area in good:
-        header = read_header(area.path)
-        box = bounds(area.path) if bounds is not None else (0, 0, header.width, header.height)
-        draw = _draw(settings.seed, area.sha256)[0]
+        box = bounds(area.path)
+        draw = _draw(seed, area.sha256)[0]
         cut = cut_strip(box, roles if draw & 1 else roles[::-1], minimum_side, at_end=bool(draw & 2))
         if cut is None:
             raise InputError(_too_small(area.path, box, len(roles), minimum_side))
@@ -211,7 +285,7 @@ def _by_areas(
 
 
 def cut_strip(box: Box, roles: Sequence[Role], minimum_side: int, *, at_end: bool) -> dict[Role, Box] | None:
-    """A box parted into training and a strip at an end of its longer side for one or two other roles.
+    """A box split into training and a strip at an end of its longer side for one or two other roles.
 
     The strip is `minimum_side` or an eighth of the longer side wide, whichever is larger, and divided across between
     two roles; where a half would be too low, two strips stand side by side. No side of any part is shorter than
@@ -249,8 +323,8 @@ def _too_small(path: Path, box: Box, roles: int, minimum_side: int) -> str:
     )
 
 
-def _draw(seed: int, sha256: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{sha256}".encode()).digest()
+def _draw(seed: int, key: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{key}".encode()).digest()
 
 
 def _ordered(areas: Iterable[ImageRegion]) -> tuple[ImageRegion, ...]:
@@ -265,25 +339,31 @@ def _area(entry: dict[str, Any]) -> ImageRegion:
     return ImageRegion(Path(str(entry["file"])), str(entry["sha256"]), box)
 
 
-def split_dataset(samples: Sequence[Sample], images: ImageSettings, split: SplitSettings, patch: int) -> Split:
+def split_dataset(
+    samples: Sequence[Sample],
+    images: ImageSettings,
+    split: SplitSettings,
+    patch: int,
+    index: ImageIndex | None = None,
+) -> Split:
     """`split_good` with what the image settings say: a patch's side in the image's own pixels, and the region.
 
     Args:
-        patch: P, pixels of the worked image.
+        patch: P, pixels at the working scale.
     """
+    index = index or ImageIndex()
     good = [sample.path for sample in samples if (sample.split, sample.label) == ("train", "good")]
-    factors = [min(_factors(path, images)) for path in good] if isinstance(images.scale, tuple) else [images.scale]
+    factors = [_factor(path, images, index) for path in good] if isinstance(images.scale, tuple) else [images.scale]
     side = math.ceil(patch / min(factors)) if factors else patch
 
     def bounds(path: Path) -> Box:
-        inside = roi_mask(path, read_image(path, images).pixels, images.roi)
-        assert inside is not None
-        return bounding_box(inside)
+        with opened_image(path, images) as image:
+            return find_roi(image, images.roi).box
 
-    return split_good(samples, split, side, None if images.roi.everywhere else bounds)
+    return split_good(samples, split, side, None if images.roi.everywhere else bounds, index)
 
 
-def _factors(path: Path, images: ImageSettings) -> tuple[float, float]:
-    header = read_header(path)
+def _factor(path: Path, images: ImageSettings, index: ImageIndex) -> float:
+    header = index.header(path)
     height, width = working_size(header.height, header.width, images.scale)
-    return height / header.height, width / header.width
+    return min(height / header.height, width / header.width)

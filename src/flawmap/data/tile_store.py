@@ -1,15 +1,15 @@
-"""Where the images lie that patches are cut from: in memory, or in a file of tiles.
+"""Where the images are kept that patches are cut from: in memory, or in a file of tiles.
 
 The file is for more images than memory holds. It is written once, read at random and removed; it belongs to one run,
 and nothing else reads it. Images lie in it one after the other, each in tiles of TILE x TILE pixels with all their
-channels, one row of tiles after the other. So a patch is a few short runs of bytes. They are read by position and kept
-by nobody but the operating system, in its cache of pages: the process's own memory does not grow with the images.
+channels, one row of tiles after the other. So a patch is a few short runs of bytes. They are read by position and only
+the operating system keeps them, in its cache of pages: the memory of the process does not grow with the images.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from flawmap.core.errors import InputError
 from flawmap.core.files import unwritable
+from flawmap.imaging.rows import RowBuffer
 
 TILE = 64  # side, pixels: a grey tile of 8 bit has 4096 bytes, a page of most systems
 
@@ -38,21 +39,26 @@ class Corner(NamedTuple):
 class Store(Protocol):
     """Images, numbered from 0 as they are added. All have one number of channels."""
 
-    def add(self, image: Values) -> None:
-        """Take in one more image, (C, H, W)."""
+    def add(self, shape: tuple[int, int, int], blocks: Iterable[Values]) -> None:
+        """Take in one more image of (C, H, W), which arrives as blocks of rows, (C, h, W)."""
 
     def read(self, corners: Sequence[Corner], into: NDArray[np.float32]) -> None:
         """Fill `into`, (N, C, P, P), with the patches at N corners, which lie wholly inside their images."""
 
 
 class MemoryStore:
-    """Images as they are. One whose memory is laid out as (C, H, W) is not copied."""
+    """Images as they are, as (C, H, W): the rows of a patch are whole runs of memory."""
 
     def __init__(self) -> None:
         self._images: list[Values] = []
 
-    def add(self, image: Values) -> None:
-        self._images.append(np.ascontiguousarray(image, dtype=np.float32))  # a patch's rows are whole runs of memory
+    def add(self, shape: tuple[int, int, int], blocks: Iterable[Values]) -> None:
+        image, top = np.empty(shape, np.float32), 0
+        for block in blocks:
+            image[:, top : top + block.shape[1]] = block
+            top += block.shape[1]
+        assert top == shape[1], f"{top} rows of {shape[1]}"
+        self._images.append(image)
 
     def read(self, corners: Sequence[Corner], into: NDArray[np.float32]) -> None:
         side = into.shape[-1]
@@ -61,33 +67,39 @@ class MemoryStore:
 
 
 class StorageDtype(NamedTuple):
-    """How values are stored: multiplied by `white` and rounded, from which they come back; None: as they are."""
+    """How values are stored: multiplied by `white` and rounded; None: as they are."""
 
     dtype: type[np.generic]
     white: int | None
 
     def bytes_of(self, channels: int, height: int, width: int) -> int:
-        """What an image takes in a file of tiles."""
+        """Bytes of an image in a file of tiles."""
         return channels * height * _padded(width) * np.dtype(self.dtype).itemsize
 
 
 FLOAT32 = StorageDtype(np.float32, None)
-STORAGE_DTYPES = (StorageDtype(np.uint8, 255), *(StorageDtype(np.uint16, 2**bits - 1) for bits in (16, 14, 12, 10)))
-"""What is tried before PLAIN, the smallest first: up to 8 bits, 16, and what cameras have in between."""
+STORAGE_DTYPES = (StorageDtype(np.uint8, 255), StorageDtype(np.uint16, 65535))
+"""Tried before FLOAT32, the smallest first."""
 
 
-def lossless_dtype(image: Values) -> StorageDtype:
-    """The smallest form from which an image's values come back bit for bit."""
-    some = image[:, :1]  # a row tells of most forms that they will not do
-    return next((form for form in STORAGE_DTYPES if _exact(some, form) and _exact(image, form)), FLOAT32)
+def lossless_dtype(values: Values) -> StorageDtype:
+    """The smallest type from which these values come back bit for bit."""
+    return next((form for form in STORAGE_DTYPES if _exact(values, form)), FLOAT32)
+
+
+class _Row(NamedTuple):
+    """A row of tiles. start: its first byte. tall: rows of pixels."""
+
+    start: int
+    tall: int
+    form: StorageDtype
 
 
 class _Placed(NamedTuple):
-    """Where an image lies. start: its first byte. shape: (C, H, W)."""
+    """Where an image lies."""
 
-    start: int
-    shape: tuple[int, int, int]
-    form: StorageDtype
+    channels: int
+    rows: tuple[_Row, ...]
 
 
 class _Strip(NamedTuple):
@@ -97,6 +109,7 @@ class _Strip(NamedTuple):
     size: int
     upper: int
     tall: int
+    form: StorageDtype
 
 
 class TileStore:
@@ -127,23 +140,29 @@ class TileStore:
             with suppress(OSError):
                 step()
 
-    def add(self, image: Values) -> None:
-        """Write one more image, (C, H, W), in the smallest form that gives the very same float32 values back.
+    def add(self, shape: tuple[int, int, int], blocks: Iterable[Values]) -> None:
+        """Write one more image, each row of tiles in the smallest type that gives the very same float32 values back.
 
         Raises:
             OutputError: there is no room for it.
         """
-        channels, height, width = image.shape
-        form = lossless_dtype(image)
+        channels, height, _ = shape
+        buffer, rows = RowBuffer(blocks, axis=1), []
+        for top in range(0, height, TILE):
+            values = buffer.take(top, min(top + TILE, height))
+            form = lossless_dtype(values)
+            rows.append(_Row(self._end, values.shape[1], form))
+            self._write(_tiles(_stored(values, form)).tobytes())
+        self._images.append(_Placed(channels, tuple(rows)))
+
+    def _write(self, data: bytes) -> None:
         try:
             self._file.seek(self._end)
-            for top in range(0, height, TILE):
-                self._file.write(_tiles(_stored(image[:, top : top + TILE], form)).tobytes())
+            self._file.write(data)
             self._file.flush()
         except OSError as error:
             raise unwritable(self.path, error) from error
-        self._images.append(_Placed(self._end, (channels, height, width), form))
-        self._end += form.bytes_of(channels, height, width)
+        self._end += len(data)
 
     def read(self, corners: Sequence[Corner], into: NDArray[np.float32]) -> None:
         """As for any store.
@@ -168,25 +187,24 @@ class TileStore:
 
     def _strips(self, corner: Corner, side: int) -> Iterator[_Strip]:
         """The tiles that a patch touches, row by row."""
-        start, (channels, height, width), form = self._images[corner.image]
-        first, last = corner.left // TILE, -(-(corner.left + side) // TILE)  # across, the latter not among them
-        for upper in range(corner.top - corner.top % TILE, corner.top + side, TILE):
-            tall = min(TILE, height - upper)
-            before = form.bytes_of(channels, upper, width) + form.bytes_of(channels, tall, first * TILE)
-            yield _Strip(start + before, form.bytes_of(channels, tall, (last - first) * TILE), upper, tall)
+        channels, rows = self._images[corner.image]
+        first, last = corner.left // TILE, -(-(corner.left + side) // TILE)  # columns of tiles, the latter exclusive
+        for number in range(corner.top // TILE, -(-(corner.top + side) // TILE)):
+            start, tall, form = rows[number]
+            before = form.bytes_of(channels, tall, first * TILE)
+            size = form.bytes_of(channels, tall, (last - first) * TILE)
+            yield _Strip(start + before, size, number * TILE, tall, form)
 
     def _read_one(self, corner: Corner, patch: Values) -> None:
-        channels, side, form = len(patch), patch.shape[-1], self._images[corner.image].form
-        left = corner.left % TILE
-        for start, size, upper, tall in self._strips(corner, side):
+        channels, side, left = len(patch), patch.shape[-1], corner.left % TILE
+        for start, size, upper, tall, form in self._strips(corner, side):
             found = np.frombuffer(self._bytes(start, size), form.dtype).reshape(-1, channels, tall, TILE)
             strip = found.transpose(1, 2, 0, 3).reshape(channels, tall, -1)
             first, last = max(corner.top, upper), min(corner.top + side, upper + tall)
-            patch[:, first - corner.top : last - corner.top] = strip[
-                :, first - upper : last - upper, left : left + side
-            ]
-        if form.white is not None:
-            np.divide(patch, np.float32(form.white), out=patch)
+            rows = patch[:, first - corner.top : last - corner.top]
+            rows[...] = strip[:, first - upper : last - upper, left : left + side]
+            if form.white is not None:
+                np.divide(rows, np.float32(form.white), out=rows)
 
     def _bytes(self, start: int, size: int) -> bytes:
         if hasattr(os, "pread"):

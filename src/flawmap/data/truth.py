@@ -8,8 +8,9 @@ import numpy as np
 
 from flawmap.core.errors import InputError
 from flawmap.core.records import Mask
-from flawmap.data.annotations import rasterised, read_labelme
+from flawmap.data.annotations import Drawing, rasterised, read_labelme
 from flawmap.data.samples import Sample
+from flawmap.imaging.codecs import decode
 from flawmap.imaging.reading import read_mask
 
 
@@ -19,21 +20,30 @@ def truth_of(sample: Sample, shape: tuple[int, int]) -> Mask | None:
     Args:
         shape: (H, W) of the image, which mask files must have.
     Raises:
-        InputError: a mask or an annotation file cannot be read, or is of another size.
+        InputError: a mask or an annotation file cannot be read, or belongs to an image of another size.
     """
-    if not sample.annotated:
-        return None
-    truth = rasterised(sample.shapes, shape, str(sample.path))
-    for path in sample.masks:
-        truth |= _drawn(path, shape) if path.suffix.lower() == ".json" else read_mask(path, shape)
-    return np.asarray(truth)
+    masks = [_of_file(path, shape) for path in sample.masks]
+    if sample.drawing is not None:
+        masks.append(_of_drawing(sample.drawing, shape, sample.path))
+    return np.logical_or.reduce(masks) if masks else None
 
 
-def _drawn(path: Path, shape: tuple[int, int]) -> Mask:
-    drawing = read_labelme(path)
-    if drawing.size not in (None, shape):
-        height, width = drawing.size or shape
+def _of_file(path: Path, shape: tuple[int, int]) -> Mask:
+    return _of_drawing(read_labelme(path), shape, path) if path.suffix.lower() == ".json" else read_mask(path, shape)
+
+
+def _of_drawing(drawing: Drawing, shape: tuple[int, int], path: Path) -> Mask:
+    if drawing.size is not None and drawing.size != shape:
+        height, width = drawing.size
         raise InputError(
-            f"{path} was drawn on an image of {width} x {height}, its image is {shape[1]} x {shape[0]}; draw it anew"
+            f"the annotations of {path} were drawn on {width} x {height} pixels, its image has {shape[1]} x "
+            f"{shape[0]}; annotations have their image's size"
         )
     return rasterised(drawing.shapes, shape, str(path))
+
+
+def distinct_values(path: Path, pixel_limit: int) -> int:
+    """How many different values a mask file holds, 0 among them; labelme's shapes count as one value beside 0."""
+    if path.suffix.lower() == ".json":
+        return 2
+    return len(np.unique(decode(path, pixel_limit).values.max(axis=2)))

@@ -14,16 +14,18 @@ import numpy as np
 
 from flawmap.core.errors import InputError
 from flawmap.core.events import SILENT, Events
-from flawmap.core.files import natural_key, sha256_of
+from flawmap.core.files import natural_key
 from flawmap.core.records import Inspection, MappedInspection, Mask
-from flawmap.data.layouts import Dataset, Sample
+from flawmap.data.index import ImageIndex
+from flawmap.data.samples import Dataset, Sample
 from flawmap.data.splits import ImageRegion, Split, refuse_trained
+from flawmap.data.truth import truth_of
 from flawmap.evaluation.image_counts import CountedImage
 from flawmap.evaluation.intervals import RESAMPLES
 from flawmap.evaluation.metrics import Measure, PixelMetrics, curve_metrics
 from flawmap.evaluation.results import Evaluation, HeldOut, ImageRow, ImageSection, Label, PixelSection, TruthCounts
 from flawmap.evaluation.scans import in_parallel, scan_good, scan_image
-from flawmap.imaging.reading import opened_image, read_mask
+from flawmap.imaging.reading import opened_image
 from flawmap.imaging.roi import label_in_roi
 from flawmap.scoring.detector import Detector, ScoreMaps
 from flawmap.scoring.inspection import inspected
@@ -48,24 +50,27 @@ class Case:
     truth: Mask | None
 
 
-def unseen_samples(dataset: Dataset, split: Split, last: int | None = None) -> tuple[Sample, ...]:
+def unseen_samples(
+    dataset: Dataset, split: Split, last: int | None = None, index: ImageIndex | None = None
+) -> tuple[Sample, ...]:
     """The images that may be scored as unseen: the defective ones, and the good ones that were not trained on.
 
     Good ones are those in the data set's test folder, those of the training folder that the model's split held out,
-    and with `last` the last N of the training folder by name.
+    and with `last` the last N of the training folder by name. A shared index spares others from hashing them again.
 
     Raises:
         InputError: one of them was trained on, or gave the model its threshold.
     """
+    index = index or ImageIndex()
     good_train = sorted(dataset.select("train", "good"), key=lambda sample: natural_key(sample.path))
     chosen = list(good_train[-last:] if last else [])
     if last and last > len(good_train):
         raise InputError(f"the last {last} good images were asked for, but there are {len(good_train)}; take fewer")
     taken = {sample.path for sample in chosen}
-    chosen += [s for s in good_train if s.path not in taken and split.role_of(sha256_of(s.path)) == "test"]
+    chosen += [s for s in good_train if s.path not in taken and split.role_of(index.sha256(s.path)) == "test"]
     tested = [sample for sample in dataset.samples if sample.split == "test"]
-    refuse_trained(split, [sample.path for sample in (*chosen, *tested)])
-    tuned = [s.path for s in (*chosen, *tested) if split.role_of(sha256_of(s.path)) == "validation"]
+    refuse_trained(split, [sample.path for sample in (*chosen, *tested)], index)
+    tuned = [s.path for s in (*chosen, *tested) if split.role_of(index.sha256(s.path)) == "validation"]
     if tuned:
         names = ", ".join(str(path) for path in tuned[:3]) + (", ..." if len(tuned) > 3 else "")
         raise InputError(
@@ -74,14 +79,18 @@ def unseen_samples(dataset: Dataset, split: Split, last: int | None = None) -> t
     return tuple(sorted(chosen, key=lambda sample: natural_key(sample.path))) + tuple(tested)
 
 
-def held_out_areas(dataset: Dataset, split: Split) -> tuple[ImageRegion, ...]:
+def held_out_areas(dataset: Dataset, split: Split, index: ImageIndex | None = None) -> tuple[ImageRegion, ...]:
     """The areas that the model's split held out of images that it was otherwise trained on, with today's paths."""
-    return located(dataset, [area for area in split.test if area.box is not None])
+    return located(dataset, [area for area in split.test if area.box is not None], index)
 
 
-def located(dataset: Dataset, areas: Sequence[ImageRegion]) -> tuple[ImageRegion, ...]:
+def located(dataset: Dataset, areas: Sequence[ImageRegion], index: ImageIndex | None = None) -> tuple[ImageRegion, ...]:
     """Those of a split's areas whose images are still in the data set, with today's paths."""
-    paths = {sha256_of(sample.path): sample.path for sample in dataset.select("train", "good")}
+    if not areas:
+        return ()
+    index = index or ImageIndex()
+    good = (*dataset.select("train", "good"), *dataset.select("validation", "good"))
+    paths = {index.sha256(sample.path): sample.path for sample in good}
     return tuple(ImageRegion(paths[area.sha256], area.sha256, area.box) for area in areas if area.sha256 in paths)
 
 
@@ -212,12 +221,13 @@ def _truth(sample: Sample, shape: tuple[int, int]) -> tuple[Mask | None, str | N
     """The ground truth as drawn, None where there is none, and what is wrong with it."""
     if sample.label == "good":
         return None, None
-    if sample.mask is None:
+    truth = truth_of(sample, shape)
+    if truth is None:
         return None, "defective, but without a mask: counts for image metrics alone"
-    mask = read_mask(sample.mask, shape)
-    if not mask.any():
-        return None, f"the mask {sample.mask} shows no flaw: counts for image metrics alone"
-    return mask, None
+    if not truth.any():
+        drawn = ", ".join(str(path) for path in sample.masks) or "its annotations"
+        return None, f"the mask {drawn} shows no flaw: counts for image metrics alone"
+    return truth, None
 
 
 def _rows(

@@ -19,6 +19,7 @@ from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.records import FloatMap, MappedInspection, Mask
 from flawmap.core.runtime import Runtime
 from flawmap.imaging.morphology import opened
+from flawmap.imaging.padding import padding_of
 from flawmap.imaging.reading import ImageRows, LoadedImage, Pixels, opened_image, read_image, to_channels
 from flawmap.imaging.resize import resized_bands, scale_of_part, working_size
 from flawmap.imaging.roi import Box, Roi, find_roi
@@ -29,7 +30,6 @@ from flawmap.methods.table import METHODS
 from flawmap.scoring.borders import border_corrected
 from flawmap.scoring.inspection import Band, inspected
 from flawmap.scoring.model_file import Artifact, load_artifact
-from flawmap.scoring.padding import padding_of
 from flawmap.scoring.pipeline import ScoredRows, score_rows
 from flawmap.scoring.tiling import Grid
 

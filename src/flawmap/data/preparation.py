@@ -1,0 +1,137 @@
+"""The images to train on: looked over once, before any of them is split, cut or trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flawmap.core.errors import InputError
+from flawmap.core.events import SILENT, Events
+from flawmap.core.settings import ImageSettings
+from flawmap.data.facts import ImageFacts, ImageStatistics, all_statistics, image_facts, outliers
+from flawmap.data.index import ImageIndex
+from flawmap.data.loading import load_area, working_area
+from flawmap.data.samples import Sample
+from flawmap.data.splits import ImageRegion
+
+NAMED = 12
+"""Images that are named at most, of each reason."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What is left to train on. samples: all samples but those left out. facts: of the images to train on.
+
+    left_out: images that were left out, and why.
+    """
+
+    samples: tuple[Sample, ...]
+    facts: ImageFacts
+    left_out: tuple[tuple[Path, str], ...]
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Which images are left out, beside those that are too small. Those that cannot be read stop a training else."""
+
+    unreadable: bool = False
+    outliers: bool = False
+
+
+def training_set(
+    samples: Sequence[Sample],
+    images: ImageSettings,
+    patch: int,
+    *,
+    pad: bool = False,
+    leaving: Leaving | None = None,
+    index: ImageIndex | None = None,
+    events: Events = SILENT,
+) -> TrainingSet:
+    """Read all images to train on and to validate, leave out what cannot be trained on, and say what they are like.
+
+    Args:
+        patch: P, pixels. pad: whether images that are smaller are extended by reflection; else they are left out.
+        events: told of images that are left out or unlike the others, of channels and bit depth, and of progress.
+    Raises:
+        InputError: an image cannot be read and is not to be left out; none is left; or grey and colour are mixed.
+    """
+    leaving, index = leaving or Leaving(), index or ImageIndex()
+    paths = [sample.path for sample in samples if sample.split != "test"]
+    readable, left_out = _readable(paths, images, events, skip=leaving.unreadable)
+    strange = dict(outliers(readable))
+    if leaving.outliers:
+        readable = [image for image in readable if image.path not in strange]
+        left_out.update({path: f"unlike the others: {reason}" for path, reason in strange.items()})
+    elif strange:
+        events.message(_some(f"{len(strange)} of {len(paths)} images are unlike the others", strange))
+        events.message("look at them; --skip-outliers leaves them out")
+    small = _small([image.path for image in readable], images, patch, index, pad=pad)
+    if small:
+        events.message(_too_small(small, len(paths), patch, pad=pad))
+        left_out.update(dict.fromkeys(small, "smaller than a patch"))
+        readable = [image for image in readable if image.path not in small]
+    for path, reason in left_out.items():
+        if path not in small:
+            events.message(f"left out {path}: {reason}")
+    kept = tuple(sample for sample in samples if sample.path not in left_out)
+    if left_out and not any(sample.split == "train" for sample in kept):
+        raise InputError(_nothing_left(left_out, small, len(paths), patch, pad=pad))
+    facts = image_facts(readable, images)
+    for sentence in facts.sentences:
+        events.message(sentence)
+    return TrainingSet(kept, facts, tuple(left_out.items()))
+
+
+def _readable(
+    paths: Sequence[Path], images: ImageSettings, events: Events, *, skip: bool
+) -> tuple[list[ImageStatistics], dict[Path, str]]:
+    found: list[ImageStatistics] = []
+    left_out: dict[Path, str] = {}
+    for path, image in zip(paths, all_statistics(paths, images), strict=True):
+        if isinstance(image, ImageStatistics):
+            found.append(image)
+        elif skip:
+            left_out[path] = str(image)
+        else:
+            raise InputError(f"{image}; remove it, or leave such files out with --skip-unreadable") from image
+        events.progress(len(found) + len(left_out), len(paths), str(path))
+    return found, left_out
+
+
+def _small(
+    paths: Sequence[Path], images: ImageSettings, patch: int, index: ImageIndex, *, pad: bool
+) -> dict[Path, tuple[int, int]]:
+    """The images that are too small at the working scale, and their (height, width) there."""
+    least = -(-(patch + 2) // 3) if pad else patch  # reflection at both ends makes a side three times as long, less 2
+    sizes = {path: _working_size(ImageRegion(path, ""), images, index) for path in paths}
+    return {path: size for path, size in sizes.items() if min(size) < least}
+
+
+def _working_size(area: ImageRegion, images: ImageSettings, index: ImageIndex) -> tuple[int, int]:
+    if images.roi.masks is None and images.roi.brightness is None:
+        return working_area(area, index.header(area.path), images)[1]
+    height, width, _ = load_area(area, images).rows.shape
+    return height, width
+
+
+def _too_small(small: dict[Path, tuple[int, int]], total: int, patch: int, *, pad: bool) -> str:
+    size = f"a third of a patch ({patch} x {patch})" if pad else f"a patch ({patch} x {patch})"
+    names = ", ".join(f"{path} ({width} x {height})" for path, (height, width) in list(small.items())[:NAMED])
+    more = ", ..." if len(small) > NAMED else ""
+    advice = "" if pad else "; --set tiling.pad=true trains on them with reflected borders"
+    return f"{len(small)} of {total} images are smaller than {size} and are left out: {names}{more}{advice}"
+
+
+def _nothing_left(
+    left_out: dict[Path, str], small: dict[Path, tuple[int, int]], total: int, patch: int, *, pad: bool
+) -> str:
+    if small:
+        return f"no image is left to train on: {_too_small(small, total, patch, pad=pad)}; or take a smaller patch"
+    return f"no image is left to train on: {_some(f'{len(left_out)} of {total} are left out', left_out)}"
+
+
+def _some(what: str, reasons: dict[Path, str]) -> str:
+    named = "; ".join(f"{path}: {reason}" for path, reason in list(reasons.items())[:NAMED])
+    return f"{what}: {named}{'; ...' if len(reasons) > NAMED else ''}"
