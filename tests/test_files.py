@@ -1,14 +1,19 @@
 """Whole writes or none, room, digests and the order of names."""
 
+import errno
 import hashlib
 import itertools
+import multiprocessing
+import subprocess
+import sys
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from flawmap.core import files
-from flawmap.core.errors import InputError
-from flawmap.core.files import atomic, enough_space, natural_key, sha256_of, writable_folder
+from flawmap.core.errors import InputError, OutputError
+from flawmap.core.files import atomic, clean_stale_parts, enough_space, natural_key, sha256_of, writable_folder
 
 
 def test_atomic_replaces_whole(tmp_path: Path) -> None:
@@ -46,6 +51,67 @@ def test_atomic_says_why_it_cannot_write(tmp_path: Path) -> None:
         atomic(target) as part,
     ):
         part.write_text("x")
+
+
+def test_atomic_leaves_errors_about_other_files_alone(tmp_path: Path) -> None:
+    """An image that is missing is not a page that cannot be written; a full disk, which names no file, is."""
+    with pytest.raises(FileNotFoundError), atomic(tmp_path / "page.html"):
+        (tmp_path / "image.png").read_bytes()
+    with pytest.raises(OutputError, match=r"page\.html cannot be written: No space"), atomic(tmp_path / "page.html"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_atomic_takes_names_of_any_length(tmp_path: Path) -> None:
+    """The part's name does not grow with the file's."""
+    target = tmp_path / ("n" * 255)
+    with atomic(target) as part:
+        part.write_text("x")
+    assert target.read_text() == "x"
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_many_may_write_one_path(tmp_path: Path, pool: type[Executor]) -> None:
+    """Each writer has a part of its own; the file is always a whole one, and no part stays."""
+    target = tmp_path / "a.txt"
+    with pool(4, **FRESH if pool is ProcessPoolExecutor else {}) as writers:  # type: ignore[call-arg]
+        list(writers.map(_write_often, [target] * 4, "abcd"))
+    content = target.read_text()
+    assert content == content[0] * LENGTH
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def _write_often(target: Path, letter: str) -> None:
+    for _ in range(25):
+        with atomic(target) as part:
+            part.write_text(letter * (LENGTH // 2))
+            with part.open("a") as file:
+                file.write(letter * (LENGTH // 2))
+            seen = target.read_text() if target.exists() else "xx"
+            assert len(set(seen)) == 1
+
+
+LENGTH = 10_000
+FRESH = {"mp_context": multiprocessing.get_context("spawn")}  # forks of a process with threads may hang
+
+
+def test_parts_of_killed_processes_are_cleaned_up(tmp_path: Path) -> None:
+    """Those of running ones, of other machines, and every other file stay."""
+    program = (
+        "import os, sys; from pathlib import Path; from flawmap.core.files import atomic\n"
+        "with atomic(Path(sys.argv[1])) as part: part.write_text('half'); os._exit(1)"
+    )
+    (tmp_path / "below").mkdir()
+    for name in ("a.txt", "below/b.txt"):
+        subprocess.run([sys.executable, "-c", program, str(tmp_path / name)], check=False)
+    stale = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(stale) == 2
+    kept = [tmp_path / name for name in (".part-elsewhere-1-abc", ".part-", "c.txt", ".hidden")]
+    for path in kept:
+        path.touch()
+    with atomic(tmp_path / "d.txt") as own:
+        own.touch()
+        clean_stale_parts(tmp_path)
+        assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*kept, own}
 
 
 def test_writable_folder_is_made_and_left_empty(tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from flawmap.core import device
-from flawmap.core.device import autocast, choose_device, choose_precision, describe_machine, has_bfloat16, kept_memory
+from flawmap.core.device import autocast, choose_device, choose_precision, describe_machine, has_bfloat16
 from flawmap.core.errors import ConfigError
 
 
@@ -79,23 +81,31 @@ def test_precision_is_taken_as_asked_or_by_the_hardware(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("known", "native"),
+    ("known", "allowed", "native"),
     [
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True}, True),
-        ({"avx512_bf16": False, "avx2": True}, False),
-        ({}, False),
+        ({"avx512_bf16": True}, True, True),
+        ({"amx_bf16": True}, True, True),
+        ({"avx512_bf16": True, "amx_bf16": True}, False, False),
+        ({"avx512_bf16": False, "avx2": True}, True, False),
+        ({}, True, False),
     ],
 )
-def test_a_processor_needs_the_instructions(
-    known: dict[str, bool], native: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_processor_needs_the_instructions_and_leave_to_use_them(
+    known: dict[str, bool], allowed: bool, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """AVX-512 or AMX with bfloat16; on other processors it would be emulated, and slow."""
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: allowed)
     assert has_bfloat16(torch.device("cpu")) is native
-    monkeypatch.setattr("platform.machine", lambda: "arm64")
-    assert has_bfloat16(torch.device("cpu")) is False
+    assert has_bfloat16(torch.device("mps")) is False
+
+
+def test_automatic_precision_follows_the_instructions_in_use() -> None:
+    """A process that is held to AVX2 computes in float32, whatever the processor could do."""
+    program = "import torch; from flawmap.core.device import *; print(choose_precision('auto', torch.device('cpu')))"
+    held = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    ran = subprocess.run([sys.executable, "-c", program], env=held, capture_output=True, text=True, check=True)
+    assert ran.stdout == "torch.float32\n"
 
 
 def test_autocast_is_on_for_bfloat16_alone() -> None:
@@ -117,56 +127,33 @@ def test_a_machine_describes_itself_in_json() -> None:
     assert found["processor"]
 
 
-@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="this system does not say how much memory it has")
-def test_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the system says it can spare; half of all it has where it does not say; else a modest guess."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < device.free_memory() < total
-    monkeypatch.setattr("builtins.open", lambda *_, **__: io.StringIO("MemTotal: 9 kB\nMemAvailable:   7 kB\n"))
-    assert device.free_memory() == 7 * 1024
-    for odd in ("MemTotal: 9 kB\n", "MemAvailable: many\n", "\n"):
-        monkeypatch.setattr("builtins.open", lambda *_, odd=odd, **__: io.StringIO(odd))
-        assert device.free_memory() == total // 2
-    monkeypatch.delattr(os, "sysconf")
-    assert device.free_memory() == 4_000_000_000
+def group(folder: Path, names: tuple[str, str, str], limit: str, use: int, cached: int) -> None:
+    """A memory control group as the kernel shows it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{use}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{names[2]} {cached}\n")
 
 
-# --- memory
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2 = ("memory.max", "memory.current", "inactive_file")
 
 
-def test_memory_is_kept_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The C library is told to keep what is freed, and at the end, also after an error, to give it back."""
-    said: list[tuple[str, int, int]] = []
-
-    class Library:
-        def mallopt(self, what: int, value: int) -> int:
-            said.append(("mallopt", what, value))
-            return 1
-
-        def malloc_trim(self, padding: int) -> int:
-            said.append(("malloc_trim", padding, 0))
-            return 1
-
-    @kept_memory()
-    def fail() -> None:
-        assert said == [("mallopt", -3, 2**30), ("mallopt", -1, 2**31 - 1)]
-        raise KeyError
-
-    monkeypatch.setattr("ctypes.CDLL", lambda name: Library())
-    with pytest.raises(KeyError):
-        fail()
-    assert said[2:] == [("mallopt", -3, 2**25), ("mallopt", -1, 2**26), ("malloc_trim", 0, 0)]
-
-
-@pytest.mark.parametrize("library", [OSError, TypeError, object()])
-def test_memory_elsewhere_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, library: object) -> None:
-    """Without a C library of its own, or with one that knows no such settings, the work goes on."""
-
-    def opened(name: None) -> object:
-        if isinstance(library, type):
-            raise library
-        return library
-
-    monkeypatch.setattr("ctypes.CDLL", opened)
-    with kept_memory():
-        pass
+@pytest.mark.parametrize(("line", "mount", "names"), [("0::/a/b", ".", V2), ("4:memory:/a/b", "memory", V1)])
+def test_free_memory_respects_control_groups(
+    line: str, mount: str, names: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tightest limit counts, of the process's own group or one around it; cached files can go."""
+    memberships = tmp_path / "cgroup"
+    memberships.write_text(f"7:cpuset:/x\n{line}\n")
+    monkeypatch.setattr(device, "MEMBERSHIPS", memberships)
+    monkeypatch.setattr(device, "CONTROL_GROUPS", tmp_path)
+    for place in ("a/b", "a", "."):
+        folder = tmp_path / mount / place
+        group(folder, names, "max", 900, 50)
+        assert device.free_memory() > 1000, "no limit"
+        group(folder, names, "1000", 700, 50)
+        assert device.free_memory() == 350
+        group(folder, names, "600", 700, 50)
+        assert device.free_memory() == 0, "more is used than allowed"
+        group(folder, names, str(2**62), 700, 50)

@@ -1,14 +1,16 @@
 """Images side by side: the same as one after another, whatever happens in between."""
 
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from flawmap.core.parallel import LARGE_PIXELS, exclusive_slot, parallel_map
+from flawmap.core.errors import InputError
+from flawmap.core.parallel import LARGE_PIXELS, parallel_map
+
+PATIENCE = 60.0  # seconds until a test that waits for another thread fails instead of hanging
 
 
 @pytest.fixture(params=[1, 3])
@@ -21,11 +23,14 @@ def cores(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_results_come_in_the_order_of_the_items(cores: int) -> None:
-    """However long each takes."""
-    waits = [0.03, 0.0, 0.02, 0.0, 0.01]
+    """Whichever is ready first: here the first item waits for the second, where there are threads for both."""
+    second_is_done = threading.Event()
 
     def late(place: int) -> int:
-        time.sleep(waits[place])
+        if place == 0 and cores > 1:
+            assert second_is_done.wait(PATIENCE)
+        if place == 1:
+            second_is_done.set()
         return place
 
     assert list(parallel_map(late, range(5))) == [0, 1, 2, 3, 4]
@@ -33,10 +38,9 @@ def test_results_come_in_the_order_of_the_items(cores: int) -> None:
 
 
 def test_no_more_items_are_taken_than_said(cores: int) -> None:
-    """So that memory holds a few of them, however many there are."""
+    """So that memory holds a few of them, however many there are: the next is submitted when one is consumed."""
     begun: list[int] = []
     for place, _ in enumerate(parallel_map(begun.append, range(20))):
-        time.sleep(0.005)
         assert len(begun) <= place + 1 + cores
 
 
@@ -60,12 +64,18 @@ def test_an_error_arrives_where_its_result_would_and_ends_the_work(cores: int) -
 def test_a_caller_that_has_enough_ends_the_work() -> None:
     """Closing waits for what is under way and begins nothing more."""
     begun: list[int] = []
-    results = parallel_map(begun.append, range(50))
+    ended: list[int] = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        ended.append(item)
+
+    results = parallel_map(work, range(50))
     next(results)
     results.close()
-    there = len(begun)
-    time.sleep(0.02)
-    assert len(begun) == there < 50
+    assert begun == ended, "nothing is under way"
+    assert len(begun) < 50
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("images")], "nor can be"
 
 
 @pytest.mark.parametrize(("items", "each"), [(1, 3), (2, 1), (3, 1), (7, 1)])
@@ -82,28 +92,33 @@ def test_threads_part_the_cores_among_them(items: int, each: int) -> None:
         torch.set_num_threads(before)
 
 
-def test_large_images_take_turns_with_all_cores() -> None:
-    """Never two of them at once; small ones go on beside them."""
-    at_work, most, cores = 0, 0, []
-    lock = threading.Lock()
+def test_large_images_take_turns_with_all_cores(cores: int) -> None:
+    """One thread, which has all cores, computes all of them."""
 
-    def large(_: int) -> None:
-        nonlocal at_work, most
-        with exclusive_slot(LARGE_PIXELS + 1, 5):
-            with lock:
-                at_work += 1
-                most = max(most, at_work)
-            cores.append(torch.get_num_threads())
-            time.sleep(0.005)
-            with lock:
-                at_work -= 1
-        cores.append(-torch.get_num_threads())
+    def work(item: int) -> tuple[int, int]:
+        return threading.get_ident(), torch.get_num_threads()
 
-    with ThreadPoolExecutor(4) as pool:
-        before = pool.submit(torch.get_num_threads).result()
-        list(pool.map(large, range(6)))
-    assert most == 1
-    assert sorted(cores) == sorted([5] * 6 + [-before] * 6)
-    here = torch.get_num_threads()
-    with exclusive_slot(LARGE_PIXELS, here + 1):
-        assert torch.get_num_threads() == here, "a small one computes on what its thread has"
+    found = list(parallel_map(work, [LARGE_PIXELS + 1] * 6, pixels=lambda item: item))
+    assert found == [(found[0][0], cores)] * 6
+    assert {each for _, each in parallel_map(work, [LARGE_PIXELS] * 6, pixels=lambda item: item)} == {1}
+
+
+def test_small_images_go_on_beside_a_large_one() -> None:
+    """A large one that waits for a small one comes to its end."""
+    meeting = threading.Barrier(2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        results = parallel_map(lambda _: meeting.wait(PATIENCE), [LARGE_PIXELS + 1, 1], pixels=lambda item: item)
+        assert sorted(results) == [0, 1]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_item_whose_size_cannot_be_read_is_left_to_the_function() -> None:
+    """It meets the same error, and handles it or not."""
+
+    def unreadable(item: int) -> int:
+        raise InputError("no header")
+
+    assert list(parallel_map(str, [1, 2], pixels=unreadable)) == ["1", "2"]

@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flawmap.commands.inspection_files import ENDINGS, inspection_files
 from flawmap.commands.outputs import InspectionOutputs, usable_folder
 from flawmap.core.errors import ConfigError, InputError, OutputError
 from flawmap.core.events import SILENT, Events
-from flawmap.core.files import sha256_of
-from flawmap.core.parallel import exclusive_slot, parallel_map
+from flawmap.core.files import clean_stale_parts, sha256_of
+from flawmap.core.parallel import parallel_map
 from flawmap.core.records import Inspection
 from flawmap.core.runtime import Runtime
 from flawmap.data.finding import FoundImage, find_images
 from flawmap.imaging.codecs import read_header
 from flawmap.imaging.reading import WHOLE_PIXELS, opened_image
+from flawmap.imaging.threads import one_opencv_thread
 from flawmap.reporting.logs import InspectionLog
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.inspection import InspectionBuilder
@@ -78,6 +77,7 @@ def inspect(
     names = _output_names(found)
     run = _identity(model, detector, outputs)
     with InspectionLog(usable_folder(out, _bytes_needed(found, outputs)), run, resume=resume) as records:
+        clean_stale_parts(out)
         done = {record["path"]: _row_of(record) for record in records.kept}
         remaining = [image for image in found if str(image.path) not in done]
         if done:
@@ -102,18 +102,17 @@ def _inspect_all(
     events: Events,
 ) -> None:
     """Inspect images side by side; each is listed, in order, as soon as it is done."""
-    cores = torch.get_num_threads()
 
     def look(image: FoundImage) -> Inspection | InputError:
         try:
-            with exclusive_slot(read_header(image.path).pixels, cores):
-                return _inspect_file(detector, image.path, out / names[image], outputs)
+            return _inspect_file(detector, image.path, out / names[image], outputs)
         except OutputError:
             raise
         except InputError as error:
             return error
 
-    with closing(parallel_map(look, images)) as results:
+    results = parallel_map(look, images, pixels=lambda image: read_header(image.path).pixels)
+    with one_opencv_thread(), closing(results):
         for number, (image, result) in enumerate(zip(images, results, strict=True), start=1):
             path = str(image.path)
             failed = isinstance(result, InputError)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import platform
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+import psutil
 import torch
 
 from flawmap.core.errors import ConfigError
 
-UNKNOWN_MEMORY = 8_000_000_000  # bytes, of a machine that does not tell its own
-
-_TRIM, _MAP = -1, -3  # of glibc: from how many free bytes on they go back, from how many on a block is a mapping
+MEMBERSHIPS, CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # of Linux
 
 
 def choose_device(name: str) -> torch.device:
@@ -53,16 +51,15 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware (emulation would be slower than float32)."""
+    """Whether the device multiplies bfloat16 in hardware (emulation would be slower than float32).
+
+    On a CPU oneDNN multiplies, and ONEDNN_MAX_CPU_ISA may keep it from instructions that the processor has.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    capability = getattr(torch.cpu, "get_capabilities", None)  # newer torch says it in public
-    if capability is not None:
-        known = capability()
-        return bool(known.get("avx512_bf16", False) or known.get("amx_bf16", False))
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    known = _processor()
+    native = bool(known.get("avx512_bf16", False) or known.get("amx_bf16", False))
+    return device.type == "cpu" and native and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
@@ -76,7 +73,7 @@ def describe_machine() -> dict[str, object]:
     """What a figure's reader needs to know of the machine: processor, cores, torch, device."""
     return {
         "platform": platform.platform(terse=True),
-        "processor": _processor(),
+        "processor": _processor().get("cpu_name") or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -85,48 +82,46 @@ def describe_machine() -> dict[str, object]:
 
 
 def free_memory() -> int:
-    """Bytes that programs may still take; where a system does not say, half of its memory, or of 8 GB."""
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as lines:  # noqa: PTH123 - a device file, Linux alone has it
-            found = dict(line.split(":") for line in lines)
-        return 1024 * int(found["MemAvailable"].removesuffix("kB\n"))
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
-        return UNKNOWN_MEMORY // 2
+    """Bytes that this process may still take: what the system has available, and what its control groups leave."""
+    return min([int(psutil.virtual_memory().available), *_left_by_groups()])
 
 
-@contextmanager
-def kept_memory() -> Iterator[None]:
-    """Freed memory stays with this process while the context lasts; where the C library is not glibc nothing changes.
+def _left_by_groups() -> list[int]:
+    """Bytes that each limited control group of this process leaves; Linux, versions 1 and 2. Empty without limits.
 
-    A training step frees its activations and soon asks for as many again. Where they go back to the system in between,
-    each page comes anew and filled with zeros: thousands of page faults, up to a tenth of a step.
+    A container may name its group as its host does, in folders that it does not see: its own limit lies at the root.
     """
     try:
-        library = ctypes.CDLL(None)
-        allow, trim = library.mallopt, library.malloc_trim
-    except (OSError, AttributeError, TypeError):
-        yield
-        return
-    allow(_MAP, 2**30)
-    allow(_TRIM, 2**31 - 1)
-    try:
-        yield
-    finally:
-        allow(_MAP, 2**25)  # the most that glibc comes to by itself once large blocks have been freed
-        allow(_TRIM, 2**26)
-        trim(0)
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - a device file, Linux alone has it
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
+        lines = MEMBERSHIPS.read_text(encoding="utf-8").splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return []
+    left: list[int] = []
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        if controllers not in ("", "memory"):
+            continue
+        root = CONTROL_GROUPS / controllers
+        files = _VERSION_1 if controllers else _VERSION_2
+        inner = PurePosixPath(group.lstrip("/"))
+        found = (_left(root / folder, *files) for folder in (inner, *inner.parents))
+        left += [count for count in found if count is not None]
+    return left
+
+
+# Of a control group: its limit, its use, and of its statistics the cached files, which go when memory is wanted.
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+
+
+def _left(group: Path, limit: str, use: str, cached: str) -> int | None:
+    try:
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
+        limited, used = (int((group / name).read_text(encoding="utf-8")) for name in (limit, use))
+        return max(0, limited - used + int(statistics[cached]))
+    except (OSError, KeyError, ValueError):  # no such group, or no limit: "max"
+        return None
+
+
+def _processor() -> dict[str, Any]:
+    """The processor's name and instructions, as far as this release of torch tells them."""
+    known = getattr(torch.cpu, "get_capabilities", None)
+    return known() if known else {"avx512_bf16": getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()}

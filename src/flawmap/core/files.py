@@ -1,32 +1,40 @@
-"""Files and folders: whole writes or none, room on the disk, digests, the order of names. Imports the errors alone."""
+"""Files and folders: whole writes or none, room on the disk, digests, the order of names. No torch here."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
+import secrets
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+import psutil
+
 from flawmap.core.errors import InputError, OutputError
 
 _DIGITS = re.compile("([0-9]+)")
+_PART = f".part-{zlib.crc32(platform.node().encode()):08x}-"  # of this machine: a folder may be shared with others
 
 
 @contextmanager
 def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A file beside `path` to write into; it takes `path`'s name once the block ends well, and vanishes otherwise.
+    """A file in `path`'s folder to write into; it takes `path`'s name once the block ends well, and vanishes otherwise.
 
-    Readers see the old file or the new one, never a part. With `durable` the bytes reach the disk before the name
+    Readers see the old file or the new one, never a part. Several threads and processes may write one path at once:
+    each has a part of its own, and the last one to end stays. With `durable` the bytes reach the disk before the name
     changes (model files and checkpoints: a power cut must not leave an empty one).
 
     Raises:
-        OutputError: the file cannot be written: no such folder, no right, no room.
+        OutputError: the file cannot be written: no such folder, no right, no room. An OSError of the block that names
+            another file is not changed.
     """
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    part = path.with_name(f"{_PART}{os.getpid()}-{secrets.token_hex(8)}")
     try:
         yield part
         if durable:
@@ -34,14 +42,25 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
                 os.fsync(written.fileno())
         part.replace(path)
     except OSError as error:
-        raise unwritable(path, error) from error
+        if error.filename is None or Path(os.fsdecode(error.filename)).name == part.name:
+            raise unwritable(path, error) from error
+        raise
     finally:
         with suppress(OSError):  # nothing was begun, or the folder itself is missing
             part.unlink(missing_ok=True)
 
 
+def clean_stale_parts(folder: Path) -> None:
+    """Remove the parts that killed processes of this machine left in a folder and the folders below it."""
+    for part in folder.rglob(f"{_PART}*"):
+        process = part.name.removeprefix(_PART).partition("-")[0]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            with suppress(OSError):  # another process removed it, or may alone
+                part.unlink()
+
+
 def unwritable(path: Path, error: OSError) -> OutputError:
-    """The error that says so."""
+    """The error for a file that the system refused to write."""
     return OutputError(f"{path} cannot be written: {_reason(error)}")
 
 
@@ -64,11 +83,11 @@ def writable_folder(path: Path) -> Path:
 
 
 def enough_space(folder: Path, needed: int) -> None:
-    """Refuse a folder, made already or not, whose disk has less than `needed` bytes free."""
+    """Refuse a folder, made already or not, whose disk has less than `needed` bytes free, with an OutputError."""
     present = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(present).free
     if free < needed:
-        raise InputError(
+        raise OutputError(
             f"{folder} has {size_text(free)} free, {size_text(needed)} are needed; make room or name a folder on "
             "another disk"
         )

@@ -1,77 +1,92 @@
-"""Images side by side: each on a core of its own, handed back in order.
+"""Images side by side: each on cores of its own, results handed back in order.
 
 Cores that share a network's small layers wait for each other hundreds of times in an image. Cores with an image each
-wait for nobody, and one reads, judges and writes while another is in the network.
+do not, and one reads, labels and writes while another is in the network. Torch is imported with the first thread.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from threading import Barrier, Lock
-from typing import TypeVar
+from threading import Barrier
+from typing import Self, TypeVar
 
-import torch
+from flawmap.core.errors import InputError
 
-MOST = 8  # images at once, for the sake of memory
-LARGE_PIXELS = 2**22  # of an image; those above take turns, with all cores for one
+AT_ONCE = 8  # images, for the sake of memory
+LARGE_PIXELS = 2**22  # of an image; those above are computed one at a time, on all cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
-    """What the function makes of each item, in the items' order, by as many threads as torch has cores here.
+def parallel_map(
+    function: Callable[[Item], Result], items: Sequence[Item], *, pixels: Callable[[Item], int] = lambda _: 0
+) -> Generator[Result, None, None]:
+    """The function's result for each item, in the items' order, computed by up to as many threads as torch has cores.
 
-    They part the cores among them. One item more than there are threads is taken ahead, however slow the caller.
-    An error arrives in the place of its result and ends the work.
+    The cores are divided evenly among the threads. At most threads + 1 items are in progress, even if the caller
+    consumes slowly. An error arrives in the place of its result and ends the work.
+
+    Args:
+        pixels: how many an item has; large ones wait for each other, and then get all cores. An item for which this
+            raises an InputError counts as small.
     """
+    import torch  # noqa: PLC0415 - the command line imports this module for --help
+
     cores = torch.get_num_threads()
-    threads = max(1, min(cores, len(items), MOST))
+    threads = max(1, min(cores, len(items), AT_ONCE))
     waiting: deque[Future[Result]] = deque()
-    with _pool(threads, max(1, cores // threads)) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
+    with Scheduler(threads, cores) as scheduler:
+        for item in items:
+            waiting.append(scheduler.submit(function, item, pixels))
+            if len(waiting) > threads:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-@contextmanager
-def _pool(threads: int, cores: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads for each of which torch computes on so many cores; the caller's own number stays what it is."""
-    before, all_there = torch.get_num_threads(), Barrier(threads)
-    with ThreadPoolExecutor(threads, "images", initializer=_compute_on, initargs=(cores,)) as pool:
-        list(pool.map(lambda _: all_there.wait(), range(threads)))
-        torch.set_num_threads(before)  # other threads to come do as was said last
-        yield pool
+class Scheduler:
+    """Threads that divide the cores evenly, and one more that has all of them, for large images.
 
+    No thread changes its number of cores after its start, so none disturbs another. Leaving the context cancels what
+    has not begun and waits for the rest.
+    """
 
-def _compute_on(cores: int) -> None:
-    torch.get_num_threads()  # a new thread takes over the number at its first use, whatever was set before
-    torch.set_num_threads(cores)
+    def __init__(self, threads: int, cores: int) -> None:
+        self._even = _pool(threads, max(1, cores // threads))
+        self._whole = _pool(1, cores)
 
+    def submit(self, function: Callable[[Item], Result], item: Item, pixels: Callable[[Item], int]) -> Future[Result]:
+        """The future result for an item, as `parallel_map` has it computed."""
+        return self._even.submit(self._run, function, item, pixels)
 
-_ONE_LARGE = Lock()
-
-
-@contextmanager
-def exclusive_slot(pixels: int, cores: int) -> Iterator[None]:
-    """Around the work on an image of so many pixels: large ones wait for each other, and then get so many cores."""
-    if pixels <= LARGE_PIXELS:
-        yield
-        return
-    with _ONE_LARGE:
-        before = torch.get_num_threads()
-        torch.set_num_threads(cores)
+    def _run(self, function: Callable[[Item], Result], item: Item, pixels: Callable[[Item], int]) -> Result:
         try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+            large = pixels(item) > LARGE_PIXELS
+        except InputError:
+            large = False  # the function meets the same error, and handles it
+        return self._whole.submit(function, item).result() if large else function(item)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._even.shutdown(cancel_futures=True)
+        self._whole.shutdown()
+
+
+def _pool(threads: int, cores: int) -> ThreadPoolExecutor:
+    """Threads for each of which torch computes on so many cores; the caller's own number stays what it is."""
+    import torch  # noqa: PLC0415 - as above
+
+    def start() -> None:
+        torch.get_num_threads()  # a new thread takes over the default at its first use, whatever was set before
+        torch.set_num_threads(cores)
+
+    default, all_started = torch.get_num_threads(), Barrier(threads)
+    pool = ThreadPoolExecutor(threads, "images", initializer=start)
+    list(pool.map(lambda _: all_started.wait(), range(threads)))
+    torch.set_num_threads(default)  # for threads that are started later
+    return pool

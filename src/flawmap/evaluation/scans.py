@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
-import torch
 
 from flawmap.core.errors import InputError
-from flawmap.core.parallel import exclusive_slot, parallel_map
+from flawmap.core.parallel import parallel_map
 from flawmap.core.records import Inspection, Mask
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.image_counts import CountedImage, ImageCounts
 from flawmap.imaging.codecs import read_header
 from flawmap.imaging.reading import ImageRows, opened_image
 from flawmap.imaging.roi import Box, find_roi
+from flawmap.imaging.threads import one_opencv_thread
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.inspection import InspectionBuilder
 
@@ -72,14 +72,13 @@ def in_parallel(
     function: Callable[[Item], Result], items: Sequence[Item]
 ) -> Iterator[tuple[Item, Result | InputError]]:
     """Each image with its result, or with the error that kept it from one, in order; large images take turns."""
-    cores = torch.get_num_threads()
 
     def attempt(item: Item) -> Result | InputError:
         try:
-            with exclusive_slot(read_header(item.path).pixels, cores):
-                return function(item)
+            return function(item)
         except InputError as error:
             return error
 
-    with closing(parallel_map(attempt, items)) as results:
+    results = parallel_map(attempt, items, pixels=lambda item: read_header(item.path).pixels)
+    with one_opencv_thread(), closing(results):
         yield from zip(items, results, strict=True)
