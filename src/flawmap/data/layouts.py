@@ -143,7 +143,10 @@ def _good_and_bad(root: Path) -> Dataset:
     used = [good, *bad, *([masks] if masks else [])]
     doubtful = [folder.name for folder in _folders(root) if folder not in used]
     if doubtful and not bad:
-        raise InputError(f"{root} has a folder {good.name} and a folder {doubtful[0]}, of which is unclear; {_ADVICE}")
+        raise InputError(
+            f"{root} has a folder {good.name} and a folder {doubtful[0]}, which is neither good nor bad by its name; "
+            f"{_ADVICE}"
+        )
     finding = Finding(root)
     finding.add_good(good, "train")
     _some_good(finding, good)
