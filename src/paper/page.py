@@ -39,7 +39,7 @@ EXAMPLES = (
     "ground truth is outlined in red, what was found in green. The first segmentation is at the model's own threshold, "
     "which good images alone gave; the second at the threshold with 5 % of the good pixels of the defective images "
     "above it, which takes labels. The opened residual is black at 0 and brightest from the model's own threshold on. "
-    "The images were chosen by the size of their flaws, not by how well these are found."
+    "The image was chosen by the size of its flaws, not by how well these are found."
 )
 CAPTIONS = {
     "figure1": EXAMPLES,

@@ -323,16 +323,16 @@ def _drawn(draw: Callable[[Path], None], out: Path, name: str) -> Sequence[Claim
 
 
 def _examples(dataset: DataSet, context: RunContext, records: Sequence[Record], path: Path) -> None:
-    """Images, reconstructions and residuals of the models that were kept; nothing where there are none."""
-    rows = [row for row in trainings(ALL, sets=(dataset,), seeds=1) if pictured(row) and context.model(row).exists()]
+    """An image, its reconstructions and residuals by the models that were kept; nothing where there are none."""
     histograms = {record["name"]: record["scorings"][FAITHFUL]["histogram"] for record in records}
-    known = [row for row in rows if row.name in histograms]
+    known = [row for row in trainings(ALL, sets=(dataset,), seeds=1) if pictured(row) and row.name in histograms]
+    rows = [row for row in known if context.model(row).exists()]
     if rows:
         examples.draw(
             {row.method: context.model(row) for row in rows},
             context.data / dataset.folder,
             path,
-            thresholds={row.method: examples.threshold_at(histograms[row.name]) for row in known},
+            thresholds={row.method: examples.threshold_at(histograms[row.name]) for row in rows},
             runtime=context.runtime,
         )
 
