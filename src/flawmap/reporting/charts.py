@@ -1,7 +1,6 @@
-"""What people look at: outlined flaws, residual maps in colour, ROC curves, the course of a training.
+"""Charts as PNG files: ROC curves, the losses of a training, and the look that all charts share.
 
-Pictures are (H, W, 3) uint8 arrays, so that whoever needs a file writes it; figures are PNG files. Matplotlib is
-loaded when a figure is drawn, not before, and pyplot never: no window, no global state, safe in threads.
+Matplotlib is loaded only when a chart is drawn, and pyplot never: no window, no global state, safe in threads.
 """
 
 from __future__ import annotations
@@ -22,17 +21,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; the line styles change when they run out.
+# The colours of Okabe and Ito, which colour-blind readers can tell apart; then the line styles change.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
 STYLES = ("-", "--", ":", "-.")
 INK, FAINT = "#333333", "#d9d9d9"
 
 
-# ------------------------------------------------------------------------------------------------------------ figures
-
-
 def roc_figure(curves: Mapping[str, Curve], path: Path) -> None:
-    """ROC curves with their areas, whole and, on a logarithmic axis, at the low rates that production runs at.
+    """ROC curves with their areas: whole, and on a logarithmic axis at the low rates of production.
 
     Args:
         curves: by name, in the order of the legend.
@@ -51,7 +47,7 @@ def roc_figure(curves: Mapping[str, Curve], path: Path) -> None:
         x, y = curve.false_positive_rate, curve.true_positive_rate
         line: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "linewidth": 1.8}
         line["linestyle"] = STYLES[index // len(COLOURS) % len(STYLES)]
-        label = name.replace("$", r"\$")  # two dollar signs would set what lies between as a formula
+        label = name.replace("$", r"\$")  # matplotlib sets text between two dollar signs as a formula
         whole.plot(x, y, label=f"{curve.area:.3f}   {label}", **line)
         seen = x >= start
         low.plot(np.append(start, x[seen]), np.append(np.interp(start, x, y), y[seen]), **line)
@@ -81,12 +77,12 @@ def loss_figure(
     against: str = "step",
     series: Sequence[str] = ("loss", "validation"),
 ) -> None:
-    """The course of a training: losses against steps, logarithmic where they span a factor of three or more.
+    """The losses of a training against its steps, logarithmic where they span a factor of three or more.
 
     Args:
-        history: rows with `against` and some of the `series`; a row counts for a series only where it has a number.
+        history: rows with `against` and some of the `series`; a row counts for a series only if it has a number there.
         path: the PNG file to write; its folder exists.
-        against: the key of the x axis. series: the keys to draw, each a line; keys that no row has are left out.
+        against: the key of the x axis. series: the keys to draw, each as a line; keys that no row has are left out.
     Raises:
         InputError: no row has a number of any series.
     """
@@ -101,7 +97,7 @@ def loss_figure(
     figure = blank_figure(7.2, 4.2)
     axes = figure.subplots()
     for index, (name, line) in enumerate(lines.items()):
-        marker = "o" if len(line) <= 30 else None  # few points are points, many are a line
+        marker = "o" if len(line) <= 30 else None  # few points are marked
         colour = COLOURS[index % len(COLOURS)]
         label = f"{name}   {line[-1, 1]:.4g} at the end"
         axes.plot(line[:, 0], line[:, 1], color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
@@ -117,7 +113,7 @@ def loss_figure(
 
 
 def _lowest_rate(curves: Mapping[str, Curve]) -> float:
-    """The power of ten where the logarithmic axis starts: 1e-5 to 0.1, no lower than any curve has points."""
+    """The power of ten at which the logarithmic axis starts: 1e-5 to 0.1, and no curve has a lower point."""
     rates = [curve.false_positive_rate for curve in curves.values()]
     positive = [float(rate[rate > 0][0]) for rate in rates]
     return float(10 ** np.clip(np.floor(np.log10(min(positive))), -5, -1))
@@ -131,7 +127,7 @@ def blank_figure(width: float, height: float) -> Figure:
 
 
 def dress(axes: Axes) -> None:
-    """The common look: a faint grid, two quiet spines, everything else ink."""
+    """The common look: a faint grid, two grey spines, dark text."""
     axes.grid(visible=True, which="major", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -144,7 +140,7 @@ def dress(axes: Axes) -> None:
 
 
 def _plain_numbers(axes: Axes) -> None:
-    """0.2, 0.3, 0.5 on a logarithmic y axis instead of powers of ten, of which it may span less than one."""
+    """Label a logarithmic y axis with 0.2, 0.3, 0.5: it may span less than one power of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415 (as above)
 
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
@@ -153,9 +149,9 @@ def _plain_numbers(axes: Axes) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write the PNG beside its place, then rename: a reader sees the old file or the new one, never half of one."""
+    """Write the PNG file, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 (as above)
 
-    FigureCanvasAgg(figure)  # the canvas that draws pixels takes the figure over
+    FigureCanvasAgg(figure)  # it attaches itself to the figure
     with atomic(path) as beside, beside.open("wb") as file:
         figure.savefig(file, format="png")
