@@ -52,6 +52,7 @@ def find_dataset(path: Path) -> Dataset:
         raise InputError(f"no such folder: {path}")
     if not any(path.iterdir()):
         raise InputError(f"the folder {path} is empty")
+    _refuse_part(path)
     if _folders(path, _TRAIN | _TEST):
         return _mvtec(path)
     if _folders(path, _GOOD):
@@ -324,6 +325,13 @@ def _one_folder(root: Path) -> Dataset:
     return finding.dataset("labelme" if labelled else "plain")
 
 
+def _refuse_part(root: Path) -> None:
+    """Refuse the folder of a data set that holds its test images or masks."""
+    for above in root.resolve().parents[:2]:
+        if (above / "train" / "good").is_dir() and _word(root.resolve().relative_to(above).parts[0]) not in _TRAIN:
+            raise InputError(f"{root} is a part of the data set {above}; name that, or its train/good")
+
+
 def _refuse_doubtful(root: Path) -> None:
     """Refuse a folder whose images cannot all be good."""
     whole = [
@@ -337,9 +345,6 @@ def _refuse_doubtful(root: Path) -> None:
             f"{root} has a folder {doubtful[0].name}, but all images of a plain folder are taken as good; name the "
             f"folder of good images alone, or {_ADVICE}"
         )
-    for above in root.resolve().parents[:2]:
-        if (above / "train" / "good").is_dir() and _word(root.resolve().relative_to(above).parts[0]) not in _TRAIN:
-            raise InputError(f"{root} is a part of the data set {above}; name that, or its train/good")
     names = {file.with_suffix("").as_posix().casefold() for file in files_below(root)}
     masks = [
         name

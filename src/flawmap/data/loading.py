@@ -79,6 +79,7 @@ def load_area(
     """
     with _advised(), opened_image(area.path, settings) as image:
         shape = image.shape
+    with opened_image(area.path, settings) as image:
         roi, box = _roi_of(area, image, settings)
     target = working_size(*_size(box), scale_of_part(settings.scale, shape[:2], _size(box)))
     wanted = channels or shape[2]

@@ -129,7 +129,9 @@ def _nothing_left(
 ) -> str:
     if small:
         return f"no image is left to train on: {_too_small(small, total, patch, pad=pad)}; or take a smaller patch"
-    return f"no image is left to train on: {_some(f'{len(left_out)} of {total} are left out', left_out)}"
+    path, reason = next(iter(left_out.items()))
+    named = reason if str(path) in reason else f"{path} is {reason}"
+    return f"none of {total} images is left to train on: {named}"
 
 
 def _some(what: str, reasons: dict[Path, str]) -> str:

@@ -319,7 +319,7 @@ def _too_small(path: Path, box: Box, roles: int, minimum_side: int) -> str:
     return (
         f"{path} has {width} x {height} usable pixels, too few to keep a strip for validation or test: {longer} x "
         f"{minimum_side} are needed; give more than {FEW} good images, larger ones, a smaller patch, or keep none "
-        "(--set split.validation=0 --last 0)"
+        "(--set split.validation=0 --set split.last=0)"
     )
 
 
