@@ -80,7 +80,7 @@ def roc(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
         dress(axes)
     for place, axes in enumerate(panels):
         axes.set_visible(place < len(sets))
-        if place + columns >= len(sets):  # names of the axes on the lowest and the leftmost panels alone
+        if place + columns >= len(sets):  # only the lowest and the leftmost panels name their axes
             axes.set_xlabel("false positive rate")
             axes.xaxis.set_tick_params(labelbottom=True)
         if place % columns == 0:

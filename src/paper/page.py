@@ -36,9 +36,9 @@ TITLES = {
     "timing": ("Timing", "how long it takes"),
 }
 EXAMPLES = (
-    "ground truth is outlined in red, what was found in green. The first segmentation is at the model's own threshold, "
-    "which good images alone gave; the second at the threshold with 5 % of the good pixels of the defective images "
-    "above it, which takes labels. The opened residual is black at 0 and brightest from the model's own threshold on. "
+    "ground truth is outlined in red, found regions in green. The first segmentation is at the model's own threshold, "
+    "which needs only good images; the second is at the threshold with 5 % of the good pixels of the defective images "
+    "above it, which needs labels. The opened residual is black at 0 and brightest from the model's own threshold on. "
     "The image was chosen by the size of its flaws, not by how well these are found."
 )
 CAPTIONS = {
@@ -47,10 +47,10 @@ CAPTIONS = {
     "contrast, structure, and SSIM, their product.",
     "figure5": EXAMPLES,
     "figure6": "true against false positive rate over all pixels of the defective images, with the areas under the "
-    "curves; the dotted diagonal is chance. Of several seeds each is a thin line.",
-    "figure7": "quantiles over all ground-truth regions of the share of each that is found: by the 75 % quantile and "
-    "more a quarter of them, by the 50 % quantile half, by the 25 % quantile three quarters.",
-    "table2": "dots are seeds, the line is their mean. Of the paper's figures the verified ones alone are drawn.",
+    "curves; the dotted diagonal is chance. Several seeds are thin lines.",
+    "figure7": "quantiles over all ground-truth regions of the fraction of each that is found: a quarter of the "
+    "regions reaches the 75 % quantile, half of them the 50 % quantile, three quarters the 25 % quantile.",
+    "table2": "dots are seeds, the line is their mean. Only verified numbers of the paper are drawn.",
 }
 DRAWN = tuple(key for key in TITLES if key not in ("ours", "timing"))
 
@@ -127,7 +127,7 @@ def summary(publication: Publication) -> dict[str, Any]:
 
 
 def page_of(publication: Publication) -> Page:
-    """Facts and claims, then an experiment after the other with its picture and table, then the lists."""
+    """Facts and claims, then each experiment with its picture and table, then the lists."""
     by_experiment, claims = publication.by_experiment(), publication.claims
     chapters = []
     for key, (name, what) in TITLES.items():
@@ -135,11 +135,11 @@ def page_of(publication: Publication) -> Page:
         note = f"{NOT_RUN}: no picture" if key in DRAWN and not figures else ""
         own = (by_experiment[key],) if key in by_experiment else ()
         chapters.append(Section(f"{name}: {what}", figures=figures, tables=own, note=note, key=key, link=name))
-    lists = Section("The runs and all figures", tables=publication.lists(), key="runs", link="Runs")
+    lists = Section("The runs and all metrics", tables=publication.lists(), key="runs", link="Runs")
     return Page(
         title="The paper's experiments, run again",
         lead="Bergmann et al. 2019, Improving Unsupervised Defect Segmentation by Applying Structural Similarity to "
-        "Autoencoders: its figures and tables, from our own trainings on good images alone, beside what it reports.",
+        "Autoencoders: its figures and tables, from our own trainings on good images only, beside the paper's results.",
         facts=_facts(publication),
         tables=(tables.claims_table(claims),) if claims else (),
         sections=(*chapters, lists),

@@ -1,6 +1,6 @@
-"""Which trainings an experiment of the paper needs: data sets, methods, seeds, settings. Numbers alone, no torch.
+"""Which trainings an experiment of the paper needs: data sets, methods, seeds, settings. No torch.
 
-Every training is one row, named by what it is; experiments share rows, so that nothing is trained twice.
+Every training is one row with a name of its own; experiments share rows, so that nothing is trained twice.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def areas_table(records: Sequence[Record], paper: Sequence[Printed]) -> Table:
             rows.append((title, method, "", MISSING, "", *[""] * len(others), *theirs))
     columns = ("set", "method", "seeds", AUROC, "interval over images, first seed")
     note = (
-        "Over the pixels of the defective images. Of several seeds the mean, and in brackets the least and the largest."
+        "Measured over the pixels of the defective images. Several seeds give their mean, and in brackets the smallest "
+        "and the largest value."
     )
     return Table(
         "Areas under the ROC curves, ours beside the paper's",
@@ -79,11 +80,11 @@ def overlap_table(records: Sequence[Record], paper: Sequence[Printed]) -> Table:
             printed = [one for one in paper if (one.what, one.set, one.method) == ("figure7", set_name, method)]
             rows.append((title, name, *ours, *_beside(printed, _with_quantity)))
     note = (
-        "Quantiles over all ground-truth regions of the share of each that is found, at a false positive rate of 5 %. "
-        "Of several seeds the mean."
+        "Quantiles over all ground-truth regions of the fraction of each that is found, at a false positive rate of "
+        "5 %. Several seeds give their mean."
     )
     columns = ("set", "method", *QUANTILES, *PAPER_COLUMNS)
-    return Table("Share of the flaws found at 5 % false positives", columns, tuple(rows), note)
+    return Table("Fraction of the flaws found at 5 % false positives", columns, tuple(rows), note)
 
 
 def sensitivity_table(records: Sequence[Record], paper: Sequence[Printed]) -> Table:
@@ -101,8 +102,8 @@ def sensitivity_table(records: Sequence[Record], paper: Sequence[Printed]) -> Ta
             rows.append((axis.name, cell, patches, mean_and_range(values_of(found)), *ours, *printed))
     columns = ("varied", "cell", "patches", AUROC, *(f"{AUROC}, {name}" for name in others), *PAPER_COLUMNS)
     note = (
-        "SSIM on NanoTWICE; all that a row does not name is d = 500, K = 11 and patches of 128 pixels. Patches: how "
-        "many our training saw; the paper trains for 200 epochs of 10,000."
+        "SSIM on NanoTWICE. A row varies one setting; the others are d = 500, K = 11 and patches of 128 pixels. "
+        "Patches: how many our training saw; the paper trains for 200 epochs of 10,000."
     )
     return Table("Table 2, ours beside the paper's", columns, tuple(rows), note)
 
@@ -134,7 +135,7 @@ def ours_table(records: Sequence[Record]) -> Table:
         *(PIXEL_METRICS[name].short for name in ("average_precision", "au_pro_30")),
         *QUANTILES,
     )
-    note = "Quantiles: over all ground-truth regions, of the share of each that is found at 5 % false positives."
+    note = "Quantiles over all ground-truth regions of the fraction of each that is found at 5 % false positives."
     return Table("SSIM with and without our additions", columns, tuple(rows), note)
 
 
@@ -204,8 +205,8 @@ def metrics_table(records: Sequence[Record]) -> Table:
         *("run", "scored", *(PIXEL_METRICS[name].short for name in RUN_METRICS)),
         *(f"{AUROC} with good images", IMAGE_METRICS["auroc"].short, "images"),
     )
-    note = "Over the defective images, but for the two columns that say otherwise; these need good test images."
-    return Table("Every figure of every run", columns, tuple(rows), note)
+    note = "Measured over the defective images, except for two columns, which also need good test images."
+    return Table("Every metric of every run", columns, tuple(rows), note)
 
 
 def paper_table(paper: Iterable[Printed]) -> Table:
@@ -214,9 +215,9 @@ def paper_table(paper: Iterable[Printed]) -> Table:
         (one.what, one.set or MISSING, one.method or MISSING, one.quantity, _value(one), MARKS[one.mark])
         for one in paper
     )
-    note = "What is recalled and unverified is no fact: it stands here to be checked by whoever has the paper."
+    note = "A recalled, unverified number is no fact: it is listed so that a reader with the paper can check it."
     columns = ("stands in", "set", "method", "quantity", "value", "from")
-    return Table("The paper's figures, and where we have them from", columns, rows, note)
+    return Table("The paper's numbers, and where we have them from", columns, rows, note)
 
 
 # -------------------------------------------------------------------------------------------------------------- cells
@@ -288,7 +289,7 @@ def _scoring_changes(records: Iterable[Record]) -> str:
             if not is_cell(record) and (changes := _changes(scored["changes"])):
                 sets.setdefault((name, changes), {})[str(record["title"])] = None
     parts = [f"{name} on {', '.join(titles)}: {changes}" for (name, changes), titles in sets.items()]
-    return f" Scored otherwise: {'; '.join(parts)}." if parts else ""
+    return f" Other ways of scoring: {'; '.join(parts)}." if parts else ""
 
 
 def _changes(changes: Mapping[str, Any]) -> str:

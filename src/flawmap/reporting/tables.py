@@ -72,7 +72,7 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """For each column whether it holds numbers and gaps alone, so that it is aligned right."""
+        """For each column whether it holds only numbers and gaps, so that it is aligned right."""
         columns = zip(*self.cells, strict=True) if self.rows else [()] * len(self.columns)
         return tuple(
             any(cell.numeric for cell in column) and all(cell.numeric or not cell.text for cell in column)
