@@ -11,6 +11,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -46,11 +47,7 @@ def settings(name: Preset, latent: int = LATENT, patch: int = 128) -> Config:
 
 
 def measure(
-    config: Config,
-    *,
-    size: tuple[int, int] = IMAGE,
-    repeats: int = 7,
-    runtime: Runtime | None = None,
+    config: Config, *, size: tuple[int, int] = IMAGE, repeats: int = 7, runtime: Runtime | None = None
 ) -> dict[str, Any]:
     """Durations of a forward pass and of one whole image, as JSON's types.
 
@@ -61,57 +58,54 @@ def measure(
         (from pixels to mask) and of its parts "network", "ssim" and "opening".
     """
     runtime = runtime or Runtime()
-    where = choose_device(runtime.device)
-    how = choose_precision(runtime.precision, where)
-    network = build_network(config).to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    device = choose_device(runtime.device)
+    precision = choose_precision(runtime.precision, device)
+    network = build_network(config).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     detector = Detector.of(Artifact(config, network.state_dict(), 1.0), runtime)
-    rng = np.random.default_rng(0)
-    pixels = rng.random((size[1], size[0], 1), dtype=np.float32)
-    image = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(where)
-    patches = split(image, Grid(config.model.patch, config.tiling.stride))
+    noise = np.random.default_rng(0).random((3, size[1], size[0]), dtype=np.float32)
+    image, rebuilt = (torch.from_numpy(noise[place])[None, None].to(device) for place in (0, 1))
+    patches = split(image[0], Grid(config.model.patch, config.tiling.stride))
     residual = residual_of(config.mapped)
-    rebuilt = torch.from_numpy(rng.random(tuple(image.shape), dtype=np.float32)).to(where)
-    flat = rng.random((size[1], size[0]), dtype=np.float32)
 
-    def forward(batch: torch.Tensor) -> torch.Tensor:
-        with autocast(where, how):
-            out: torch.Tensor = network(batch.contiguous(memory_format=torch.channels_last))
-        return out
-
-    def seconds(work: Callable[[], object]) -> float:
-        durations = []
-        for _ in range(WARM_UP + repeats):
-            started = time.perf_counter()
-            with torch.inference_mode():
-                work()
-            if where.type == "cuda":
-                torch.cuda.synchronize(where)
-            durations.append(time.perf_counter() - started)
-        return statistics.median(durations[WARM_UP:])
+    def forward(batch: torch.Tensor) -> object:
+        with autocast(device, precision):
+            return network(batch.contiguous(memory_format=torch.channels_last))
 
     batches = {count: patches[:1].repeat(count, 1, 1, 1) for count in BATCHES}
+    works: dict[str, Callable[[], object]] = {
+        "whole": lambda: detector.inspect(noise[0][:, :, None]),
+        "network": lambda: [forward(part) for part in torch.split(patches, BATCHES[-1])],
+        "ssim": lambda: residual(image, Decoded(rebuilt)),
+        "opening": lambda: opened(noise[2], config.threshold.opening),
+    }
+    seconds = {count: _seconds(partial(forward, batch), device, repeats) for count, batch in batches.items()}
     return {
         "schema": SCHEMA,
         "date": datetime.date.today().isoformat(),
         "machine": describe_machine(),
         "versions": {name: version(name) for name in ("flawmap", "torch", "numpy")}
         | {"python": platform.python_version()},
-        "device": str(where),
-        "precision": str(how).removeprefix("torch."),
+        "device": str(device),
+        "precision": str(precision).removeprefix("torch."),
         "latent": config.method.model_dump()["latent"],
         "repeats": repeats,
-        "ms_per_patch": {
-            str(count): round(1e3 * seconds(lambda batch=batch: forward(batch)) / count, 4)  # type: ignore[misc]
-            for count, batch in batches.items()
-        },
+        "ms_per_patch": {str(count): round(1e3 * duration / count, 4) for count, duration in seconds.items()},
         "image": {
             "size": list(size),
             "windows": len(patches),
-            "seconds": {
-                "whole": round(seconds(lambda: detector.inspect(pixels)), 5),
-                "network": round(seconds(lambda: [forward(part) for part in torch.split(patches, BATCHES[-1])]), 5),
-                "ssim": round(seconds(lambda: residual(image[None], Decoded(rebuilt[None]))), 5),
-                "opening": round(seconds(lambda: opened(flat, config.threshold.opening)), 5),
-            },
+            "seconds": {name: round(_seconds(work, device, repeats), 5) for name, work in works.items()},
         },
     }
+
+
+def _seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """The median duration of some work, after a warm-up."""
+    durations = []
+    for _ in range(WARM_UP + repeats):
+        started = time.perf_counter()
+        with torch.inference_mode():
+            work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        durations.append(time.perf_counter() - started)
+    return statistics.median(durations[WARM_UP:])
