@@ -481,14 +481,12 @@ def test_images_that_cannot_be_scored_are_refused(trained: Artifact, image: Pixe
         assert str(caught.value) == message
 
 
-def test_a_colour_model_refuses_grey_images() -> None:
-    """And says how to train one that does not."""
-    with pytest.raises(InputError) as caught:
-        untrained(3).score(image_of())
-    assert str(caught.value) == (
-        "this model was trained on colour images, got a grey one; convert the image, or train with --mode colour so "
-        "that every image is converted"
-    )
+def test_grey_and_its_three_equal_channels_are_one(trained: Artifact) -> None:
+    """A grey model takes grey stored as colour, a colour model takes grey; neither score differs by it."""
+    grey = image_of()
+    as_colour = np.repeat(grey, 3, axis=2)
+    for detector in (with_settings(trained), untrained(3)):
+        np.testing.assert_array_equal(detector.score(grey), detector.score(as_colour))
 
 
 def test_an_image_too_small_to_be_padded_is_refused(trained: Artifact) -> None:

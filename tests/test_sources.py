@@ -11,14 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flawmap.core.errors import InputError, OutputError
 from flawmap.core.settings import ImageSettings, RegionOfInterest
 from flawmap.data import loading
 from flawmap.data.loading import LoadStatistics, StorageEstimate, open_patches, pieces, storage_estimate
-from flawmap.data.patches import PatchSource
+from flawmap.data.patches import PatchSource, TrainingImage, padded
 from flawmap.data.splits import ImageRegion
+from flawmap.imaging import reading, rows
+from flawmap.imaging.padding import padding_of
+from flawmap.imaging.reading import ImageRows
 from flawmap.imaging.writing import write_image
 
 RNG = np.random.default_rng(0)
@@ -78,6 +84,101 @@ def same_patches(areas: list[ImageRegion], settings: ImageSettings, path: Path) 
 def test_one_patch_wherever_it_comes_from(tmp_path: Path, kind: str, channels: int, settings: dict[str, Any]) -> None:
     """8 bit, 16 bit and float, grey and colour, converted and scaled: equal in every bit."""
     same_patches(put(tmp_path / "good", pictures(kind, channels)), ImageSettings(**settings), tmp_path / "patches")
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"scale": 1.3}, {"scale": (90, 70)}, {"roi": {"box": (3, 1, 60, 33)}}], ids=str
+)
+def test_patches_do_not_depend_on_bands(
+    tmp_path: Path, kind: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few rows of an image are read at a time, patches are the same, bit for bit, in memory and on disk."""
+    areas, images = put(tmp_path / "good", pictures(kind, 3)), ImageSettings.model_validate(settings)
+    source = same_patches(areas, images, tmp_path / "patches")
+    numbers = source.draw(60, np.random.default_rng(1))
+    whole = source.cut(numbers)
+    monkeypatch.setattr(reading, "WHOLE_PIXELS", 100)
+    for pixels in (1, 700, 3000):
+        monkeypatch.setattr(rows, "BAND_PIXELS", pixels)
+        found = same_patches(areas, images, tmp_path / "patches").cut(numbers)
+        np.testing.assert_array_equal(found, whole, err_msg=str(pixels))
+
+
+def test_an_image_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TIFF is read, scaled and stored by bands: at no time is more than a few of them in memory."""
+    path = tmp_path / "large.tif"
+    values = RNG.integers(0, 256, (3000, 1000), np.uint8)
+    tifffile.imwrite(path, values, rowsperstrip=16)
+    monkeypatch.setattr(reading, "WHOLE_PIXELS", 100_000)
+    monkeypatch.setattr(rows, "BAND_PIXELS", 20_000)
+    area = ImageRegion(path, "")
+    tracemalloc.start()
+    try:
+        for settings in (ImageSettings(), ImageSettings(scale=0.5)):
+            with open_patches([area], settings, PATCH, budget=0, path=tmp_path / "patches", say=silent) as (source, _):
+                source.sample(4, np.random.default_rng(0))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * values.size / 4, "a fourth of the image as float32"
+
+
+SIDES = st.integers(11, 45)
+
+
+@given(height=SIDES, width=SIDES, channels=st.sampled_from([1, 3]), cuts=st.lists(st.integers(0, 45), max_size=3))
+def test_small_images_are_padded_as_they_are_scored(height: int, width: int, channels: int, cuts: list[int]) -> None:
+    """By torch's reflection at both ends, to the side of a patch, from any bands; their region of interest, too."""
+    if min(height, width) < 12:
+        with pytest.raises(InputError, match="image must be at least 12x12 pixels to be padded by reflection"):
+            padded(TrainingImage(np.zeros((height, width, channels), np.float32)), PATCH)
+        return
+    pixels = RNG.random((height, width, channels), dtype=np.float32)
+    inside = RNG.random((height, width)) > 0.1
+    bands = np.split(pixels, sorted(min(cut, height) for cut in cuts))
+    image = TrainingImage(ImageRows(pixels.shape, lambda: iter(bands)), inside, "a")
+    found = padded(image, PATCH)
+    padding = padding_of(height, width, PATCH, pad=True)
+    for got, given_ in ((found.pixels, pixels), (found.inside, inside[:, :, None])):
+        tensor = torch.from_numpy(given_.astype(np.float32).transpose(2, 0, 1))[None]
+        expected = torch.nn.functional.pad(tensor, padding, mode="reflect")[0].numpy().transpose(1, 2, 0)
+        assert got is not None
+        np.testing.assert_array_equal(got.reshape(expected.shape), expected)
+    assert found.rows.shape == found.pixels.shape
+    assert min(found.rows.shape[:2]) >= PATCH
+
+
+def test_padding_a_training(tmp_path: Path) -> None:
+    """With `pad`, images smaller than a patch give patches, and count as large as they become."""
+    areas = put(tmp_path / "good", [RNG.integers(0, 256, size, np.uint8) for size in ((20, 40), (64, 31), (32, 32))])
+    path = tmp_path / "patches"
+    estimate = storage_estimate(areas, ImageSettings(), least=PATCH)
+    assert estimate.memory == 4 * (32 * 40 + 64 * 32 + 32 * 32)
+    with open_patches(areas, ImageSettings(), PATCH, budget=10**9, path=path, pad=True, say=silent) as (source, _):
+        assert source.places == 9 + 33 + 1
+    with (
+        pytest.raises(InputError, match=r"000\.png is 40 x 20 at the working scale, a patch is 32 x 32"),
+        open_patches(areas, ImageSettings(), PATCH, budget=10**9, path=path, say=silent),
+    ):
+        pass
+
+
+def test_grey_and_colour_are_brought_to_one_number_of_channels(tmp_path: Path) -> None:
+    """Grey stored as colour gives the patches of the grey file; for a colour model grey becomes three channels."""
+    grey = [RNG.integers(0, 256, (40, 50), np.uint8) for _ in range(2)]
+    plain = put(tmp_path / "grey", grey)
+    mixed = [put(tmp_path / "colour", [np.repeat(grey[0][:, :, None], 3, axis=2)])[0], plain[1]]
+    found = []
+    for areas, channels in ((plain, 1), (mixed, 1), (mixed, 3), (plain, 3)):
+        with open_patches(
+            areas, ImageSettings(), PATCH, budget=0, path=tmp_path / "patches", channels=channels, say=silent
+        ) as (source, _):
+            assert source.channels == channels
+            found.append(source.cut(np.arange(0, source.places, 17)))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[2], found[3])
+    np.testing.assert_array_equal(np.repeat(found[0], 3, axis=1), found[2])
 
 
 def test_regions_of_interest(tmp_path: Path) -> None:

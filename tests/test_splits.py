@@ -251,7 +251,7 @@ def test_few_images_too_small(tmp_path: Path) -> None:
     message = (
         r"train0\.png has 383 x 100 usable pixels, too few to keep a strip for validation or test: 384 x 128 are "
         r"needed; give more than 5 good images, larger ones, a smaller patch, or keep none "
-        r"\(--set split.validation=0 --last 0\)$"
+        r"\(--set split.validation=0 --set split.last=0\)$"
     )
     with pytest.raises(InputError, match=message):
         split_good(samples, HALF, 128)

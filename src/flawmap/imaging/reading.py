@@ -139,13 +139,21 @@ def opened_image(path: Path, settings: ImageSettings) -> Iterator[ImageRows]:
 
 
 def to_channels(pixels: Pixels, channels: int) -> Pixels:
-    if pixels.shape[2] != channels:
-        names = {1: "grey", 3: "colour"}
+    """An image (h, W, C) with 1 or 3 channels: grey becomes three equal channels, three equal channels become grey.
+
+    Raises:
+        InputError: it has colours, and one channel is asked for.
+    """
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    if not (pixels == pixels[:, :, :1]).all():
         raise InputError(
-            f"this model was trained on {names[channels]} images, got a {names[pixels.shape[2]]} one; "
-            f"convert the image, or train with --mode {names[channels]} so that every image is converted"
+            "this model was trained on grey images, got a colour one; convert the image, or train with --mode grey so "
+            "that every image is converted"
         )
-    return pixels
+    return np.ascontiguousarray(pixels[:, :, :1])
 
 
 def to_unit(
