@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from flawmap.core.settings import ImageSettings
@@ -20,81 +24,116 @@ from flawmap.imaging.reading import opened_image, read_image
 from flawmap.imaging.resize import resized_bands, to_working_size
 from flawmap.imaging.rows import BlockReduce, RowBuffer, block_counts, map_bands, windows
 from flawmap.scoring.borders import border_corrected
-from flawmap.scoring.tiling import Grid, Merger, merge, patch_batches, split
+from flawmap.scoring.tiling import Grid, Merger, Weights, merge, patch_batches, split
+
+CUTS = st.lists(st.integers(0, 80), max_size=8)
+"""Rows at which an array is cut into bands; equal ones give bands of no rows."""
 
 
-def blocks_of(array: Any, axis: int, seed: int) -> list[Any]:
-    """An array in bands of random heights, some of them 0."""
-    heights, random = array.shape[axis], np.random.default_rng(seed)
-    cuts = [0, *sorted(random.integers(0, heights + 1, 6).tolist()), heights]
+def blocks_of(array: Any, axis: int, cuts: list[int]) -> list[Any]:
+    """An array in bands that end at these rows."""
+    height = array.shape[axis]
+    ends = [0, *sorted(min(cut, height) for cut in cuts), height]
     before = (slice(None),) * axis
-    return [array[(*before, slice(start, stop))] for start, stop in pairwise(cuts)]
+    return [array[(*before, slice(start, stop))] for start, stop in pairwise(ends)]
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("held", [1, 6000, 2**22])
-def test_merging_by_rows_is_merging(seed: int, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@given(
+    cuts=CUTS,
+    grid=st.integers(1, 16).map(lambda stride: Grid(16, stride)),
+    size=st.tuples(st.integers(16, 75), st.integers(16, 50)),
+    count=st.integers(1, 40),
+    held=st.sampled_from([1, 6000, 2**22]),
+)
+def test_merging_by_rows_is_merging(cuts: list[int], grid: Grid, size: tuple[int, int], count: int, held: int) -> None:
     """Bit for bit, for any number of patches at once; and patches taken by rows are those of `split`."""
-    monkeypatch.setattr("flawmap.scoring.tiling.HELD", held)
-    image = torch.rand(2, 75, 50, generator=torch.Generator().manual_seed(seed))
-    grid, count = Grid(16, (5, 7, 16, 12)[seed]), (1, 3, 32, 1000)[seed]
-    batches = list(patch_batches(blocks_of(image, 1, seed), grid, (75, 50), count))
+    image = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
+    batches = list(patch_batches(blocks_of(image, 1, cuts), grid, size, count))
     patches = split(image, grid)
     assert torch.equal(torch.cat(batches), patches)
     assert max(map(len, batches)) <= count
-    for weights in ("uniform", "hann"):
-        merger = Merger(grid, (75, 50), weights)  # type: ignore[arg-type]
-        rows = [merger.add(batch) for batch in batches]
-        assert torch.equal(torch.cat(rows, dim=1), merge(patches, grid, (75, 50), weights))  # type: ignore[arg-type]
-        assert held > 1 or count > 3 or sum(part.shape[1] > 0 for part in rows) > 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flawmap.scoring.tiling.HELD", held)
+        for weights in get_args(Weights):
+            merger = Merger(grid, size, weights)
+            rows = [merger.add(batch) for batch in batches]
+            assert torch.equal(torch.cat(rows, dim=1), merge(patches, grid, size, weights))
 
 
-def test_a_row_buffer() -> None:
-    """Rows are taken in any steps that do not go back, and are held no longer than needed."""
-    array = np.arange(60).reshape(30, 2)
-    buffer = RowBuffer(blocks_of(array, 0, 1))
-    for first, last in ((0, 4), (0, 9), (3, 9), (8, 20), (20, 20), (19, 30)):
+def test_rows_leave_before_the_last_patch_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where little is held, every row of patches lets the rows above the next one go."""
+    monkeypatch.setattr("flawmap.scoring.tiling.HELD", 1)
+    grid, size = Grid(16, 12), (76, 40)
+    merger = Merger(grid, size)
+    patches = split(torch.rand(1, *size), grid)
+    assert [merger.add(row).shape[1] for row in patches.split(3)] == [12, 12, 12, 12, 12, 16]
+
+
+@given(cuts=CUTS, height=st.integers(1, 60), data=st.data())
+def test_a_row_buffer(cuts: list[int], height: int, data: st.DataObject) -> None:
+    """Rows are taken in any steps that do not go back."""
+    array = np.arange(2 * height).reshape(height, 2)
+    buffer, first = RowBuffer(blocks_of(array, 0, cuts)), 0
+    for _ in range(6):
+        first = data.draw(st.integers(first, height))
+        last = data.draw(st.integers(first, height))
         assert np.array_equal(buffer.take(first, last), array[first:last])
 
 
-@pytest.mark.parametrize(("rows", "margin"), [(1, 3), (4, 1), (7, 0), (50, 2)])
-def test_windows_see_the_array_s_own_border(rows: int, margin: int) -> None:
+def test_a_row_buffer_holds_no_more_than_is_needed() -> None:
+    """Rows before the first one asked for are let go, and none is read ahead."""
+    asked: list[int] = []
+
+    def rows() -> Iterator[NDArray[Any]]:
+        for number in range(100):
+            asked.append(number)
+            yield np.full((1, 3), number)
+
+    buffer = RowBuffer(rows())
+    for first in range(90):
+        taken = buffer.take(first, first + 10)
+        assert len(asked) == first + 10
+        assert taken.base is None or len(taken.base) <= 11, "ten rows, and one that left since"
+
+
+@given(cuts=CUTS, height=st.integers(1, 60), rows=st.integers(1, 70), margin=st.integers(0, 9))
+def test_windows_see_the_array_s_own_border(cuts: list[int], height: int, rows: int, margin: int) -> None:
     """A window sum by bands is that of the whole, cut off at the array's first and last row."""
 
     def sums(part: NDArray[Any]) -> NDArray[Any]:
         return np.stack([part[max(0, y - margin) : y + margin + 1].sum(axis=0) for y in range(len(part))])
 
-    array = np.random.default_rng(0).integers(0, 99, (30, 3))
-    found = np.concatenate(list(map_bands(blocks_of(array, 0, 2), 30, rows, margin, sums)))
+    array = np.random.default_rng(0).integers(0, 99, (height, 3))
+    found = np.concatenate(list(map_bands(blocks_of(array, 0, cuts), height, rows, margin, sums)))
     assert np.array_equal(found, sums(array))
-    assert sum(window.inner.stop - window.inner.start for window in windows(30, rows, margin)) == 30
+    assert sum(window.inner.stop - window.inner.start for window in windows(height, rows, margin)) == height
 
 
-def test_blocks_are_reduced_by_bands() -> None:
+@given(cuts=CUTS, size=st.tuples(st.integers(1, 30), st.integers(1, 30)), factor=st.integers(1, 9))
+def test_blocks_are_reduced_by_bands(cuts: list[int], size: tuple[int, int], factor: int) -> None:
     """Means and truth values of squares, those at the far ends smaller, as from the whole."""
-    array, mask = np.random.default_rng(0).random((23, 17, 3)), np.random.default_rng(1).random((23, 17)) > 0.9
-    total, some = BlockReduce(array.shape, 5, np.add, np.float64), BlockReduce(mask.shape, 5, np.logical_or, np.bool_)
-    for start, stop in ((0, 3), (3, 4), (4, 15), (15, 23)):
-        total.add(array[start:stop])
-        some.add(mask[start:stop])
-    means = total.values / block_counts((23, 17), 5)[:, :, None]
-    assert means.shape == (5, 4, 3)
-    for y in range(5):
-        for x in range(4):
-            square = (slice(5 * y, 5 * y + 5), slice(5 * x, 5 * x + 5))
-            np.testing.assert_allclose(means[y, x], array[square].mean(axis=(0, 1)))
-            assert some.values[y, x] == mask[square].any()
+    array, mask = np.random.default_rng(0).random((*size, 3)), np.random.default_rng(1).random(size) > 0.9
+    total = BlockReduce(array.shape, factor, np.add, np.float64)
+    some = BlockReduce(mask.shape, factor, np.logical_or, np.bool_)
+    for reduced, whole in ((total, array), (some, mask)):
+        for band in filter(len, blocks_of(whole, 0, cuts)):
+            reduced.add(band)
+    means = total.values / block_counts(size, factor)[:, :, None]
+    assert means.shape == (-(-size[0] // factor), -(-size[1] // factor), 3)
+    for y, x in np.ndindex(*some.values.shape):
+        square = (slice(factor * y, factor * (y + 1)), slice(factor * x, factor * (x + 1)))
+        np.testing.assert_allclose(means[y, x], array[square].mean(axis=(0, 1)))
+        assert some.values[y, x] == mask[square].any()
 
 
-SIZES = [(60, 41), (30, 20), (20, 41), (59, 40), (61, 90), (150, 41), (7, 100), (200, 5), (1, 1)]
-
-
-@pytest.mark.parametrize("target", SIZES)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_resizing_by_bands(target: tuple[int, int], channels: int) -> None:
+@given(cuts=CUTS, channels=st.sampled_from([1, 3]), target=st.tuples(st.integers(1, 150), st.integers(1, 100)))
+@example([7], 1, (30, 20)).via("half")
+@example([7], 1, (60, 90)).via("as high, wider")
+@example([7], 3, (59, 41)).via("a row less")
+def test_resizing_by_bands(cuts: list[int], channels: int, target: tuple[int, int]) -> None:
     """By area where a side shrinks, bilinear where it grows, as in one piece."""
     image = np.random.default_rng(0).random((60, 41, channels), np.float32)
-    found = np.concatenate(list(resized_bands(blocks_of(image, 0, 3), (60, 41), target)))
+    found = np.concatenate(list(resized_bands(blocks_of(image, 0, cuts), (60, 41), target)))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, to_working_size(image, (target[1], target[0])), rtol=0, atol=2e-6)
 
@@ -107,19 +146,19 @@ def test_border_correction_by_bands() -> None:
     assert torch.equal(torch.cat(bands), whole)
 
 
-@pytest.mark.parametrize("density", [0.05, 0.35, 0.5, 0.9])
-@pytest.mark.parametrize("rows", [1, 2, 7])
-def test_regions_across_seams(density: float, rows: int) -> None:
+@given(
+    mask=st.tuples(st.integers(1, 24), st.integers(1, 16)).flatmap(lambda shape: hnp.arrays(np.bool_, shape)),
+    cuts=CUTS,
+)
+def test_regions_across_seams(mask: NDArray[np.bool_], cuts: list[int]) -> None:
     """Components are those of the whole mask, whatever seams cut them: area, box, centroid, peak, order; the mean."""
-    random = np.random.default_rng(7)
-    mask, residual = random.random((41, 30)) < density, random.random((41, 30), np.float32)
-    same_regions(mask, residual, rows)
+    same_regions(mask, np.random.default_rng(7).random(mask.shape, np.float32), cuts)
 
 
-def same_regions(mask: NDArray[np.bool_], residual: NDArray[np.float32], rows: int) -> None:
+def same_regions(mask: NDArray[np.bool_], residual: NDArray[np.float32], cuts: list[int]) -> None:
     gathering = RegionGathering()
-    for top in range(0, len(mask), rows):
-        gathering.add(mask[top : top + rows], residual[top : top + rows])
+    for band, values in zip(blocks_of(mask, 0, cuts), blocks_of(residual, 0, cuts), strict=True):
+        gathering.add(band, values)
     found, whole = gathering.regions(), find_regions(mask, residual)
     assert [replace(region, mean=0.0) for region in found] == [replace(region, mean=0.0) for region in whole]
     np.testing.assert_allclose([region.mean for region in found], [region.mean for region in whole], rtol=1e-12)
@@ -134,7 +173,7 @@ def test_regions_that_meet_late() -> None:
     shapes[np.arange(20), 23 + np.arange(20) % 2] |= np.arange(20) < 12
     residual = np.random.default_rng(0).random(shapes.shape, np.float32)
     for rows in (1, 2, 3, 5, 8, 24):
-        same_regions(shapes, residual, rows)
+        same_regions(shapes, residual, [*range(0, len(shapes), rows)])
 
 
 # --- files by rows

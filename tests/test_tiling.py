@@ -7,35 +7,36 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.scoring.tiling import Grid, Weights, merge, split
 
 
-def cases(count: int, seed: int) -> list[tuple[int, int, int, int, int]]:
-    """(channels, height, width, patch, stride), drawn at random, the corner cases first."""
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(count):
-        patch = int(rng.integers(1, 20))
-        stride = int(rng.integers(1, patch + 1))
-        height, width = (int(side) for side in rng.integers(patch, patch + 50, size=2))
-        drawn.append((int(rng.integers(1, 4)), height, width, patch, stride))
-    return [(1, 8, 8, 8, 8), (1, 9, 8, 8, 8), (2, 16, 24, 8, 8), (1, 15, 17, 8, 1), (1, 3, 5, 1, 1), *drawn]
+@st.composite
+def tilings(draw: st.DrawFn) -> tuple[Grid, int, int]:
+    """A grid and the height and width of an image of at least one patch."""
+    patch = draw(st.integers(1, 20))
+    grid = Grid(patch, draw(st.integers(1, patch)))
+    return grid, *draw(st.tuples(*[st.integers(patch, patch + 50)] * 2))
 
 
 def image_of(channels: int, height: int, width: int) -> Tensor:
     return torch.rand(channels, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
 
 
-@pytest.mark.parametrize("weights", ["uniform", "hann"])
-def test_merge_undoes_split(weights: Weights) -> None:
+@given(tiling=tilings(), channels=st.integers(1, 3), weights=st.sampled_from(["uniform", "hann"]))
+@example((Grid(8, 8), 8, 8), 1, "hann").via("one patch")
+@example((Grid(8, 8), 16, 24), 2, "hann").via("no overlap")
+@example((Grid(1, 1), 3, 5), 1, "uniform").via("single pixels")
+def test_merge_undoes_split(tiling: tuple[Grid, int, int], channels: int, weights: Weights) -> None:
     """merge(split(image)) is the image, to float32 rounding, for every size of at least one patch."""
-    for channels, height, width, patch, stride in cases(60, seed=1):
-        grid, image = Grid(patch, stride), image_of(channels, height, width)
-        merged = merge(split(image, grid), grid, (height, width), weights)
-        torch.testing.assert_close(merged, image, rtol=0, atol=5e-6, msg=f"{height}x{width}, {grid}")
+    grid, height, width = tiling
+    image = image_of(channels, height, width)
+    merged = merge(split(image, grid), grid, (height, width), weights)
+    torch.testing.assert_close(merged, image, rtol=0, atol=5e-6)
 
 
 def test_the_law_holds_for_the_paper_s_grid() -> None:
@@ -47,19 +48,19 @@ def test_the_law_holds_for_the_paper_s_grid() -> None:
         torch.testing.assert_close(merge(patches, grid, (700, 1024), weights), image, rtol=0, atol=1e-6)
 
 
-def test_every_pixel_is_covered_and_the_last_patch_is_flush() -> None:
+@given(tiling=tilings())
+def test_every_pixel_is_covered_and_the_last_patch_is_flush(tiling: tuple[Grid, int, int]) -> None:
     """No pixel goes unseen, no patch leaves the image, and the last one ends where the image ends."""
-    for _, side, _, patch, stride in cases(60, seed=2):
-        grid = Grid(patch, stride)
-        offsets = grid.offsets(side)
-        seen = np.zeros(side, int)
-        for offset in offsets:
-            seen[offset : offset + patch] += 1
-        assert offsets[0] == 0
-        assert offsets[-1] == side - patch
-        assert offsets == sorted(set(offsets)), "each once, in order"
-        assert seen.min() >= 1
-        assert max(np.diff([*offsets]), default=0) <= stride
+    grid, side, _ = tiling
+    offsets = grid.offsets(side)
+    seen = np.zeros(side, int)
+    for offset in offsets:
+        seen[offset : offset + grid.patch] += 1
+    assert offsets[0] == 0
+    assert offsets[-1] == side - grid.patch
+    assert offsets == sorted(set(offsets)), "each once, in order"
+    assert seen.min() >= 1
+    assert max(np.diff(offsets), default=0) <= grid.stride
 
 
 def test_patches_come_row_by_row_as_they_lie_in_the_image() -> None:
