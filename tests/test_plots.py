@@ -90,14 +90,6 @@ def test_colour_and_grey_images_of_the_same_values_look_the_same() -> None:
     assert overlay(red, NOTHING)[0, 0].tolist() == [255, 0, 0]
 
 
-def test_heat_is_mixed_below_the_outlines() -> None:
-    """Opacity 0 leaves the image, 1 shows the heat alone, outlines stay pure."""
-    heat = heatmap(SQUARE.astype(np.float32), 0, 1)
-    assert np.array_equal(overlay(GREY, SQUARE, heat=heat, opacity=0), overlay(GREY, SQUARE))
-    assert np.array_equal(overlay(GREY, NOTHING, heat=heat, opacity=1), heat)
-    assert np.array_equal(has(overlay(GREY, SQUARE, heat=heat), DETECTED), has(overlay(GREY, SQUARE), DETECTED))
-
-
 def test_heatmap_is_inferno() -> None:
     """All 256 colours are those of matplotlib's inferno, to a rounding, and grow lighter throughout."""
     ramp = np.linspace(2, 3, 256, dtype=np.float32)[None]
@@ -218,11 +210,6 @@ assert "matplotlib.pyplot" not in sys.modules
             lambda path: overlay(GREY, NOTHING[1:]),
             "mask must be (60, 80), as large as the image, got (59, 80)",
         ),
-        (
-            lambda path: overlay(GREY, NOTHING, heat=np.zeros((60, 80, 1), np.uint8)),
-            "heat must be (60, 80, 3), as large as the image, got (60, 80, 1)",
-        ),
-        (lambda path: overlay(GREY, NOTHING, opacity=2), "opacity must lie in [0, 1], got 2"),
         (
             lambda path: overlay(GREY[..., 0], NOTHING),
             "image must be (H, W, 1) or (H, W, 3), got (60, 80); for a grey image pass image[:, :, None]",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +29,7 @@ REGION_COLUMNS = (
     "centroid_y",
     "peak",
     "mean",
+    "page",
 )
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins with one of these is run by spreadsheets."""
@@ -38,8 +38,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 class InspectionLog:
     """What inspecting many images found: `inspections.jsonl` and, when the block ends, `regions.csv` in a folder.
 
-    Each line of the JSON is complete and out of this process before the next image is listed, so a killed run leaves the
-    lines of the images that were done. `kept` holds the lines of an earlier run that this one goes on with.
+    Each line of the JSON is complete and out of this process before the next image is listed, so a killed run leaves
+    the lines of the images that were done. `kept` holds the lines of an earlier run that this one goes on with.
 
     Args:
         run: what decides the results, as JSON's types. resume: go on with the lines that are there.
@@ -73,19 +73,19 @@ class InspectionLog:
                 part.write_bytes(b"".join(_line(line) for line in self._lines))
             self._file = path.open("ab", buffering=0)
         except BaseException as error:
-            self._release()
+            self._lock.release()
             if isinstance(error, OSError):
                 raise unwritable(path, error) from error
             raise
         return self
 
-    def add(self, inspection: Inspection) -> dict[str, Any]:
-        """One line for an image; returns it."""
-        return self._append(inspection.to_dict())
+    def add(self, inspection: Inspection, page: int | None = None) -> dict[str, Any]:
+        """One line for an image, or for a page of it; returns the line."""
+        return self._append(inspection.to_dict(), page)
 
-    def fail(self, path: Path | str, message: str) -> dict[str, Any]:
-        """One line for an image that could not be read: its path and why; returns it."""
-        return self._append({"path": str(path), "error": message})
+    def fail(self, path: Path | str, message: str, page: int | None = None) -> dict[str, Any]:
+        """One line for an image that could not be read: its path and why; returns the line."""
+        return self._append({"path": str(path), "error": message}, page)
 
     def __exit__(self, *error: object) -> None:
         try:
@@ -96,9 +96,11 @@ class InspectionLog:
             else:
                 (self._folder / INSPECTIONS).unlink(missing_ok=True)
         finally:
-            self._release()
+            self._lock.release()
 
-    def _append(self, line: dict[str, Any]) -> dict[str, Any]:
+    def _append(self, line: dict[str, Any], page: int | None) -> dict[str, Any]:
+        if page is not None:
+            line = {"path": line["path"], "page": page} | line
         content, path = _line(line), self._folder / INSPECTIONS
         try:
             end = os.fstat(self._file.fileno()).st_size
@@ -126,10 +128,6 @@ class InspectionLog:
                 "another folder with -o, or inspect without --resume to replace it"
             )
 
-    def _release(self) -> None:
-        self._lock.release()
-        (self._folder / LOCK).unlink(missing_ok=True)
-
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The complete lines of a file of JSON lines; a last one that was torn is left out."""
@@ -152,17 +150,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def write_json(path: Path, data: Any) -> None:
-    """A JSON file, indented by 2, lists of numbers on one line, keys in their given order, whole or not at all.
+    """A JSON file, indented by 2, keys in their given order, whole or not at all.
 
     Raises:
         InputError: a number that is not finite (JSON has none; say None), or the file cannot be written.
     """
-    # A curve would take a line for each of its numbers. Line breaks stand between values only: strings hold none.
-    numbers = re.compile(r'\[\n[^\[\]{}"]*\]')
-    text = numbers.sub(
-        lambda found: f"[{', '.join(found[0][1:-1].replace(',', ' ').split())}]", _json(data, str(path), 2)
-    )
-    content = utf8(text + "\n")
+    content = utf8(_json(data, str(path), 2) + "\n")
     with atomic(path) as part:
         part.write_bytes(content)
 
@@ -176,7 +169,7 @@ def _regions(line: Mapping[str, Any]) -> Iterable[tuple[Any, ...]]:
     """The rows of an image's regions, numbered from 1."""
     for place, region in enumerate(line.get("regions", ()), start=1):
         where = (*region["box"], *region["centroid"])
-        yield (line["path"], place, region["area"], *where, region["peak"], region["mean"])
+        yield (line["path"], place, region["area"], *where, region["peak"], region["mean"], line.get("page"))
 
 
 def _cell(value: Any) -> Any:

@@ -40,8 +40,6 @@ def overlay(
     mask: Mask,
     truth: Mask | None = None,
     *,
-    heat: Picture | None = None,
-    opacity: float = 0.45,
     width: int | None = None,
 ) -> Picture:
     """An image with the detected flaws outlined in green and the ground truth in red.
@@ -52,27 +50,19 @@ def overlay(
     Args:
         image: (H, W, 1) or (H, W, 3), floating point, intensities in [0, 1]; values outside are clipped.
         mask: (H, W) bool, detected. truth: (H, W) bool, or None.
-        heat: (H, W, 3) uint8, from `heatmap`, laid over the image below the outlines.
-        opacity: of the heat, 0 = invisible, 1 = hides the image.
         width: of the outlines, pixels; None: one pixel in images below 768 pixels, and wider with the longer side.
     Returns:
         (H, W, 3) uint8.
     Raises:
-        InputError: a shape, a type, NaN, or an opacity outside [0, 1].
+        InputError: a shape, a type, or NaN.
     """
     image_array(image)
     size = image.shape[:2]
-    for name, layer, shape in (("mask", mask, size), ("truth", truth, size), ("heat", heat, (*size, 3))):
-        if layer is not None and layer.shape != shape:
-            raise InputError(
-                f"{name} must be {shape_text(shape)}, as large as the image, got {shape_text(layer.shape)}"
-            )
-    if not 0 <= opacity <= 1:
-        raise InputError(f"opacity must lie in [0, 1], got {opacity}")
-    levels = np.clip(image, 0, 1) * np.float32(255)
-    if heat is not None:
-        levels = (1 - opacity) * levels + opacity * heat
-    picture: Picture = np.rint(np.broadcast_to(levels, (*size, 3))).astype(np.uint8)
+    for name, layer in (("mask", mask), ("truth", truth)):
+        if layer is not None and layer.shape != size:
+            raise InputError(f"{name} must be {shape_text(size)}, as large as the image, got {shape_text(layer.shape)}")
+    levels = np.rint(np.clip(image, 0, 1) * np.float32(255)).astype(np.uint8)
+    picture: Picture = np.broadcast_to(levels, (*size, 3)).copy()
     width = width or max(1, round(max(size) / 512))
     if truth is not None:
         picture[_outline(truth, width, gap=width)] = TRUTH
