@@ -25,15 +25,15 @@ from pathlib import Path
 
 import numpy as np
 
-from flawmap.methods.overrides import override
-from flawmap.methods.presets import preset
 from flawmap.core.settings import ImageSettings
-from flawmap.data.patches import PatchSource
 from flawmap.data.loading import open_patches
+from flawmap.data.patches import PatchSource
 from flawmap.data.splits import ImageRegion
 from flawmap.data.synthetic import texture
 from flawmap.imaging.writing import write_image
 from flawmap.methods.autoencoder import build_network
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 from measuring import Row, parsed, parser, report
 from step import flawmap_step
 
@@ -57,7 +57,7 @@ def opened(folder: Path, where: str, patch: int) -> Iterator[tuple[PatchSource, 
     """A source over a folder's images, and the file that it reads from, unless it is memory."""
     areas, path = [ImageRegion(file, "") for file in sorted(folder.glob("*.png"))], folder / f"{where}.patches"
     settings = ImageSettings()
-    with open_patches(areas, settings, patch, budget=BUDGETS[where], path=path, say=lambda sentence: None) as (
+    with open_patches(areas, settings, patch, budget=BUDGETS[where], path=path) as (
         source,
         _,
     ):

@@ -11,7 +11,7 @@ from flawmap.core.errors import InputError
 from flawmap.core.files import sha256_of
 from flawmap.core.settings import ImageSettings, RegionOfInterest, SplitSettings
 from flawmap.data.layouts import find_dataset
-from flawmap.data.loading import LoadStatistics, load_area, pieces
+from flawmap.data.loading import LoadStatistics, load_region, training_images
 from flawmap.data.patches import PatchSource
 from flawmap.data.splits import ImageRegion, split_dataset
 from flawmap.data.summary import describe
@@ -294,12 +294,12 @@ def area(path: Path, box: tuple[int, int, int, int] | None = None) -> ImageRegio
 
 def loaded(region: ImageRegion, settings: ImageSettings = AUTO) -> tuple[np.ndarray, np.ndarray | None]:
     """The pixels of an area at the working scale, and its region of interest."""
-    image = load_area(region, settings)
+    image = load_region(region, settings)
     assert image.pixels.shape == image.rows.shape
     return image.pixels, image.inside
 
 
-def test_load_area_cuts_then_scales(tmp_path: Path) -> None:
+def test_load_region_cuts_then_scales(tmp_path: Path) -> None:
     """An area is the image's own pixels cut out, scaled alone."""
     stored = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     path = put(tmp_path / "a.png", stored)
@@ -312,7 +312,7 @@ def test_load_area_cuts_then_scales(tmp_path: Path) -> None:
     assert fixed.shape == (40, 10, 3)
 
 
-def test_load_area_within_a_region(tmp_path: Path) -> None:
+def test_load_region_within_a_region(tmp_path: Path) -> None:
     """A box cuts the image down and needs no mask; a mask, once scaled, keeps only what is wholly inside."""
     path = put(tmp_path / "a.png")
     box = ImageSettings(roi=RegionOfInterest(box=(5, 5, 35, 25)))
@@ -322,7 +322,7 @@ def test_load_area_within_a_region(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"nothing of .*a\.png, area \(36, 0, 40, 30\), lies in the region of interest"
     ):
-        load_area(area(path, (36, 0, 40, 30)), box)
+        load_region(area(path, (36, 0, 40, 30)), box)
     inside = np.ones((30, 40), bool)
     inside[7, 9] = False
     put(tmp_path / "masks" / "a.png", inside)
@@ -335,10 +335,10 @@ def test_load_area_within_a_region(tmp_path: Path) -> None:
     assert np.argwhere(~mask).tolist() == [[3, 4]]
 
 
-def test_load_area_of_a_changed_file(tmp_path: Path) -> None:
+def test_load_region_of_a_changed_file(tmp_path: Path) -> None:
     """A box beyond the image says that the file may have changed."""
     with pytest.raises(InputError, match=r"\(0, 0, 50, 30\) does not lie in .*a\.png, 40 x 30; has the file changed\?"):
-        load_area(area(put(tmp_path / "a.png"), (0, 0, 50, 30)), AUTO)
+        load_region(area(put(tmp_path / "a.png"), (0, 0, 50, 30)), AUTO)
 
 
 def test_pieces_come_as_they_are_worked(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_pieces_come_as_they_are_worked(tmp_path: Path) -> None:
     areas = [area(put(tmp_path / f"{size}.png", picture(size, 40))) for size in (30, 31)]
     areas.append(area(put(tmp_path / "c.png", RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8))))
     tally = LoadStatistics()
-    found = [(piece.name, piece.pixels.shape) for piece in pieces(areas, ImageSettings(mode="grey"), tally)]
+    found = [(piece.name, piece.pixels.shape) for piece in training_images(areas, ImageSettings(mode="grey"), tally)]
     assert [shape for _, shape in found] == [(30, 40, 1), (31, 40, 1), (30, 40, 1)]
     assert [name for name, _ in found] == [str(area.path) for area in areas]
     assert tally == LoadStatistics(
@@ -361,7 +361,7 @@ def test_an_unreadable_piece_stops_what_reads(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"b\.png is no known image.*; remove it, or leave .* out with --skip-unreadable$"
     ):
-        list(pieces([area(bad)], AUTO, LoadStatistics()))
+        list(training_images([area(bad)], AUTO, LoadStatistics()))
 
 
 def test_split_dataset_counts_in_own_pixels(tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_split_dataset_counts_in_own_pixels(tmp_path: Path) -> None:
         left, top, right, bottom = part[0].box or (0, 0, 0, 0)
         assert left >= 100
         assert min(right - left, bottom - top) >= 128
-        assert PatchSource(pieces(part, settings, LoadStatistics()), 64).places > 0
+        assert PatchSource(training_images(part, settings, LoadStatistics()), 64).places > 0
 
 
 def test_written_set_is_found_again(tmp_path: Path) -> None:
@@ -466,6 +466,6 @@ def test_real_split_and_patches(real_data: Path) -> None:
     split = split_dataset(samples, AUTO, SplitSettings(), 128)
     widths = {tuple(np.subtract(a.box[2:], a.box[:2])) for a in (*split.validation, *split.test) if a.box}
     assert widths == {(128, 350)}
-    source = PatchSource(pieces(split.train, AUTO, LoadStatistics()), 128)
+    source = PatchSource(training_images(split.train, AUTO, LoadStatistics()), 128)
     assert source.places == 5 * (896 - 127) * (700 - 127)
     assert source.sample(4, np.random.default_rng(0)).shape == (4, 1, 128, 128)

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flawmap.core.errors import InputError, OutputError
+from flawmap.core.events import Events
 from flawmap.core.settings import ImageSettings, RegionOfInterest
 from flawmap.data import loading
-from flawmap.data.loading import LoadStatistics, StorageEstimate, open_patches, pieces, storage_estimate
+from flawmap.data.loading import LoadStatistics, StorageEstimate, open_patches, storage_estimate, training_images
 from flawmap.data.patches import PatchSource, TrainingImage, padded
 from flawmap.data.splits import ImageRegion
 from flawmap.imaging import reading, rows
@@ -53,16 +54,12 @@ def pictures(kind: str, channels: int) -> list[NDArray[Any]]:
     return [RNG.integers(0, np.iinfo(kind).max, shape, kind, endpoint=True) for shape in shapes]
 
 
-def silent(sentence: str) -> None:
-    return None
-
-
 def same_patches(areas: list[ImageRegion], settings: ImageSettings, path: Path) -> PatchSource:
     """Asserts that a source of one's own, memory and disk give one and the same; returns the first."""
     tally = LoadStatistics()
-    plain, found, tallies = PatchSource(pieces(areas, settings, tally), PATCH), [], [tally]
+    plain, found, tallies = PatchSource(training_images(areas, settings, tally), PATCH), [], [tally]
     for budget in (10**9, 0):
-        with open_patches(areas, settings, PATCH, budget=budget, path=path, say=silent) as (source, tally):
+        with open_patches(areas, settings, PATCH, budget=budget, path=path) as (source, tally):
             assert path.exists() == (budget == 0)
             assert (source.places, source.channels) == (plain.places, plain.channels)
             edges = np.array([0, source.places - 1])
@@ -116,7 +113,7 @@ def test_an_image_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     tracemalloc.start()
     try:
         for settings in (ImageSettings(), ImageSettings(scale=0.5)):
-            with open_patches([area], settings, PATCH, budget=0, path=tmp_path / "patches", say=silent) as (source, _):
+            with open_patches([area], settings, PATCH, budget=0, path=tmp_path / "patches") as (source, _):
                 source.sample(4, np.random.default_rng(0))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -155,11 +152,11 @@ def test_padding_a_training(tmp_path: Path) -> None:
     path = tmp_path / "patches"
     estimate = storage_estimate(areas, ImageSettings(), least=PATCH)
     assert estimate.memory == 4 * (32 * 40 + 64 * 32 + 32 * 32)
-    with open_patches(areas, ImageSettings(), PATCH, budget=10**9, path=path, pad=True, say=silent) as (source, _):
+    with open_patches(areas, ImageSettings(), PATCH, budget=10**9, path=path, pad=True) as (source, _):
         assert source.places == 9 + 33 + 1
     with (
         pytest.raises(InputError, match=r"000\.png is 40 x 20 at the working scale, a patch is 32 x 32"),
-        open_patches(areas, ImageSettings(), PATCH, budget=10**9, path=path, say=silent),
+        open_patches(areas, ImageSettings(), PATCH, budget=10**9, path=path),
     ):
         pass
 
@@ -171,9 +168,10 @@ def test_grey_and_colour_are_brought_to_one_number_of_channels(tmp_path: Path) -
     mixed = [put(tmp_path / "colour", [np.repeat(grey[0][:, :, None], 3, axis=2)])[0], plain[1]]
     found = []
     for areas, channels in ((plain, 1), (mixed, 1), (mixed, 3), (plain, 3)):
-        with open_patches(
-            areas, ImageSettings(), PATCH, budget=0, path=tmp_path / "patches", channels=channels, say=silent
-        ) as (source, _):
+        with open_patches(areas, ImageSettings(), PATCH, budget=0, path=tmp_path / "patches", channels=channels) as (
+            source,
+            _,
+        ):
             assert source.channels == channels
             found.append(source.cut(np.arange(0, source.places, 17)))
     np.testing.assert_array_equal(found[0], found[1])
@@ -221,11 +219,11 @@ def test_needs_are_what_the_file_takes(
     areas, path = put(tmp_path / "good", pictures(kind, channels)), tmp_path / "patches"
     images = ImageSettings(**settings)
     needs = storage_estimate(areas, images)
-    loaded = [piece.pixels for piece in pieces(areas, images, LoadStatistics())]
+    loaded = [piece.pixels for piece in training_images(areas, images, LoadStatistics())]
     assert needs.memory == sum(image.nbytes for image in loaded)
     padded = sum(image.shape[0] * -(-image.shape[1] // 64) * 64 * image.shape[2] for image in loaded)
     assert needs == StorageEstimate(loaded[0].shape[2], needs.memory, bytes_a_value * padded)
-    with open_patches(areas, images, PATCH, budget=0, path=path, say=silent):
+    with open_patches(areas, images, PATCH, budget=0, path=path):
         assert path.stat().st_size == needs.disk
 
 
@@ -236,20 +234,29 @@ def test_a_box_cuts_the_needs(tmp_path: Path) -> None:
     assert storage_estimate([ImageRegion(area.path, "", (0, 0, 50, 60))], settings).memory == 4 * 40 * 40
 
 
-def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How far reading has come; where images do not fit, what they take and where patches are read from instead."""
-    monkeypatch.setattr(loading, "SAY_SECONDS", -1)
-    areas, path = put(tmp_path / "good", pictures("uint8", 1)), tmp_path / "m.patches"
-    said: list[str] = []
-    with open_patches(areas, ImageSettings(), PATCH, budget=10**6, path=path, say=said.append):
-        assert said == [f"{number} of 4 images or areas read" for number in (1, 2, 3, 4)]
-    with open_patches(areas, ImageSettings(), PATCH, budget=10_000, path=path, say=said.append):
-        pass
-    assert said[4:] == [
-        f"4 images or areas take 0.1 MB of memory, 0.0 MB may be used (training.memory_gb): patches are read from "
-        f"{path}, which takes 0.0 MB and is written now",
-        *said[:4],
+def test_what_is_said(tmp_path: Path) -> None:
+    """Each image that was read; where images do not fit, what they take and where patches are read from instead."""
+    areas, path, heard = put(tmp_path / "good", pictures("uint8", 1)), tmp_path / "m.patches", Heard()
+    for budget in (10**6, 10_000):
+        with open_patches(areas, ImageSettings(), PATCH, budget=budget, path=path, events=heard):
+            pass
+    assert heard.progressed == 2 * [(done, 4, str(area.path)) for done, area in enumerate(areas, start=1)]
+    assert heard.said == [
+        "4 images or areas take 0.1 MB of memory, 0.0 MB may be used (training.memory_gb): patches are read from "
+        f"{path}, which takes 0.0 MB and is written now"
     ]
+
+
+class Heard(Events):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.progressed: list[tuple[int, int, str]] = []
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        self.progressed.append((done, total, what))
 
 
 def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +265,7 @@ def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=6_100_000))
     with (
         pytest.raises(InputError) as error,
-        open_patches(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent),
+        open_patches(areas, ImageSettings(), PATCH, budget=0, path=path),
     ):
         pass
     assert str(error.value) == (
@@ -272,17 +279,17 @@ def test_what_ends_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A damaged image, a full disk, an interruption: the file is gone, and so is one that a killed run has left."""
     areas, path = put(tmp_path / "good", pictures("uint8", 1)), tmp_path / "m.patches"
     path.write_text("left by a run that was killed")
-    with open_patches(areas, ImageSettings(), PATCH, budget=10**9, path=path, say=silent):
+    with open_patches(areas, ImageSettings(), PATCH, budget=10**9, path=path):
         assert not path.exists()
     path.write_text("left by a run that was killed")
-    with pytest.raises(KeyboardInterrupt), open_patches(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent):
+    with pytest.raises(KeyboardInterrupt), open_patches(areas, ImageSettings(), PATCH, budget=0, path=path):
         raise KeyboardInterrupt
     assert not path.exists()
     whole = areas[2].path.read_bytes()
     areas[2].path.write_bytes(whole[: len(whole) // 2])
     with (
         pytest.raises(InputError, match="remove it, or leave such files out with --skip-unreadable"),
-        open_patches(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent),
+        open_patches(areas, ImageSettings(), PATCH, budget=0, path=path),
     ):
         pass
     assert not path.exists()
@@ -293,7 +300,7 @@ def test_what_ends_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loading.TileStore, "add", full)
     with (
         pytest.raises(OutputError, match="no room"),
-        open_patches(areas, ImageSettings(), PATCH, budget=0, path=path, say=silent),
+        open_patches(areas, ImageSettings(), PATCH, budget=0, path=path),
     ):
         pass
     assert not path.exists()
@@ -319,11 +326,11 @@ def test_memory_is_bounded(tmp_path: Path, masks: bool) -> None:
         put(tmp_path / "masks", [inside] * count)
         settings = ImageSettings(roi=RegionOfInterest(masks=tmp_path / "masks"))
     one = 4 * size[0] * size[1]
-    with open_patches(areas[:1], settings, PATCH, budget=0, path=tmp_path / "patches", say=silent) as (source, _):
+    with open_patches(areas[:1], settings, PATCH, budget=0, path=tmp_path / "patches") as (source, _):
         source.sample(4, np.random.default_rng(0))  # whatever is imported or kept at the first time
     tracemalloc.start()
     try:
-        with open_patches(areas, settings, PATCH, budget=0, path=tmp_path / "patches", say=silent) as (source, _):
+        with open_patches(areas, settings, PATCH, budget=0, path=tmp_path / "patches") as (source, _):
             written = tracemalloc.get_traced_memory()
             tracemalloc.reset_peak()
             for seed in range(20):

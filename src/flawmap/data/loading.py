@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from flawmap.core.errors import InputError
+from flawmap.core.events import SILENT, Events
 from flawmap.core.files import enough_space, size_text, unwritable
+from flawmap.core.records import Mask
 from flawmap.core.settings import ImageSettings
 from flawmap.data.index import ImageIndex
 from flawmap.data.patches import PatchSource, TrainingImage, padded
@@ -23,10 +23,6 @@ from flawmap.imaging.codecs import Header
 from flawmap.imaging.reading import ImageRows, Pixels, opened_image, to_channels
 from flawmap.imaging.resize import resized_bands, scale_of_part, to_size, working_size
 from flawmap.imaging.roi import Box, Roi, box_within, find_roi
-
-log = logging.getLogger(__name__)
-
-SAY_SECONDS = 30  # between two sentences on how many images have been read
 
 
 @dataclass(frozen=True)
@@ -42,57 +38,58 @@ class LoadStatistics:
     sizes: Counter[str] = field(default_factory=Counter)
 
 
-def pieces(
-    areas: Iterable[ImageRegion],
+def training_images(
+    regions: Iterable[ImageRegion],
     settings: ImageSettings,
-    tally: LoadStatistics,
+    statistics: LoadStatistics,
     *,
     channels: int | None = None,
     index: ImageIndex | None = None,
 ) -> Iterator[TrainingImage]:
-    """The areas at the working scale, one by one. The pixels of one are read when they are asked for.
+    """The regions at the working scale, one by one. The pixels of one are read when they are asked for.
 
     Args:
-        tally: grows when the next area is asked for. channels: 1 or 3, to which images are brought; None: as they are.
+        statistics: grows when the next region is asked for. channels: 1 or 3, to which images are brought; None: as
+            they are.
     Raises:
-        InputError: an unreadable file, or what `load_area` raises.
+        InputError: an unreadable file, or what `load_region` raises.
     """
     index = index or ImageIndex()
-    for area in areas:
+    for region in regions:
         notes: list[str] = []
-        piece = load_area(area, settings, channels=channels, notes=notes)
-        yield piece
-        tally.notes.update(dict.fromkeys(notes, 1))
-        tally.stored[index.header(area.path).stored] += 1
-        tally.sizes[f"{piece.rows.shape[1]}x{piece.rows.shape[0]}"] += 1
+        image = load_region(region, settings, channels=channels, notes=notes)
+        yield image
+        statistics.notes.update(dict.fromkeys(notes, 1))
+        statistics.stored[index.header(region.path).stored] += 1
+        statistics.sizes[f"{image.rows.shape[1]}x{image.rows.shape[0]}"] += 1
 
 
-def load_area(
-    area: ImageRegion, settings: ImageSettings, *, channels: int | None = None, notes: list[str] | None = None
+def load_region(
+    region: ImageRegion, settings: ImageSettings, *, channels: int | None = None, notes: list[str] | None = None
 ) -> TrainingImage:
-    """An area at the working scale: cut out, cut down to the region of interest's bounding box, then scaled.
+    """A region of an image at the working scale: cut out, cut down to the box of the region of interest, then scaled.
 
     Its pixels are read, by bands of rows, whenever they are asked for; `notes` grows then.
 
     Raises:
-        InputError: unreadable, a box or region that does not fit, or nothing of the area inside the region.
+        InputError: unreadable, a box or region that does not fit, or nothing of it inside the region of interest.
     """
-    with _advised(), opened_image(area.path, settings) as image:
+    with _advised(), opened_image(region.path, settings) as image:
         shape = image.shape
-    with opened_image(area.path, settings) as image:
-        roi, box = _roi_of(area, image, settings)
+    with opened_image(region.path, settings) as image:
+        roi, box = _roi_of(region, image, settings)
     target = working_size(*_size(box), scale_of_part(settings.scale, shape[:2], _size(box)))
     wanted = channels or shape[2]
 
     def bands() -> Iterator[Pixels]:
-        with _advised(), opened_image(area.path, settings) as image:
+        with _advised(), opened_image(region.path, settings) as image:
             converted = (to_channels(band, wanted) for band in image.cut(box).bands())
             yield from resized_bands(converted, _size(box), target)
             if notes is not None:
                 notes.extend(image.notes)
 
-    rows = ImageRows((*target, wanted), bands, path=area.path, whole=shape[:2])
-    return TrainingImage(rows, _scaled(roi, target), str(area.path))
+    rows = ImageRows((*target, wanted), bands, path=region.path, whole=shape[:2])
+    return TrainingImage(rows, _scaled(roi, target), str(region.path))
 
 
 @contextmanager
@@ -104,19 +101,21 @@ def _advised() -> Iterator[None]:
         raise InputError(f"{error}; remove it, or leave such files out with --skip-unreadable") from error
 
 
-def _roi_of(area: ImageRegion, image: ImageRows, settings: ImageSettings) -> tuple[Roi, Box]:
-    """The region of interest within an area, and the box around it in the image's own pixels."""
+def _roi_of(region: ImageRegion, image: ImageRows, settings: ImageSettings) -> tuple[Roi, Box]:
+    """The region of interest within a region of an image, and the box around it in the image's own pixels."""
     height, width = image.shape[:2]
-    left, top, right, bottom = area.box or (0, 0, width, height)
+    left, top, right, bottom = region.box or (0, 0, width, height)
     if right > width or bottom > height:
-        raise InputError(f"the area {area.box} does not lie in {area.path}, {width} x {height}; has the file changed?")
+        raise InputError(
+            f"the area {region.box} does not lie in {region.path}, {width} x {height}; has the file changed?"
+        )
     roi = find_roi(image, settings.roi).cut((left, top, right, bottom))
     if roi is None:
-        raise InputError(f"nothing of {area.path}, area {area.box}, lies in the region of interest")
+        raise InputError(f"nothing of {region.path}, area {region.box}, lies in the region of interest")
     return roi, (left + roi.box[0], top + roi.box[1], left + roi.box[2], top + roi.box[3])
 
 
-def _scaled(roi: Roi, target: tuple[int, int]) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]] | None:
+def _scaled(roi: Roi, target: tuple[int, int]) -> Mask | None:
     """The region within its box at the working scale; None: all of it. No pixel inside has a share outside."""
     if roi.mask is None:
         return None
@@ -148,14 +147,14 @@ class StorageEstimate:
 
 
 def storage_estimate(
-    areas: Sequence[ImageRegion],
+    regions: Sequence[ImageRegion],
     settings: ImageSettings,
     *,
     channels: int | None = None,
     least: int = 0,
     index: ImageIndex | None = None,
 ) -> StorageEstimate:
-    """What these areas need, before any of them is read.
+    """What these regions need, before any of them is read.
 
     Args:
         channels: 1 or 3, to which all are brought; None: what their headers say. least: the side, in pixels, to which
@@ -165,7 +164,7 @@ def storage_estimate(
             mixed.
     """
     index = index or ImageIndex()
-    headers = [index.header(area.path) for area in areas]
+    headers = [index.header(region.path) for region in regions]
     kinds = Counter(_channels(header, settings) for header in headers)
     if channels is None and len(kinds) > 1:
         raise InputError(
@@ -174,8 +173,8 @@ def storage_estimate(
         )
     found = channels or next(iter(kinds), 1)
     memory = disk = 0
-    for area, header in zip(areas, headers, strict=True):
-        size, target = working_area(area, header, settings)
+    for region, header in zip(regions, headers, strict=True):
+        size, target = working_region_size(region, header, settings)
         height, width = (max(side, least) for side in target)
         as_stored = size == target and found >= header.channels
         form = _likely_form(header, settings) if as_stored else FLOAT32
@@ -184,15 +183,17 @@ def storage_estimate(
     return StorageEstimate(found, memory, disk)
 
 
-def working_area(area: ImageRegion, header: Header, settings: ImageSettings) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(height, width) of an area within the box of the region of interest, in its own pixels and at the working scale.
+def working_region_size(
+    region: ImageRegion, header: Header, settings: ImageSettings
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) within the box of the region of interest, in the image's own pixels and at the working scale.
 
-    A region by masks or brightness may cut away more; that takes more than a header to know.
+    A region of interest by masks or brightness may cut away more; that takes more than a header to know.
     """
     whole = (header.height, header.width)
-    left, top, right, bottom = area.box or (0, 0, header.width, header.height)
+    left, top, right, bottom = region.box or (0, 0, header.width, header.height)
     if settings.roi.box is not None:
-        inside = box_within(area.path, whole, settings.roi.box)
+        inside = box_within(region.path, whole, settings.roi.box)
         left, top = max(left, inside[0]), max(top, inside[1])
         right, bottom = min(right, inside[2]), min(bottom, inside[3])
     size = (max(0, bottom - top), max(0, right - left))
@@ -214,7 +215,7 @@ def _likely_form(header: Header, settings: ImageSettings) -> StorageDtype:
 
 @contextmanager
 def open_patches(
-    areas: Sequence[ImageRegion],
+    regions: Sequence[ImageRegion],
     settings: ImageSettings,
     patch: int,
     *,
@@ -223,7 +224,7 @@ def open_patches(
     channels: int | None = None,
     pad: bool = False,
     index: ImageIndex | None = None,
-    say: Callable[[str], None] = log.info,
+    events: Events = SILENT,
 ) -> Iterator[tuple[PatchSource, LoadStatistics]]:
     """Context manager: yields a patch source for these image regions, and statistics of the images read.
 
@@ -235,7 +236,7 @@ def open_patches(
         path: a file to put them in if they take more; it is removed when the context ends.
         channels: 1 or 3, to which images are brought; None: as they are.
         pad: extend images that are smaller than a patch by reflection.
-        say: told in a sentence if images go to disk, and how many were read.
+        events: told in a sentence if images go to disk, and of each image that was read.
     Raises:
         InputError: images that cannot be trained on, or too little room on the disk.
         OutputError: the file cannot be written.
@@ -245,33 +246,27 @@ def open_patches(
     except OSError as error:
         raise unwritable(path, error) from error
     index = index or ImageIndex()
-    needs = storage_estimate(areas, settings, channels=channels, least=patch if pad else 0, index=index)
+    needs = storage_estimate(regions, settings, channels=channels, least=patch if pad else 0, index=index)
     on_disk = needs.memory > budget
     if on_disk:
         _room(path, needs)
-        say(
-            f"{len(areas)} images or areas take {size_text(needs.memory)} of memory, {size_text(budget)} may be used "
+        events.message(
+            f"{len(regions)} images or areas take {size_text(needs.memory)} of memory, {size_text(budget)} may be used "
             f"(training.memory_gb): patches are read from {path}, which takes {size_text(needs.disk)} and is written "
             "now"
         )
     with TileStore(path) if on_disk else nullcontext(MemoryStore()) as store:
-        tally = LoadStatistics()
-        read = pieces(areas, settings, tally, channels=needs.channels, index=index)
-        sized = (padded(piece, patch) for piece in read) if pad else read
-        yield (
-            PatchSource(_told(sized, lambda done: say(f"{done} of {len(areas)} images or areas read")), patch, store),
-            tally,
-        )
+        statistics = LoadStatistics()
+        images = training_images(regions, settings, statistics, channels=needs.channels, index=index)
+        sized = (padded(image, patch) for image in images) if pad else images
+        yield PatchSource(_reported(sized, len(regions), events), patch, store), statistics
 
 
-def _told(images: Iterable[TrainingImage], say: Callable[[int], None]) -> Iterator[TrainingImage]:
-    """The same images. say: told now and then how many there were."""
-    told = time.monotonic()
-    for done, piece in enumerate(images, start=1):
-        yield piece
-        if time.monotonic() - told > SAY_SECONDS:
-            say(done)
-            told = time.monotonic()
+def _reported(images: Iterable[TrainingImage], total: int, events: Events) -> Iterator[TrainingImage]:
+    """The same images; progress is told after each."""
+    for done, image in enumerate(images, start=1):
+        yield image
+        events.progress(done, total, image.name)
 
 
 def _room(path: Path, needs: StorageEstimate) -> None:

@@ -11,7 +11,7 @@ from flawmap.core.events import SILENT, Events
 from flawmap.core.settings import ImageSettings
 from flawmap.data.facts import ImageFacts, ImageStatistics, all_statistics, image_facts, outliers
 from flawmap.data.index import ImageIndex
-from flawmap.data.loading import load_area, working_area
+from flawmap.data.loading import load_region, working_region_size
 from flawmap.data.samples import Sample
 from flawmap.data.splits import ImageRegion
 
@@ -111,8 +111,8 @@ def _small(
 
 def _working_size(area: ImageRegion, images: ImageSettings, index: ImageIndex) -> tuple[int, int]:
     if images.roi.masks is None and images.roi.brightness is None:
-        return working_area(area, index.header(area.path), images)[1]
-    height, width, _ = load_area(area, images).rows.shape
+        return working_region_size(area, index.header(area.path), images)[1]
+    height, width, _ = load_region(area, images).rows.shape
     return height, width
 
 
