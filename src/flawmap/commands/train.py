@@ -57,6 +57,12 @@ class TrainingReport:
     history: tuple[Row, ...]
     skipped: tuple[tuple[Path, str], ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The model's header as JSON's types, without the list of its training images."""
+        header = self.artifact.header()
+        data = {key: value for key, value in self.artifact.data.items() if key != "split"}
+        return {"model": str(self.model), **header, "provenance": header["provenance"] | {"data": data}}
+
 
 def train(
     path: Path,
@@ -118,7 +124,7 @@ def _supply(config: Config, model: Path, index: ImageIndex, events: Events) -> P
         channels=config.model.channels,
         pad=config.tiling.pad,
         index=index,
-        say=events.message,
+        events=events,
     )
 
 
