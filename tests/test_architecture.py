@@ -84,7 +84,7 @@ def test_import_is_cheap() -> None:
         ["train", "--help"],
         ["train", "--minutes", "soon"],
         ["inspect"],
-        ["train", "x", "--latent", "0"],
+        ["train", "x", "--steps", "0"],
         ["train", "x", "--patch", "100"],
         ["train", "--show-config"],
         ["nonsense"],

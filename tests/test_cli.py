@@ -22,8 +22,8 @@ from flawmap.methods.config import Config
 TINY = [
     "--set",
     "model.patch=32",
-    "--latent",
-    "8",
+    "--set",
+    "method.latent=8",
     "--set",
     "tiling.stride=16",
     "--set",
@@ -99,9 +99,8 @@ def test_train_says_what_it_made(run: Run, cloth: Path, tmp_path: Path) -> None:
     """`train` tells how the images were parted on stderr, and ends with model, loss and threshold on stdout."""
     ran = run("train", cloth, "-o", tmp_path / "m.flawmap", *TINY)
     assert ran.code == 0
-    assert ran.err.splitlines()[0] == (
-        "mvtec data: 7 good images or areas to train on, 1 to validate, 2 held out as good test images"
-    )
+    said = "mvtec data: 7 good images or areas to train on, 1 to validate, 2 held out as good test images"
+    assert said in ran.err.splitlines()
     assert "10/10  training  loss " in ran.err
     assert re.search(r"^trained +10 steps, 80 patches", ran.out, re.MULTILINE)
     assert re.search(r"^threshold +0\.\d+ +\(at most 0\.0001 of the pixels of 1 held-out", ran.out, re.MULTILINE)
@@ -270,11 +269,12 @@ OPTIONS = {
     "data": COMMON | IMAGES | {"PATH"},
     "train": COMMON
     | IMAGES
-    | {"DATA", "--output", "--preset", "--method", "--minutes", "--steps", "--latent", "--scale", "--last", "--seed"}
-    | {"--device", "--show-config", "--resume", "--skip-unreadable", "--tensorboard"},
+    | {"DATA", "--output", "--preset", "--method", "--minutes", "--steps", "--scale", "--seed"}
+    | {"--device", "--show-config", "--resume", "--skip-unreadable", "--skip-outliers", "--tensorboard"},
     "inspect": COMMON
     | RUNTIME
-    | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw", "--resume"},
+    | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw", "--resume"}
+    | {"--page", "--pages"},
     "evaluate": COMMON | RUNTIME | {"MODEL", "DATASET", "--output", "--last"},
     "reproduce": COMMON
     | {"WHAT", "--data", "--output", "--preset", "--minutes", "--steps", "--epochs", "--sets", "--methods", "--seeds"}
@@ -287,7 +287,6 @@ UNITS = {
     "--minutes": "minutes",
     "--steps": "parameter updates",
     "--epochs": "passes over",
-    "--latent": "dimensions",
     "--roi-box": "pixels",
     "--scale": "pixels",
     "--size": "pixels",
@@ -359,7 +358,6 @@ def test_help_names_the_settings_own_defaults() -> None:
     places = {
         "--method": usual.method.name,
         "--minutes": usual.training.minutes,
-        "--latent": usual.method.latent,
         "--scale": usual.images.scale,
         "--mode": usual.images.mode,
         "--seed": usual.training.seed,
@@ -419,8 +417,8 @@ def test_python_m_flawmap() -> None:
         [
             "--roi-masks",
             'odd "name"/é',
-            "--last",
-            "3",
+            "--set",
+            "split.last=3",
             "--set",
             "threshold.rule=largest",
             "--set",
@@ -429,8 +427,8 @@ def test_python_m_flawmap() -> None:
         [
             "--set",
             "model.patch=64",
-            "--latent",
-            "5",
+            "--set",
+            "method.latent=5",
             "--set",
             "tiling.stride=9",
             "--set",
@@ -482,7 +480,7 @@ def test_later_ones_win(run: Run, tmp_path: Path) -> None:
     by_set = settings(run, "--config", file, "--set", "method.latent=8", "--set", "training.seed=7")
     assert (by_set["method"]["latent"], by_set["training"]["seed"]) == (8, 7)
     usual = ["--method", "ssim", "--device", "auto", "--seed", "0", "--minutes", "2"]
-    by_option = settings(run, "--config", file, "--set", "method.latent=8", "--latent", "5", *usual)
+    by_option = settings(run, "--config", file, "--set", "method.latent=8", "--set", "method.latent=5", *usual)
     assert (by_option["method"]["name"], by_option["method"]["latent"], by_option["model"]["patch"]) == ("ssim", 5, 64)
     training = by_option["training"]
     assert (training["device"], training["seed"], training["minutes"], training["steps"]) == ("auto", 0, 2, None)
@@ -499,8 +497,14 @@ def test_a_residual_of_a_file_survives_the_method(run: Run, tmp_path: Path) -> N
 
 def test_options_reach_the_settings(run: Run) -> None:
     """Each option of `train` changes the setting of its name, and --set any other."""
-    given = ("--latent", 6, "--scale", "40x30", "--mode", "colour", "--roi-box", "1,2,3,4", "--last", 2, "--seed", 4)
-    others = {"tiling.average": "residuals", "residual.border_correction": True, "training.learning_rate": 0.5}
+    given = ("--scale", "40x30", "--mode", "colour", "--roi-box", "1,2,3,4", "--seed", 4)
+    others = {
+        "method.latent": 6,
+        "split.last": 2,
+        "tiling.average": "residuals",
+        "residual.border_correction": True,
+        "training.learning_rate": 0.5,
+    }
     assigned = [part for key, value in others.items() for part in ("--set", f"{key}={str(value).lower()}")]
     found = settings(run, *given, "--steps", 11, "--device", "cpu", *assigned)
     assert found["method"]["latent"] == 6

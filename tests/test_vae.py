@@ -522,8 +522,8 @@ def test_the_command_line_trains_inspects_and_evaluates(
     small = [
         "--set",
         "model.patch=32",
-        "--latent",
-        "4",
+        "--set",
+        "method.latent=4",
         "--set",
         "tiling.stride=32",
         "--set",

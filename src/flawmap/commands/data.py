@@ -8,8 +8,6 @@ from flawmap.core.settings import ImageSettings
 from flawmap.data.layouts import find_dataset
 from flawmap.data.summary import DatasetSummary, describe
 
-# --------------------------------------------------------------------------------------------------------------- data
-
 
 def data(path: Path, images: ImageSettings) -> DatasetSummary:
     """What a folder or manifest is understood to hold; nothing is trained or written."""

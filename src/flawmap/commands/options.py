@@ -11,6 +11,7 @@ import typer
 from flawmap.core.errors import ConfigError
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import assigned, default_text
+from flawmap.methods.table import METHODS
 
 USUAL = Config()
 LARGEST_FACTOR = 16  # of --scale; the settings refuse larger ones, but a number of pixels may have been meant
@@ -22,11 +23,18 @@ def help_of(text: str, setting: str = "", otherwise: str = "") -> str:
     return f"{text} [default: {default or otherwise}]" if default or otherwise else text
 
 
-AsJson = Annotated[bool, typer.Option("--json/--no-json", help="Print one JSON document for machines, nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet/--no-quiet", "-q", help="Print errors only.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose/--no-verbose", "-v", help="Show the library's log, and tracebacks of our faults.")
-]
+def switch(name: str, text: str, short: str = "") -> Any:
+    """A switch with its `--no-` form, so that an option can say either."""
+    return typer.Option(*([short] if short else []), f"--{name}/--no-{name}", help=text)
+
+
+# ------------------------------------------------------------------------------------------------- of several commands
+
+AsJson = Annotated[bool, switch("json", "Print one JSON document for machines, nothing else.")]
+Quiet = Annotated[bool, switch("quiet", "Print errors only.", "-q")]
+Verbose = Annotated[bool, switch("verbose", "Show the library's log, and tracebacks of our faults.", "-v")]
+Model = Annotated[Path, typer.Argument(help="Model file.")]
+OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"],
@@ -60,9 +68,60 @@ RoiMasks = Annotated[
         "--roi-masks", help=help_of("Region of interest: folder of masks with the images' names.", otherwise="all")
     ),
 ]
+RoiMasksHere = Annotated[
+    Path | None,
+    typer.Option("--roi-masks", help=help_of("Folder of ROI masks, for a model that has them.", otherwise="none")),
+]
 FeatureNetwork = Annotated[
     Literal["alexnet", "squeezenet"] | None,
     typer.Option(help=help_of("The network in that file.", otherwise="alexnet")),
+]
+
+# ---------------------------------------------------------------------------------------------------------- of training
+
+Method = Annotated[str | None, typer.Option(help=help_of(f"How to train: {', '.join(METHODS)}.", "method.name"))]
+Minutes = Annotated[
+    float | None, typer.Option(min=0.01, help=help_of("Length of the training, in minutes.", "training.minutes"))
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help=help_of("Length of the training, in parameter updates.", otherwise="by minutes")),
+]
+Scale = Annotated[str | None, typer.Option(help=help_of("Working scale: a factor, or WxH in pixels.", "images.scale"))]
+Seed = Annotated[int | None, typer.Option(min=0, help=help_of("Seed of the training.", "training.seed"))]
+TrainingDevice = Annotated[
+    str | None, typer.Option("--device", help=help_of("auto, cpu, cuda, cuda:N or mps.", "training.device"))
+]
+ShowConfig = Annotated[bool, switch("show-config", "Print the resolved settings and stop.")]
+ResumeTraining = Annotated[bool, switch("resume", "Go on from the checkpoint beside the model.")]
+SkipUnreadable = Annotated[bool, switch("skip-unreadable", "Leave out training images that cannot be read.")]
+SkipOutliers = Annotated[bool, switch("skip-outliers", "Leave out training images that are unlike the others.")]
+TensorBoard = Annotated[
+    Path | None, typer.Option("--tensorboard", help=help_of("Folder for TensorBoard's event files.", otherwise="none"))
+]
+
+# ------------------------------------------------------------------------------------------- of inspection, evaluation
+
+Threshold = Annotated[
+    float | None, typer.Option(help=help_of("Residual above which a pixel is a flaw.", otherwise="the model's own"))
+]
+Residuals = Annotated[bool, switch("residuals", "Also write residual maps, float32 TIFF.")]
+Overlays = Annotated[bool, switch("overlays", "Write overlays.")]
+FailOnFlaw = Annotated[bool, switch("fail-on-flaw", "Exit with 3 if any flaw is found.")]
+ResumeInspection = Annotated[bool, switch("resume", "Keep what an earlier run did; inspect the other images.")]
+Page = Annotated[
+    int | None,
+    typer.Option(min=1, help=help_of("Page of files with several, counted from 1.", otherwise="files have one page")),
+]
+Pages = Annotated[bool, switch("pages", "Inspect every page of files with several.")]
+Last = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help=help_of(
+            "Count the last N good training images by name as test images.", otherwise="those that were held out"
+        ),
+    ),
 ]
 
 

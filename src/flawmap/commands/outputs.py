@@ -1,4 +1,4 @@
-"""What several commands share: output folders, and what an inspection is to write."""
+"""What several commands share: exit codes, output folders, and what an inspection is to write."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from flawmap.core.files import enough_space, writable_folder
+
+FLAWS_FOUND, SOME_FAILED = 3, 4
+"""Exit codes: flaws were found, with --fail-on-flaw; some images or trainings failed, the others are done."""
 
 
 @dataclass(frozen=True)

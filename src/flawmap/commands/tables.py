@@ -85,19 +85,19 @@ def show_data(console: Console, report: dict[str, Any]) -> None:
     for row in report["counts"]:
         table.add_row(row["split"], row["label"], row["kind"], str(row["images"]))
     console.print(table)
-    sizes = [f"{row['width']} x {row['height']}: {row['images']}" for row in report["sizes"]]
-    _facts(
-        console,
-        [
-            ("sizes", _cut(sizes)),
-            ("modes", _cut([f"{mode}: {count}" for mode, count in report["modes"].items()])),
-            (
-                "masks",
-                _cut([f"{state}: {n if isinstance(n, int) else len(n)}" for state, n in report["masks"].items() if n]),
-            ),
-        ],
-    )
+    masks = {state: n if isinstance(n, int) else len(n) for state, n in report["masks"].items() if n}
+    counted = {
+        "sizes": {f"{row['width']} x {row['height']}": row["images"] for row in report["sizes"]},
+        "modes": report["modes"],
+        "masks": masks or {"none": 0},
+        "values of a mask": {f"{n} different": count for n, count in report["mask_values"].items()},
+        "groups": report["groups"],
+    }
+    _facts(console, [(name, _counts(counts)) for name, counts in counted.items() if counts])
+    for sentence in report["facts"]:
+        print_line(console, sentence)
     for title, entries in (
+        ("unlike the others", [f"{entry['path']}: {entry['reason']}" for entry in report["outliers"]]),
         ("masks missing", report["masks"].get("missing", [])),
         ("masks without a flaw", report["masks"].get("empty", [])),
         ("masks of another size", report["masks"].get("wrong size", [])),
@@ -107,11 +107,7 @@ def show_data(console: Console, report: dict[str, Any]) -> None:
         ("ignored", [f"{entry['path']}: {entry['reason']}" for entry in report["ignored"]]),
     ):
         if entries:
-            print_line(console, f"{title} ({len(entries)}):")
-            for entry in entries[:SHOWN]:
-                print_line(console, f"  {entry}")
-            if len(entries) > SHOWN:
-                print_line(console, f"  ... and {len(entries) - SHOWN} more (--json lists all)")
+            _list(console, title, entries)
 
 
 def show_info(console: Console, report: dict[str, Any]) -> None:
@@ -239,12 +235,21 @@ def _images(rows: list[Any]) -> str:
 
 
 def _left_out(data: dict[str, Any]) -> str:
-    return f", {data['skipped']} unreadable left out" if data["skipped"] else ""
+    return f", {data['skipped']} left out" if data["skipped"] else ""
 
 
-def _cut(entries: list[str]) -> str:
+def _counts(counts: dict[str, int]) -> str:
+    entries = [f"{name}: {count}" if count else name for name, count in counts.items()]
     more = f", ... and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
-    return ", ".join(entries[:SHOWN]) + more or "none"
+    return ", ".join(entries[:SHOWN]) + more
+
+
+def _list(console: Console, title: str, entries: list[str]) -> None:
+    print_line(console, f"{title} ({len(entries)}):")
+    for entry in entries[:SHOWN]:
+        print_line(console, f"  {entry}")
+    if len(entries) > SHOWN:
+        print_line(console, f"  ... and {len(entries) - SHOWN} more (--json lists all)")
 
 
 def _facts(console: Console, facts: list[tuple[str, str | None]]) -> None:
