@@ -97,12 +97,8 @@ def a_model(path: str = "m.flawmap", *, threshold: float | None = 0.5, **changes
     """A model with random weights: what it finds does not matter here."""
     tiny = {"model": {"patch": 32, "channels": 1}, "method": {"latent": 8}, "tiling": {"stride": 16}}
     config = override(override(preset("fast"), tiny), changes)
-    provenance = {
-        "data": {"split": {"train": [], "validation": [], "test": []}, "split_sha256": "0" * 64},
-        "training": {"patches": 0, "seconds": 0.0},
-    }
     torch.manual_seed(0)
-    save_artifact(Artifact(config, build_network(config).state_dict(), threshold, {}, provenance), Path(path))
+    save_artifact(Artifact(config, build_network(config).state_dict(), threshold), Path(path))
     return Path(path)
 
 

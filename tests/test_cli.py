@@ -15,9 +15,16 @@ import pytest
 import typer
 
 import flawmap
+from flawmap.commands import info as commands_info
 from flawmap.commands.cli import app, main
+from flawmap.core.errors import ArtifactError
+from flawmap.data.layouts import find_dataset
 from flawmap.imaging.reading import read_mask
+from flawmap.methods.autoencoder import build_network
 from flawmap.methods.config import Config
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
+from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
 
 TINY = [
     "--set",
@@ -119,6 +126,21 @@ def test_info(run: Run, model: Path) -> None:
         assert re.search(f"^{line}", ran.out, re.MULTILINE)
 
 
+def test_a_model_made_in_python(run: Run, cloth: Path, tmp_path: Path) -> None:
+    """A model without a history is inspected with, measured and described; what nobody knows is called unknown."""
+    tiny = {"model": {"patch": 32, "channels": 1}, "method": {"latent": 8}, "tiling": {"stride": 16}}
+    config = override(preset("fast"), tiny)
+    place = tmp_path / "m.flawmap"
+    save_artifact(Artifact(config, build_network(config).state_dict(), threshold=0.5), place)
+    said = run("info", place)
+    assert said.code == 0
+    assert re.search(r"^data +unknown", said.out, re.MULTILINE)
+    assert re.search(r"^versions +unknown", said.out, re.MULTILINE)
+    assert run("inspect", place, cloth / "test", "-o", tmp_path / "found", "--quiet").code == 0
+    assert run("evaluate", place, cloth, "-o", tmp_path / "measured").code == 0
+    assert "unknown" in (tmp_path / "measured" / "index.html").read_text(encoding="utf-8")
+
+
 def test_inspect(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
     """`inspect` prints a row for each image and where the pictures lie, and counts on stderr."""
     ran = run("inspect", model, cloth / "test" / "good", "-o", tmp_path / "out", "--residuals", "--threshold", 2)
@@ -173,6 +195,32 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     again = run("demo", "-o", tmp_path / "out", "--seed", 3, "--json")
     assert again.code == 0, "a second run replaces the first"
     assert [row["name"] for row in json.loads(again.out)["methods"]] == ["l2", "ssim"]
+
+
+def test_synth_is_a_function_of_its_seed(tmp_path: Path) -> None:
+    """The same seed writes the same bytes, another one others, over an older set of the same folder."""
+
+    def written(seed: int, name: str) -> dict[str, bytes]:
+        flawmap.synth(tmp_path / name, "twill", good=2, bad=2, size=(40, 40), seed=seed)
+        root = tmp_path / name
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.png")}
+
+    first = written(3, "a")
+    assert len(first) == 2 + 1 + 2 + 2
+    assert written(3, "b") == first
+    assert written(4, "b") != first
+    assert written(3, "b") == first
+    assert find_dataset(tmp_path / "b").layout == "mvtec"
+
+
+def test_info_from_python(model: Path) -> None:
+    """The header as it is in the file, and the hash that names the file."""
+    said = commands_info.info(model)
+    assert said["file"] == str(model)
+    assert len(said["version"]) == 12
+    assert {key: said[key] for key in load_artifact(model).header()} == load_artifact(model).header()
+    with pytest.raises(ArtifactError, match=r"no model file nowhere\.flawmap; "):
+        commands_info.info(Path("nowhere.flawmap"))
 
 
 # ------------------------------------------------------------------------------------------------------------- output

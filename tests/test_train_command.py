@@ -1,4 +1,4 @@
-"""What the commands do, called from Python: training, its files and its resume; inspecting folders of all kinds."""
+"""`flawmap train`, called from Python: what it leaves, how it goes on, and which images it takes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ import pytest
 import tifffile
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 import flawmap
-from flawmap.commands import info as commands_info
 from flawmap.commands.outputs import InspectionOutputs
-from flawmap.core.errors import ArtifactError, ConfigError, InputError
+from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.events import Events
-from flawmap.data.layouts import find_dataset
 from flawmap.data.synthetic import good_images
-from flawmap.imaging.morphology import opened
 from flawmap.imaging.reading import read_image, read_mask
 from flawmap.imaging.writing import write_image
 from flawmap.methods import gradient
@@ -31,7 +27,6 @@ from flawmap.methods.config import Config
 from flawmap.methods.interface import Progress
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
-from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import load_artifact
 
 TINY: dict[str, Any] = {
@@ -481,6 +476,19 @@ def test_skip_unreadable(tmp_path: Path, count: int) -> None:
     assert not {area["file"] for role in split.values() for area in role} & set(names)
 
 
+def test_skip_outliers(tmp_path: Path) -> None:
+    """A black and a white frame are named; with `skip_outliers` they are not trained on."""
+    dead = [np.zeros((80, 96), np.uint8), np.full((80, 96), 255, np.uint8)]
+    folder = put(tmp_path / "good", [*cloth(8), *dead])
+    said: list[str] = []
+    report = flawmap.train(folder, tmp_path / "m.flawmap", config(), events=Heard(said))
+    assert report.skipped == ()
+    assert said[0].startswith("2 of 10 images are unlike the others: ")
+    report = flawmap.train(folder, tmp_path / "m.flawmap", config(), skip_outliers=True)
+    assert [path.name for path, _ in report.skipped] == ["008.png", "009.png"]
+    assert report.artifact.provenance["data"]["skipped"] == 2
+
+
 def test_nothing_readable(tmp_path: Path) -> None:
     """With every file unreadable there is an error that says why, also with `skip_unreadable`."""
     folder = put(tmp_path / "good", [])
@@ -516,169 +524,3 @@ def test_tensorboard_missing(folder: Path, tmp_path: Path, monkeypatch: pytest.M
         "--tensorboard needs a package that is not installed; pip install 'flawmap[tensorboard]'"
     )
     assert list(tmp_path.iterdir()) == []
-
-
-# ---------------------------------------------------------------------------------------------------------- inspecting
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """Images of one stem, one in a folder below, an unreadable one, a hidden one, and what is no image."""
-    images = cloth(4)
-    root = tmp_path / "tree"
-    (root / "sub" / "deep").mkdir(parents=True)
-    write_image(root / "a.png", images[0])
-    Image.fromarray(images[1]).save(root / "a.bmp")
-    write_image(root / "sub" / "deep" / "b.png", images[2])
-    write_image(root / ".hidden.png", images[3])
-    (root / "broken.png").write_bytes((root / "a.png").read_bytes()[:400])
-    (root / "notes.txt").write_text("no image")
-    return root
-
-
-def test_inspect_a_folder(model: Path, tree: Path, tmp_path: Path) -> None:
-    """Every image below a folder gets its pictures under its own relative path; an unreadable one is listed."""
-    seen: list[tuple[int, int, str]] = []
-    rows = flawmap.inspect(
-        model,
-        [tree],
-        tmp_path / "out",
-        outputs=InspectionOutputs(residuals=True),
-        events=Heard(on_progress=lambda *what: seen.append(what)),
-    )
-    relative = ["a.bmp", "a.png", "broken.png", "sub/deep/b.png"]
-    assert [Path(row.path).relative_to(tree).as_posix() for row in rows] == relative
-    assert [row.verdict == "unreadable" for row in rows] == [False, False, True, False]
-    assert seen == [(number + 1, 4, row.path) for number, row in enumerate(rows)]
-    files = {
-        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("[!.]*") if path.is_file()
-    }
-    assert files == {"inspections.jsonl", "regions.csv"} | {
-        f"{name}_{kind}"
-        for name in ("a.bmp", "a.png", "sub/deep/b")
-        for kind in ("mask.png", "overlay.png", "residual.tif")
-    }
-
-
-def test_inspection_files_equal_the_inspection(model: Path, tree: Path, tmp_path: Path) -> None:
-    """Lines, regions, mask, overlay and residual map hold what `Detector.inspect` gives, value for value."""
-    out = tmp_path / "out"
-    rows = flawmap.inspect(model, [tree], out, outputs=InspectionOutputs(residuals=True))
-    detector = Detector.load(model)
-    records = lines(out / "inspections.jsonl")
-    with (out / "regions.csv").open(newline="") as file:
-        regions = list(csv.DictReader(file))
-    stems = {"a.bmp": "a.bmp", "a.png": "a.png", "b.png": "sub/deep/b"}
-    assert records[2] == {"path": rows[2].path, "error": rows[2].error}
-    count = 0
-    for record, row in zip(records, rows, strict=True):
-        path = Path(row.path)
-        if row.error is not None:
-            continue
-        inspection = detector.inspect(path)
-        assert record == inspection.to_dict()
-        assert (row.score, row.verdict) == (inspection.score, inspection.verdict)
-        assert (row.regions, row.flawed_pixels) == (len(inspection.regions), int(inspection.mask.sum()))
-        own = [region for region in regions if region["path"] == row.path]
-        assert [int(region["region"]) for region in own] == list(range(1, row.regions + 1))
-        for found, region in zip(own, inspection.regions, strict=True):
-            assert tuple(int(found[name]) for name in ("left", "top", "width", "height")) == region.box
-            assert (int(found["area"]), float(found["peak"]), float(found["mean"])) == (
-                region.area,
-                region.peak,
-                region.mean,
-            )
-        count += len(own)
-        target = out / stems[path.name]
-        assert np.array_equal(read_mask(Path(f"{target}_mask.png")), inspection.mask)
-        residual = tifffile.imread(f"{target}_residual.tif")
-        assert residual.dtype == np.float32
-        assert np.array_equal(residual, inspection.residual)
-        assert np.array_equal(residual, opened(detector.score(detector.read(path).pixels), 4))
-    assert count == len(regions) > 0
-
-
-def test_second_run_does_not_inspect_the_first(model: Path, tree: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An output folder among the images is not inspected again; an image of one's own in it is passed over aloud."""
-    first = flawmap.inspect(model, [tree], tree / "out")
-    assert flawmap.inspect(model, [tree], tree / "out") == first
-    assert caplog.messages == []
-    write_image(tree / "out" / "mine.png", cloth(1)[0])
-    assert flawmap.inspect(model, [tree, tree / "out" / "mine.png"], tree / "out") == first
-    assert caplog.messages == [
-        f"1 images in the output folder {tree / 'out'} are left out, {tree / 'out' / 'mine.png'} for one; "
-        "to inspect them name another folder with -o"
-    ]
-    with pytest.raises(InputError) as error:
-        flawmap.inspect(model, [tree], tree)
-    assert str(error.value) == (f"all images found lie in the output folder {tree} itself; name another one with -o")
-
-
-def test_inspect_files_and_globs(model: Path, tree: Path, tmp_path: Path) -> None:
-    """Files are named by themselves, and what a pattern matches by what follows its fixed part."""
-    rows = flawmap.inspect(model, [tree / "a.png"], tmp_path / "file")
-    assert [row.path for row in rows] == [str(tree / "a.png")]
-    assert (tmp_path / "file" / "a_mask.png").is_file()
-    rows = flawmap.inspect(model, [f"{tree}/**/[ab].png"], tmp_path / "glob")
-    assert [Path(row.path).name for row in rows] == ["a.png", "b.png"]
-    assert (tmp_path / "glob" / "sub" / "deep" / "b_mask.png").is_file()
-
-
-def test_inspect_threshold(model: Path, tree: Path, tmp_path: Path) -> None:
-    """A threshold given for the run is the one that decides, and it is written beside each verdict."""
-    own = load_artifact(model).threshold
-    for threshold, verdict in ((None, None), (2.0, "ok"), (1e-6, "flawed")):
-        (row,) = flawmap.inspect(model, [tree / "a.png"], tmp_path / "out", outputs=InspectionOutputs(threshold))
-        (record,) = lines(tmp_path / "out" / "inspections.jsonl")
-        assert record["threshold"] == (own if threshold is None else threshold)
-        assert verdict is None or row.verdict == record["verdict"] == verdict
-
-
-@pytest.mark.parametrize("threshold", [float("nan"), float("inf")])
-def test_threshold_must_be_a_number(model: Path, tree: Path, tmp_path: Path, threshold: float) -> None:
-    """A threshold that is no number is refused before any image is looked at."""
-    with pytest.raises(ConfigError, match=f"threshold must be a finite number, got {threshold}"):
-        flawmap.inspect(model, [tree], tmp_path / "out", outputs=InspectionOutputs(threshold))
-    assert not (tmp_path / "out").exists()
-
-
-def test_interrupted_inspection(model: Path, tree: Path, tmp_path: Path) -> None:
-    """An interrupted inspection leaves whole pictures and the lines of the images that were finished, no parts."""
-
-    def stop(done: int, total: int, what: str) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        flawmap.inspect(model, [tree], tmp_path / "out", events=Heard(on_progress=stop))
-    assert [Path(line["path"]).name for line in lines(tmp_path / "out" / "inspections.jsonl")] == ["a.bmp", "a.png"]
-    assert not list((tmp_path / "out").rglob("*part*"))
-
-
-# ---------------------------------------------------------------------------------------------------------- the others
-
-
-def test_synth_is_a_function_of_its_seed(tmp_path: Path) -> None:
-    """The same seed writes the same bytes, another one others, over an older set of the same folder."""
-
-    def written(seed: int, name: str) -> dict[str, bytes]:
-        flawmap.synth(tmp_path / name, "twill", good=2, bad=2, size=(40, 40), seed=seed)
-        root = tmp_path / name
-        return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.png")}
-
-    first = written(3, "a")
-    assert len(first) == 2 + 1 + 2 + 2
-    assert written(3, "b") == first
-    assert written(4, "b") != first
-    assert written(3, "b") == first
-    assert find_dataset(tmp_path / "b").layout == "mvtec"
-
-
-def test_info(model: Path) -> None:
-    """The header as it is in the file, and the hash that names the file."""
-    said = commands_info.info(model)
-    assert said["file"] == str(model)
-    assert len(said["version"]) == 12
-    assert {key: said[key] for key in load_artifact(model).header()} == load_artifact(model).header()
-    with pytest.raises(ArtifactError, match=r"no model file nowhere\.flawmap; "):
-        commands_info.info(Path("nowhere.flawmap"))
