@@ -123,6 +123,41 @@ def test_several_bad_folders_and_masks_within(tmp_path: Path) -> None:
     assert ignored(dataset) == {"notes": "not part of this layout"}
 
 
+def test_masks_beside_bad_images(tmp_path: Path) -> None:
+    """A name with an ending of masks is the mask of the image without it, in the same folder."""
+    put(tmp_path, "good/0.png", "bad/0.png", "bad/0_GT.png", "bad/a/0.png", "bad/a/1.png", "bad/a/1_label.png")
+    dataset = find_dataset(tmp_path)
+    assert listed(dataset)[1:] == [
+        ("bad/0.png", "test", "bad", ["bad/0_GT.png"]),
+        ("bad/a/0.png", "test", "a", []),
+        ("bad/a/1.png", "test", "a", ["bad/a/1_label.png"]),
+    ]
+    assert dataset.ignored == ()
+
+
+def test_good_and_bad_in_a_folder_of_images(tmp_path: Path) -> None:
+    """VisA: Images/Normal, Images/Anomaly and Masks/Anomaly."""
+    put(tmp_path, "Images/Normal/0.png", "Images/Anomaly/0.png", "Masks/Anomaly/0.png", "notes/0.png")
+    dataset = find_dataset(tmp_path)
+    assert listed(dataset) == [
+        ("Images/Normal/0.png", "train", "good", []),
+        ("Images/Anomaly/0.png", "test", "anomaly", ["Masks/Anomaly/0.png"]),
+    ]
+    assert ignored(dataset) == {"notes": "not part of this layout"}
+
+
+def test_masks_within_the_test_folder(tmp_path: Path) -> None:
+    """MVTec AD 2: test_public holds good, bad and the masks."""
+    put(tmp_path, "train/good/0.png", "validation/good/1.png", "test_public/good/2.png", "test_public/bad/3.png")
+    put(tmp_path, "test_public/ground_truth/bad/3_mask.png")
+    dataset = find_dataset(tmp_path)
+    assert listed(dataset)[2:] == [
+        ("test_public/bad/3.png", "test", "bad", ["test_public/ground_truth/bad/3_mask.png"]),
+        ("test_public/good/2.png", "test", "good", []),
+    ]
+    assert dataset.ignored == ()
+
+
 def test_mvtec_in_other_words(tmp_path: Path) -> None:
     """train/OK, Test/ok, valid/ok and masks: the same layout in any letter case."""
     put(tmp_path, "Train/OK/0.png", "valid/ok/1.png", "Test/OK/2.png", "Test/Bent/3.png", "masks/bent/3.PNG")
@@ -168,7 +203,7 @@ def test_unclear_folders_are_refused_with_a_layout(tmp_path: Path) -> None:
     for name, message in {
         "unclear": f"has a folder good and a folder scratch, which is neither good nor bad by its name; {advice}",
         "twice": "has the folders good and OK, which mean the same; join them",
-        "beside": f"has masks beside images (0_mask), but all images of a plain folder are taken as good; {advice}",
+        "beside": f"has masks beside images (0_mask.png), but all images of a plain folder are taken as good; {advice}",
     }.items():
         with pytest.raises(InputError) as error:
             find_dataset(tmp_path / name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ def statistics_of(path: Path, settings: ImageSettings) -> ImageStatistics:
             equal = equal and bool((values == values[:, :, :1]).all())
             largest = max(largest, float(values.max()))
             plain, _ = to_unit(values, settings.white, name=str(path), full=decoded.full)
-            sums += plain.sum(dtype=np.float64), np.square(plain).sum(dtype=np.float64)
+            sums += plain.sum(dtype=np.float64), np.einsum("ijk,ijk->", plain, plain, dtype=np.float64)
     mean, square = sums / (header.pixels * header.channels)
     return ImageStatistics(
         path=path,
@@ -93,12 +93,9 @@ def _full(decoded: Decoded) -> float:
 
 
 def all_statistics(
-    paths: Sequence[Path], settings: ImageSettings, done: Callable[[int], None] = lambda count: None
-) -> Iterator[ImageStatistics | InputError]:
-    """`statistics_of` each image, or why it cannot be read; several at once, in order.
-
-    done: told how many images are finished.
-    """
+    paths: Sequence[Path], settings: ImageSettings
+) -> Generator[ImageStatistics | InputError, None, None]:
+    """`statistics_of` each image, or why it cannot be read; several at once, in order."""
 
     def attempt(path: Path) -> ImageStatistics | InputError:
         try:
@@ -112,9 +109,10 @@ def all_statistics(
             return error
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for count, found in enumerate(pool.map(attempt, paths), start=1):
-            yield found
-            done(count)
+        try:
+            yield from pool.map(attempt, paths)
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever stops early does not wait for the rest
 
 
 # --------------------------------------------------------------------------------------------------- channels and depth

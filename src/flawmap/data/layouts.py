@@ -18,7 +18,7 @@ from flawmap.data.annotations import looks_like_coco, looks_like_labelme, read_c
 from flawmap.data.finding import files_below
 from flawmap.data.manifest import read_manifest
 from flawmap.data.samples import Dataset, Finding, Sample, SplitName
-from flawmap.imaging.codecs import IMAGE_SUFFIXES
+from flawmap.imaging.codecs import IMAGE_SUFFIXES, is_image
 
 # Names of folders, in any letter case, without spaces, "_" and "-".
 _GOOD = {"good", "normal", "ok", "io", "pass", "defectfree"}
@@ -28,7 +28,7 @@ _BAD = {
 }  # fmt: skip
 _MASKS = {"groundtruth", "gt", "mask", "masks"}
 _IMAGES = {"image", "images", "img", "imgs"}
-_TRAIN, _VALIDATION, _TEST = {"train", "training"}, {"validation", "valid", "val"}, {"test", "testing"}
+_TRAIN, _VALIDATION, _TEST = {"train", "training"}, {"validation", "valid", "val"}, {"test", "testing", "testpublic"}
 
 _ENDINGS = ("_mask", "_gt", "_label", "")
 """What a mask's name may have after its image's name; the first one wins."""
@@ -55,8 +55,9 @@ def find_dataset(path: Path) -> Dataset:
     _refuse_part(path)
     if _folders(path, _TRAIN | _TEST):
         return _mvtec(path)
-    if _folders(path, _GOOD):
-        return _good_and_bad(path)
+    for place in (path, *_folders(path, _IMAGES)):
+        if _folders(place, _GOOD):
+            return _good_and_bad(path, place)
     annotations = _coco_files(path)
     return _coco(path, annotations) if annotations else _one_folder(path)
 
@@ -97,17 +98,17 @@ def _mvtec(root: Path) -> Dataset:
     finding = Finding(root)
     finding.add_good(good, "train")
     _some_good(finding, good)
-    truth = _only(root, _MASKS)
+    truth = _only(root, _MASKS) or (test and _only(test, _MASKS))
     finding.ignore_others(train, (good,), f"only {_relative_to_root(finding, good)} is trained on")
     if validation is not None:
         held = _only(validation, _GOOD)
         if held is not None:
             finding.add_good(held, "validation")
         finding.ignore_others(validation, [held] if held else [], "only good images validate")
-    kinds = [] if test is None else _folders(test)
+    kinds = [] if test is None else [folder for folder in _folders(test) if folder != truth]
     several = [_add_kind(finding, kind, truth) for kind in kinds]
     if test is not None:
-        finding.ignore_others(test, kinds, "not in a folder test/<kind>")
+        finding.ignore_others(test, [*kinds, truth] if truth else kinds, "not in a folder test/<kind>")
     if truth is not None:
         used = [_truth_folder(truth, kind) for kind in kinds]
         reason = "masks without images" if test is not None else "no folder test beside it"
@@ -138,11 +139,12 @@ def _truth_folder(truth: Path | None, kind: Path) -> Path | None:
     return None if truth is None else _only(truth, {_word(kind.name)})
 
 
-def _good_and_bad(root: Path) -> Dataset:
-    good, bad, masks = _only(root, _GOOD), _folders(root, _BAD), _only(root, _MASKS)
+def _good_and_bad(root: Path, place: Path) -> Dataset:
+    """place: the root, or its folder of images, which holds the folders of good and of bad ones."""
+    good, bad, masks = _only(place, _GOOD), _folders(place, _BAD), _only(root, _MASKS)
     assert good is not None, "the caller has seen it"
     used = [good, *bad, *([masks] if masks else [])]
-    doubtful = [folder.name for folder in _folders(root) if folder not in used]
+    doubtful = [folder.name for folder in _folders(place) if folder not in used]
     if doubtful and not bad:
         raise InputError(
             f"{root} has a folder {good.name} and a folder {doubtful[0]}, which is neither good nor bad by its name; "
@@ -151,7 +153,8 @@ def _good_and_bad(root: Path) -> Dataset:
     finding = Finding(root)
     finding.add_good(good, "train")
     _some_good(finding, good)
-    finding.ignore_others(root, used, "not part of this layout")
+    for folder in dict.fromkeys((root, place)):
+        finding.ignore_others(folder, [*used, place], "not part of this layout")
     for folder in bad:
         images, own = _only(folder, _IMAGES), _only(folder, _MASKS)
         if masks is not None and own is None:
@@ -184,14 +187,15 @@ def _add_bad(finding: Finding, folder: Path, truth: Path | None, kind: str | Non
     images, beside = finding.files(folder)
     if truth is not None and truth.is_relative_to(folder):
         images, beside = ([file for file in files if not file.is_relative_to(truth)] for files in (images, beside))
-    masks = [] if truth is None else [file for files in finding.files(truth) for file in files]
-    place = truth or folder
+    masks = [file for files in finding.files(truth) for file in files] if truth else _masks_beside(images)
+    drawn, drawings, place = set(masks), set(beside), truth or folder
+    images = [image for image in images if image not in drawn]
     found = _pairs([image.relative_to(folder) for image in images], [mask.relative_to(place) for mask in masks])
     used: set[Path] = set()
     for image in images:
         relative = image.relative_to(folder)
         own = tuple(place / mask for mask in found[relative])
-        if not own and image.with_suffix(".json") in beside:
+        if not own and image.with_suffix(".json") in drawings:
             own = (image.with_suffix(".json"),)
         used.update(own)
         named = kind or (relative.parts[0] if len(relative.parts) > 1 else folder.name.casefold())
@@ -199,8 +203,19 @@ def _add_bad(finding: Finding, folder: Path, truth: Path | None, kind: str | Non
     stems = {image.with_suffix("") for image in images}
     for file in (*masks, *beside):
         if file not in used:
-            finding.ignore(file, _unused(file, file in beside, stems, place, folder))
+            finding.ignore(file, _unused(file, file in drawings, stems, place, folder))
     return any(len(own) > 1 for own in found.values())
+
+
+def _masks_beside(images: Sequence[Path]) -> list[Path]:
+    """Those images that have the name of another one and an ending of masks."""
+    names = {image.with_suffix("").as_posix().casefold() for image in images}
+    return [image for image in images if _masked(image.with_suffix("").as_posix().casefold()) & names]
+
+
+def _masked(name: str) -> set[str]:
+    """The images that a mask of this name may belong to, by the endings that masks have."""
+    return {name.removesuffix(ending) for ending in _ENDINGS if ending and name.endswith(ending)}
 
 
 def _unused(file: Path, beside: bool, stems: set[Path], truth: Path, folder: Path) -> str:
@@ -272,9 +287,12 @@ def _coco(root: Path, files: Sequence[Path]) -> Dataset:
                 good = Sample(path, _split_of(file.parent), "good", "good")
                 bad = Sample(path, "test", "defective", drawing.kind, drawing=drawing)
                 finding.samples.append(bad if drawing.shapes else good)
-    for path in (*images, *others):
-        if path not in seen and path not in files:
-            finding.ignore(path, "not named in the annotations" if path in images else "not an image")
+    for path in images:
+        if path not in seen:
+            finding.ignore(path, "not named in the annotations")
+    for path in others:
+        if path not in files:
+            finding.ignore(path, "not an image")
     if not any(sample.label == "good" and sample.split == "train" for sample in finding.samples):
         raise InputError(
             f"{files[0]} names no image without annotations that could be trained on; images without annotations are "
@@ -345,15 +363,9 @@ def _refuse_doubtful(root: Path) -> None:
             f"{root} has a folder {doubtful[0].name}, but all images of a plain folder are taken as good; name the "
             f"folder of good images alone, or {_ADVICE}"
         )
-    names = {file.with_suffix("").as_posix().casefold() for file in files_below(root)}
-    masks = [
-        name
-        for name in names
-        for ending in _ENDINGS[:-1]
-        if name.endswith(ending) and name.removesuffix(ending) in names
-    ]
+    masks = _masks_beside(sorted(file for file in files_below(root) if is_image(file)))
     if masks:
         raise InputError(
-            f"{root} has masks beside images ({Path(min(masks)).name}), but all images of a plain folder are taken as "
+            f"{root} has masks beside images ({masks[0].name}), but all images of a plain folder are taken as "
             f"good; {_ADVICE}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,14 +90,15 @@ def _readable(
 ) -> tuple[list[ImageStatistics], dict[Path, str]]:
     found: list[ImageStatistics] = []
     left_out: dict[Path, str] = {}
-    for path, image in zip(paths, all_statistics(paths, images), strict=True):
-        if isinstance(image, ImageStatistics):
-            found.append(image)
-        elif skip:
-            left_out[path] = str(image)
-        else:
-            raise InputError(f"{image}; remove it, or leave such files out with --skip-unreadable") from image
-        events.progress(len(found) + len(left_out), len(paths), str(path))
+    with closing(all_statistics(paths, images)) as statistics:
+        for path, image in zip(paths, statistics, strict=True):
+            if isinstance(image, ImageStatistics):
+                found.append(image)
+            elif skip:
+                left_out[path] = str(image)
+            else:
+                raise InputError(f"{image}; remove it, or leave such files out with --skip-unreadable") from image
+            events.progress(len(found) + len(left_out), len(paths), str(path))
     return found, left_out
 
 

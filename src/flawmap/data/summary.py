@@ -138,13 +138,11 @@ def _look_at_pixels(
         if isinstance(image, InputError):
             look.problems.setdefault(path, str(image))
     images = [image for image in found if isinstance(image, ImageStatistics)]
-    strange = outliers(images)
-    usual = [image for image in images if image.path not in dict(strange)]
     try:
-        facts = image_facts(usual, settings).sentences
+        facts = image_facts(images, settings).sentences
     except InputError as error:
         facts = (str(error),)
-    return facts, strange
+    return facts, outliers(images)
 
 
 def _look_at_mask(sample: Sample, shape: tuple[int, int], look: _Look, settings: ImageSettings) -> Mask | None:
