@@ -11,15 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+import tifffile
 import typer
 
 import flawmap
 from flawmap.commands import info as commands_info
 from flawmap.commands.cli import app, main
 from flawmap.core.errors import ArtifactError
+from flawmap.core.settings import ImageSettings
 from flawmap.data.layouts import find_dataset
-from flawmap.imaging.reading import read_mask
+from flawmap.imaging.reading import read_image, read_mask
 from flawmap.methods.autoencoder import build_network
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override
@@ -150,6 +153,20 @@ def test_inspect(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {
         f"00{number}_{kind}" for number in (0, 1) for kind in ("mask.png", "overlay.png", "residual.tif")
     } | {"inspections.jsonl", "regions.csv"}
+
+
+def test_inspect_tells_notes_about_files(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
+    """A note that many images share is printed once, one of a single image with its path; every row has its own."""
+    pixels = read_image(cloth / "test" / "good" / "000.png", ImageSettings()).pixels[:, :, 0]
+    for name, values in (("a", np.uint16(65535 * pixels)), ("b", np.uint16(65535 * pixels)), ("c", pixels)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", values)
+    ran = run("inspect", model, tmp_path, "-o", tmp_path / "out")
+    assert ran.out.splitlines()[-2:] == [
+        "2 images: 16-bit divided by 65535",
+        f"{tmp_path / 'c.tif'}: float32 taken as it is",
+    ]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "inspections.jsonl").read_text().splitlines()]
+    assert [len(row["notes"]) for row in rows] == [1, 1, 1]
 
 
 def test_inspect_without_overlays(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:

@@ -45,9 +45,7 @@ def reproduce(
     feature_network: opt.FeatureNetwork = None,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at once; they divide the cores.")] = 1,
     listing: Annotated[bool, opt.switch("list", "Print the plan and stop.")] = False,
-    keep_models: Annotated[bool, opt.switch("keep-models", "Keep every model, not only those of figures 1 and 5.")] = (
-        False
-    ),
+    keep_models: Annotated[bool, opt.switch("keep-models", "Keep all models, not only those of figures.")] = False,
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
     as_json: opt.AsJson = False,

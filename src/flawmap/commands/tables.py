@@ -40,7 +40,7 @@ def show_inspections(console: Console, report: dict[str, Any]) -> None:
     table = _table("image", ">score", "verdict", ">regions", ">pixels")
     for row in rows[: 4 * SHOWN]:
         score = "" if row["score"] is None else f"{row['score']:.4f}"
-        table.add_row(row["path"], score, row["verdict"], str(row["regions"]), str(row["flawed_pixels"]))
+        table.add_row(_image(row), score, row["verdict"], str(row["regions"]), str(row["flawed_pixels"]))
     console.print(table)
     if len(rows) > 4 * SHOWN:
         print_line(console, f"... and {len(rows) - 4 * SHOWN} more, all in inspections.jsonl")
@@ -48,11 +48,26 @@ def show_inspections(console: Console, report: dict[str, Any]) -> None:
     unreadable = [row for row in rows if row["error"] is not None]
     tail = f", {len(unreadable)} unreadable" if unreadable else ""
     print_line(console, f"{_images(rows)}: {flawed} flawed{tail}; written to {report['folder']}")
-    for row in [row for row in rows if row["notes"]][:SHOWN]:
-        print_line(console, f"{row['path']}: {'; '.join(row['notes'])}")
+    _show_notes(console, rows)
     for row in unreadable[:SHOWN]:
-        named = row["error"] if row["path"] in row["error"] else f"{row['path']}: {row['error']}"
+        named = row["error"] if row["path"] in row["error"] else f"{_image(row)}: {row['error']}"
         print_line(console, named, style="red")
+
+
+def _show_notes(console: Console, rows: list[dict[str, Any]]) -> None:
+    """What was noted about image files, each sentence once."""
+    noted: dict[str, list[str]] = {}
+    for row in rows:
+        for note in row["notes"]:
+            noted.setdefault(note, []).append(_image(row))
+    for note, images in list(noted.items())[:SHOWN]:
+        print_line(console, f"{images[0]}: {note}" if len(images) == 1 else f"{len(images)} images: {note}")
+    if len(noted) > SHOWN:
+        print_line(console, f"... and {len(noted) - SHOWN} more notes, all in inspections.jsonl")
+
+
+def _image(row: dict[str, Any]) -> str:
+    return row["path"] if row["page"] is None else f"{row['path']}, page {row['page']}"
 
 
 def show_evaluation(console: Console, report: dict[str, Any]) -> None:
