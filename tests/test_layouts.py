@@ -8,13 +8,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from flawmap.core.errors import InputError
 from flawmap.core.settings import ImageSettings
+from flawmap.data.annotations import Shape, rasterised
 from flawmap.data.layouts import find_dataset
 from flawmap.data.samples import Dataset, Sample
 from flawmap.data.summary import describe
@@ -296,6 +300,34 @@ def test_a_mask_within_labelme(tmp_path: Path) -> None:
     path = labelme(tmp_path / "0.json", {**BOX, "shape_type": "mask", "mask": text})
     sample = Sample(tmp_path / "0.png", "test", "defective", "x", masks=(path,))
     np.testing.assert_array_equal(truth_of(sample, SHAPE), MASK > 0)
+
+
+@given(st.lists(st.tuples(st.floats(-5, 45), st.floats(-5, 35)), min_size=3, max_size=6))
+def test_polygons_are_filled_with_their_outline(points: list[tuple[float, float]]) -> None:
+    """Every pixel whose centre is well inside, and none that is more than a pixel away from those and from the line."""
+    draw = pytest.importorskip("skimage.draw")
+    found = rasterised([Shape("polygon", tuple(points))], SHAPE, "a")
+    inside = draw.polygon2mask(SHAPE, [(y, x) for x, y in points])
+    outline = np.zeros(SHAPE, np.bool_)
+    for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
+        for part in np.linspace(0, 1, 400):
+            y, x = round(y0 + part * (y1 - y0)), round(x0 + part * (x1 - x0))
+            if 0 <= y < SHAPE[0] and 0 <= x < SHAPE[1]:
+                outline[y, x] = True
+    near = cv2.dilate((inside | outline).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert not (found & ~near).any()
+    sure = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) > 0
+    assert not (sure & ~found).any()
+
+
+@given(st.tuples(st.floats(0, 40), st.floats(0, 30)), st.floats(1, 12))
+def test_circles(centre: tuple[float, float], radius: float) -> None:
+    """All pixels a pixel and a half within the radius, none so much beyond it."""
+    found = rasterised([Shape("circle", (centre, (centre[0] + radius, centre[1])))], SHAPE, "a")
+    rows, columns = np.ogrid[: SHAPE[0], : SHAPE[1]]
+    distance = np.hypot(columns - centre[0], rows - centre[1])
+    assert found[distance < radius - 1.5].all()
+    assert not found[distance > radius + 1.5].any()
 
 
 def packed(runs: list[int]) -> str:

@@ -72,10 +72,10 @@ class PatchSource:
     of places that they leave.
     """
 
-    def __init__(self, pieces: Iterable[TrainingImage], patch: int, store: Store | None = None) -> None:
+    def __init__(self, images: Iterable[TrainingImage], patch: int, store: Store | None = None) -> None:
         """
         Args:
-            pieces: images of one number of channels, taken one by one; nothing but the store holds them.
+            images: all of one number of channels, taken one by one; only the store keeps them.
             patch: P, pixels. store: where they are put, empty so far; None: memory.
         Raises:
             InputError: no images, NaN in one, or one without a place for a patch.
@@ -84,14 +84,14 @@ class PatchSource:
         self.channels = 0  # until there is an image
         self._store: Store = MemoryStore() if store is None else store
         self._fields: list[_Field] = []
-        counts = [self._add(piece) for piece in pieces]
+        counts = [self._add(image) for image in images]
         if not counts:
             raise InputError("no images to take patches from")
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])  # each image's first; last, their sum
 
-    def _add(self, piece: TrainingImage) -> int:
+    def _add(self, image: TrainingImage) -> int:
         """Take in an image. Returns how many patches it has."""
-        rows, inside, name = piece.rows, piece.inside, piece.name or f"image {len(self._fields)}"
+        rows, inside, name = image.rows, image.inside, image.name or f"image {len(self._fields)}"
         height, width, channels = rows.shape
         if inside is not None and inside.shape != (height, width):
             raise InputError(f"a mask has its image's shape, {(height, width)}, got {inside.shape}")
