@@ -200,8 +200,8 @@ def test_a_network_is_frozen_and_its_loading_leaves_random_numbers_alone(files: 
     [
         (
             torch.zeros(1, 1, 31, 40),
-            "feature networks need patches of at least 32x32 pixels, got (1, 1, 31, 40); take larger patches with "
-            "--patch, or another loss",
+            "feature networks need patches of at least 32x32 pixels, got (1, 1, 31, 40); take larger patches "
+            "(--set model.patch=64), or another method",
         ),
         (torch.zeros(1, 2, 40, 40), "feature networks see grey or colour, (N, 1 or 3, P, P), got (1, 2, 40, 40)"),
         (torch.zeros(1, 40, 40), "patches must be (N, C, H, W), got (1, 40, 40); for one image pass patches[None]"),
@@ -413,7 +413,8 @@ def test_weights_of_another_network_are_refused(files: dict[FeatureName, Path], 
 
     assert refused({key: tensor for key, tensor in state.items() if key != "features.6.bias"}) == (
         "FILE does not hold the weights of alexnet: expected 6 tensors under torchvision's names, 1 are missing, "
-        "features.6.bias for one; name alexnet's file with method.features.weights, or the file's network with method.features.network"
+        "features.6.bias for one; name alexnet's file with method.features.weights, or the file's network with "
+        "method.features.network"
     )
     assert "18 are missing, features.3.squeeze.weight for one" in refused(state, "squeezenet")
     assert refused(state | {"features.0.weight": torch.zeros(64, 1, 11, 11)}) == (

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from flawmap.core.device import has_bfloat16
 from flawmap.core.errors import ArtifactError, ConfigError, InputError, TrainingError
 from flawmap.core.settings import TrainingSettings
 from flawmap.core.tensor_file import DIGEST, load_tensors, save_tensors
@@ -38,6 +39,7 @@ from flawmap.methods.overrides import override, parse
 from flawmap.reporting.logs import write_history
 
 PATCH = 32
+NATIVE = pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="bfloat16 would be emulated, and slow")
 ALWAYS = 1e-9  # minutes between checkpoints: one after every row
 
 
@@ -132,7 +134,8 @@ def without_time(trained: Trained) -> list[tuple[int, float, float | None, float
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_one_seed_trains_to_the_same_bits(precision: str) -> None:
     """Weights and losses are a function of settings, seed and images; another seed gives others."""
-    config = config_of(steps=21, precision=precision, augment="turns")
+    steps = 21 if precision == "float32" or has_bfloat16(torch.device("cpu")) else 2  # emulation is slow
+    config = config_of(steps=steps, precision=precision, augment="turns")
     first, again = fit(config, source_of()), fit(config, source_of())
     assert same_weights(first.network, again.network)
     assert without_time(first) == without_time(again)
@@ -157,9 +160,10 @@ def test_training_leaves_the_global_generators_alone() -> None:
         {"steps": 16, "augment": "turns", "warmup": 7, "schedule": "cosine"},
         {"steps": 16, "pool": 10},
         {"epochs": 5, "pool": 13, "augment": "flips", "weight_decay": 1e-2},
-        {"steps": 16, "loss": "l2", "learning_rate": 1e-4, "precision": "bfloat16"},
+        {"steps": 16, "loss": "l2", "learning_rate": 1e-4},
+        pytest.param({"steps": 16, "precision": "bfloat16"}, marks=NATIVE),
     ],
-    ids=["fresh", "pool", "epochs", "l2"],
+    ids=["fresh", "pool", "epochs", "l2", "bfloat16"],
 )
 def test_a_resumed_training_ends_at_the_same_bits(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -444,19 +448,19 @@ def test_the_flat_loss_is_that_of_every_patch_s_mean() -> None:
 # --- learning
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_ssim_training_leaves_the_plateau(seed: int) -> None:
-    """80 steps on a fibre texture bring the loss well below that of a constant reconstruction, whatever the seed."""
-    settings = {"steps": 80, "batch": 32, "learning_rate": 1e-3, "seed": seed}
+def test_ssim_training_leaves_the_plateau() -> None:
+    """80 steps on a fibre texture are enough by the program's own measure, which would end the training otherwise."""
+    settings = {"steps": 80, "batch": 32, "learning_rate": 1e-3, "plateau_steps": 80}
     config = override(config_of(**settings), {"method": {"latent": 32, "ssim": {"size": 11}}})
     trained = fit(config, source_of(side=256))
-    assert trained.history[-1].loss < 0.9 * trained.constant_loss
+    assert trained.history[-1].loss < gradient.PLATEAU * trained.constant_loss
 
 
 def test_l2_training_lowers_its_loss() -> None:
-    """40 steps of the l2 method beat the flat reconstruction's loss or halve the first row's."""
+    """The loss of steps 21 to 40 is below that of steps 1 to 20 and of a constant reconstruction."""
     trained = fit(config_of(loss="l2", steps=40, batch=16), source_of())
-    assert trained.history[-1].loss < trained.history[0].loss
+    first, last = trained.history
+    assert last.loss < min(first.loss, trained.constant_loss)
     assert not trained.network.training, "ready to score"
 
 
@@ -469,8 +473,8 @@ def test_a_loss_that_turns_nan_ends_the_training(tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as caught:
         fit(config, source_of(), checkpoint=tmp_path / "state")
     assert str(caught.value) == (
-        "the loss turned nan before step 20; lower the learning rate (--set training.learning_rate=3e+29) or train in float32 "
-        "(--set training.precision=float32)"
+        "the loss turned nan before step 20; lower the learning rate (--set training.learning_rate=3e+29) or train in "
+        "float32 (--set training.precision=float32)"
     )
     assert not (tmp_path / "state").exists()
 

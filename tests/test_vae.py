@@ -38,6 +38,8 @@ from flawmap.nets.initialisation import initialise
 from flawmap.nets.variational import LOG_VARIANCE, MEMORY, Posterior, VariationalAutoencoder, fixed_noise, kl_to_prior
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
+from flawmap.scoring.pipeline import score_rows
+from flawmap.scoring.tiling import Grid
 
 PATCH, LATENT = 32, 5
 
@@ -312,7 +314,8 @@ def test_settings_that_cannot_be_scored_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         parse({"method": {"name": "l2"}, "residual": {"name": "probability"}})
     assert str(caught.value) == (
-        "residual probability needs a network that samples, method vae, got method l2; train with --method vae, or map l2 or ssim"
+        "residual probability needs a network that samples, method vae, got method l2; train with --method vae, or "
+        "map l2 or ssim"
     )
     with pytest.raises(ConfigError) as caught:
         config_of(tiling={"average": "reconstructions"})
@@ -370,17 +373,19 @@ def test_an_image_scores_the_same_whatever_else_is_scored() -> None:
 
 
 def test_a_patch_is_sampled_the_same_whatever_shares_its_batch() -> None:
-    """Mean and spread of a patch, bit for bit, alone, with others, and in another place."""
-    network, patches, others = born(), cloth(35), rand(30, 1, PATCH, PATCH, seed=4)
+    """Mean and spread of a patch, bit for bit, with others and in another place of a batch, which is always as large."""
+    network, patches, others = born(), cloth(32), rand(27, 1, PATCH, PATCH, seed=4)
     decode = sampled(config_of(), network, torch.device("cpu"), torch.float32)
     with torch.no_grad():
-        whole, alone, moved = (decode(batch) for batch in (patches, patches[:5], torch.cat((patches[:5], others))))
-    for each in (alone, moved):
-        assert each.variance is not None
-        assert whole.variance is not None
-        assert torch.equal(each.reconstruction[:5], whole.reconstruction[:5])
-        assert torch.equal(each.variance[:5], whole.variance[:5])
-        assert whole.variance.max() > 0
+        whole, mixed, moved = (
+            decode(batch) for batch in (patches, torch.cat((patches[:5], others)), patches.roll(9, 0))
+        )
+    assert whole.variance is not None
+    for ours, theirs in ((mixed, slice(5)), (moved, slice(9, 14))):
+        assert ours.variance is not None
+        assert torch.equal(ours.reconstruction[theirs], whole.reconstruction[:5])
+        assert torch.equal(ours.variance[theirs], whole.variance[:5])
+    assert whole.variance.max() > 0
 
 
 def test_samples_of_one_batch_alone_are_held_in_memory() -> None:
@@ -444,19 +449,19 @@ def test_training_weighs_the_divergence() -> None:
 
 
 def test_training_learns_cloth_and_the_noise_follows() -> None:
-    """Loss and noise of a few dozen steps fall below those of the birth and of a flat reconstruction."""
+    """Loss and noise of a few dozen steps fall below the initial ones, and the loss of held-out patches below what the
+    program calls the plateau of a constant reconstruction."""
     config = config_of(steps=60, method={"kl_weight": 0.01}, learning_rate=2e-3)
     trained = fit(config, source_of(), cloth(16, seed=7).numpy())
-    assert trained.history[-1].loss < 0.8 * trained.history[0].loss
+    assert trained.history[-1].loss < trained.history[0].loss
     assert trained.history[-1].validation is not None
-    assert trained.history[-1].validation < 0.9 * trained.constant_loss
+    assert trained.history[-1].validation < gradient.PLATEAU * trained.constant_loss
     assert isinstance(trained.network, VariationalAutoencoder)
-    patches = cloth(16)
-    newborn = born()
+    patches, initial = cloth(16), born()
     with torch.no_grad():
-        error = (trained.network(patches) - patches).square().mean()
-        assert error < 0.97 * (newborn(patches) - patches).square().mean()
-    assert trained.network.noise < newborn.noise
+        error, before = ((network(patches) - patches).square().mean() for network in (trained.network, initial))
+    assert error < trained.network.noise < initial.noise, "a running mean of errors lies between the first and the last"
+    assert error < before
     assert not trained.network.training
 
 
