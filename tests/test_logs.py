@@ -138,6 +138,25 @@ def test_another_models_lines_are_not_gone_on_with(tmp_path: Path) -> None:
     assert [line["path"] for line in lines(tmp_path)] == ["2.png"]
 
 
+def test_results_never_stand_beside_those_of_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new run that is killed as it begins has removed the old lines and regions before it takes their place."""
+    with InspectionLog(tmp_path, RUN) as log:
+        log.add(an_inspection("1.png"))
+    other = RUN | {"model": "ffff"}
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("flawmap.reporting.logs.write_json", killed)
+        with pytest.raises(KeyboardInterrupt), InspectionLog(tmp_path, other):
+            pass
+    assert lines(tmp_path) == []
+    with InspectionLog(tmp_path, RUN, resume=True) as log:
+        assert log.kept == ()
+        assert not (tmp_path / "regions.csv").exists()
+
+
 def test_two_inspections_do_not_share_a_folder(tmp_path: Path) -> None:
     """The second one is refused while the first one runs, and not after."""
     with InspectionLog(tmp_path, RUN) as log:

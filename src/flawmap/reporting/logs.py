@@ -68,9 +68,10 @@ class InspectionLog:
                 self._check_run()
                 self.kept = tuple(line for line in read_lines(path) if "error" not in line)
             self._lines = list(self.kept)
-            write_json(self._folder / RUN, self._run)
             with atomic(path) as part:  # a torn last line and images that could not be read are left out
                 part.write_bytes(b"".join(_line(line) for line in self._lines))
+            write_json(self._folder / RUN, self._run)  # after the lines: never beside those of another run
+            self._write_regions()
             self._file = path.open("ab", buffering=0)
         except BaseException as error:
             self._lock.release()
@@ -90,13 +91,19 @@ class InspectionLog:
     def __exit__(self, *error: object) -> None:
         try:
             self._file.close()
-            if self._lines:
-                rows = [row for line in self._lines for row in _regions(line)]
-                write_csv(self._folder / REGIONS, REGION_COLUMNS, rows)
-            else:
+            self._write_regions()
+            if not self._lines:
                 (self._folder / INSPECTIONS).unlink(missing_ok=True)
         finally:
             self._lock.release()
+
+    def _write_regions(self) -> None:
+        """The regions of the images listed so far; no file where none is listed."""
+        if self._lines:
+            rows = [row for line in self._lines for row in _regions(line)]
+            write_csv(self._folder / REGIONS, REGION_COLUMNS, rows)
+        else:
+            (self._folder / REGIONS).unlink(missing_ok=True)
 
     def _append(self, line: dict[str, Any], page: int | None) -> dict[str, Any]:
         if page is not None:
