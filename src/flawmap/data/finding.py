@@ -10,10 +10,7 @@ from typing import NamedTuple
 
 from flawmap.core.errors import InputError
 from flawmap.core.files import natural_key
-from flawmap.imaging.codecs import (
-    IMAGE_SUFFIXES,
-    is_image,
-)
+from flawmap.imaging.formats import IMAGE_SUFFIXES, is_image
 
 
 class FoundImage(NamedTuple):
@@ -26,11 +23,11 @@ class FoundImage(NamedTuple):
 def find_images(paths: Iterable[Path | str]) -> list[FoundImage]:
     """The image files that files, folders (with all below them) and glob patterns name, in natural order.
 
-    Within folders a file is an image by its suffix, and hidden files and folders are passed over; a file named by
-    itself is taken as it is. Each file is found once.
+    Within folders a file is an image by its suffix; hidden files and folders, pipes, sockets and devices are passed
+    over. A file named by itself is taken as it is. Each file is found once.
 
     Raises:
-        InputError: nothing of that name, an empty folder, or no image in it.
+        InputError: nothing of that name, no regular file, an empty folder, or no image in it.
     """
     named = [str(path) for path in paths]
     if not named:
@@ -52,6 +49,8 @@ def _images_of(name: str) -> list[FoundImage]:
         return _images_below(path)
     if path.is_file():
         return [FoundImage(path, Path(path.name))]
+    if path.exists():
+        raise InputError(f"{path} is not a regular file; pipes, sockets and devices are not read")
     if not glob.has_magic(name):
         raise InputError(f"no such file or folder: {name}")
     matches = [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207 - Path.glob wants a fixed root
@@ -81,7 +80,7 @@ def _images_below(folder: Path) -> list[FoundImage]:
 
 
 def files_below(folder: Path, *, hidden: bool = False) -> Iterator[Path]:
-    """All files below a folder, links to folders followed once; hidden files and folders only if asked for."""
+    """All regular files below a folder, links to folders followed once; hidden ones only if asked for."""
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -90,4 +89,5 @@ def files_below(folder: Path, *, hidden: bool = False) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = [name for name in folders if hidden or not name.startswith(".")]
-        yield from (Path(place) / name for name in files if hidden or not name.startswith("."))
+        paths = (Path(place) / name for name in files if hidden or not name.startswith("."))
+        yield from (path for path in paths if path.is_file() or not path.exists())  # a broken link is a missing file

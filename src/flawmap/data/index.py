@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from flawmap.core.files import sha256_of
-from flawmap.imaging.codecs import Header, read_header
+from flawmap.imaging.codecs import read_header
+from flawmap.imaging.decoded import Header
 
 
 class ImageIndex:

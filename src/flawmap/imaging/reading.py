@@ -1,4 +1,4 @@
-"""Image files to (H, W, C) arrays in [0, 1] and back: reading, masks, sizes, writing, finding. No torch here."""
+"""Image files as images in [0, 1], whole or by bands of rows, and masks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,11 +15,15 @@ from flawmap.core.checks import finite
 from flawmap.core.errors import InputError
 from flawmap.core.records import FloatMap, Mask
 from flawmap.core.settings import ImageSettings
-from flawmap.imaging.codecs import Decoded, decode, opened_rows, read_header
+from flawmap.imaging.codecs import decode, opened_rows, read_header
+from flawmap.imaging.decoded import Decoded, is_grey
 from flawmap.imaging.rows import band_rows, windows
 
 Pixels = NDArray[np.float32]
 """(H, W, C) float32 in [0, 1], C in {1, 3}."""
+
+WHOLE_PIXELS = 2**25
+"""An image of more pixels is read by bands of rows; 33,554,432."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +38,59 @@ class LoadedImage:
     notes: tuple[str, ...]
     stored: str
 
+    @property
+    def grey_as_colour(self) -> bool:
+        """Whether the image has three channels that are equal everywhere."""
+        return self.pixels.shape[2] == 3 and is_grey(self.pixels)
 
-def read_image(path: Path, settings: ImageSettings) -> LoadedImage:
+
+def read_image(path: Path, settings: ImageSettings, *, page: int | None = None) -> LoadedImage:
     """An image file at its own size, scaled to [0, 1], in the mode that the settings ask for.
 
+    Args:
+        page: of a TIFF of several pages, counted from 1; None: it has one.
     Raises:
         InputError: the file is missing, foreign, damaged, of several pages, larger than the pixel limit, or holds
             values outside the range; the message names the file.
     """
-    decoded = decode(path, settings.pixel_limit)
-    pixels, scaling, conversion = _converted(decoded, settings, str(path))
-    return LoadedImage(pixels, _notes(decoded, scaling, conversion), decoded.header.stored)
+    decoded = decode(path, settings.pixel_limit, page=page)
+    pixels, scaling = _converted(decoded, settings, str(path))
+    notes = _Notes()
+    notes.add(decoded, scaling, settings.mode)
+    return LoadedImage(pixels, notes.sentences(), decoded.header.stored)
 
 
-def _converted(decoded: Decoded, settings: ImageSettings, name: str) -> tuple[Pixels, str, str]:
-    """Stored values as an image in [0, 1] in the mode asked for, with what was done about scale and mode."""
-    pixels, scaling = to_unit(decoded.values, settings.white, name=name, full=decoded.full)
+def _converted(decoded: Decoded, settings: ImageSettings, name: str) -> tuple[Pixels, Scaled]:
+    """Stored values as an image in [0, 1] in the mode asked for, and how they were scaled."""
+    scaled = to_unit(decoded.values, settings.white, name=name, full=decoded.full)
+    pixels = scaled.pixels
     if decoded.inverted:
         np.subtract(1, pixels, out=pixels)
-    notes: list[str] = []
-    return _in_mode(pixels, settings.mode, notes), scaling, "".join(notes)
+    return in_mode(pixels, settings.mode), scaled
 
 
-def _notes(decoded: Decoded, scaling: str, conversion: str) -> tuple[str, ...]:
-    return (*decoded.notes, *(note for note in (scaling, conversion) if note not in ("", _PLAIN)))
+class _Notes:
+    """Sentences about a file, from its bands."""
+
+    def __init__(self) -> None:
+        self._file: tuple[str, ...] = ()
+        self._scaling = self._mode = ""
+        self._clipped, self._white = 0, 0.0
+
+    def add(self, decoded: Decoded, scaled: Scaled, mode: str) -> None:
+        self._file, self._scaling, self._white = decoded.notes, scaled.note, scaled.white
+        self._clipped += scaled.clipped
+        if mode == "grey" and decoded.header.channels == 3:
+            self._mode = "colour converted to grey"
+        if mode == "colour" and decoded.header.channels == 1:
+            self._mode = "grey repeated to three channels"
+
+    def sentences(self) -> tuple[str, ...]:
+        clipped = f"{self._clipped:,} values above white = {self._white:.15g}, clipped" if self._clipped else ""
+        return (*self._file, *(note for note in (self._scaling, clipped, self._mode) if note not in ("", _PLAIN)))
 
 
 _PLAIN = "8-bit divided by 255"
-
-WHOLE_PIXELS = 2**25
-"""An image of more pixels is read by bands of rows; 33,554,432."""
 
 
 class ImageRows:
@@ -121,131 +147,155 @@ class ImageRows:
 
 
 @contextmanager
-def opened_image(path: Path, settings: ImageSettings) -> Iterator[ImageRows]:
-    """An image file to be read by bands of rows: of any size, but for decompression bombs; see `opened_rows`."""
-    with opened_rows(path, settings.pixel_limit) as rows:
+def opened_image(path: Path, settings: ImageSettings, *, page: int | None = None) -> Iterator[ImageRows]:
+    """An image file to be read by bands of rows, one for at most WHOLE_PIXELS pixels; see `opened_rows`.
+
+    Args:
+        page: of a TIFF of several pages, counted from 1; None: it has one.
+    """
+    with opened_rows(path, settings.pixel_limit, page=page) as rows:
         header = rows.header
         shape = header.height, header.width, {"grey": 1, "colour": 3, "auto": header.channels}[settings.mode]
-        notes: list[tuple[str, ...]] = [()]
+        latest = [_Notes()]
 
         def bands() -> Iterator[Pixels]:
+            latest[0] = notes = _Notes()
             for window in windows(shape[0], shape[0] if header.pixels <= WHOLE_PIXELS else band_rows(shape[1]), 0):
                 decoded = rows.read(window.first, window.last)
-                pixels, scaling, conversion = _converted(decoded, settings, str(path))
-                notes[0] = _notes(decoded, scaling, conversion)
+                pixels, scaled = _converted(decoded, settings, str(path))
+                notes.add(decoded, scaled, settings.mode)
+                del decoded, scaled
                 yield pixels
 
-        yield ImageRows(shape, bands, path=path, notes=lambda: notes[0])
+        yield ImageRows(shape, bands, path=path, notes=lambda: latest[0].sentences())  # noqa: PLW0108 - the latest when asked
 
 
 def to_channels(pixels: Pixels, channels: int) -> Pixels:
-    """An image (h, W, C) with 1 or 3 channels: grey becomes three equal channels, three equal channels become grey.
+    """(H, W, channels): a grey image repeated to three equal channels, or one of three equal channels.
 
     Raises:
-        InputError: it has colours, and one channel is asked for.
+        InputError: colours, where one channel is wanted.
     """
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:
         return np.repeat(pixels, 3, axis=2)
-    if not (pixels == pixels[:, :, :1]).all():
-        raise InputError(
-            "this model was trained on grey images, got a colour one; convert the image, or train with --mode grey so "
-            "that every image is converted"
-        )
-    return np.ascontiguousarray(pixels[:, :, :1])
+    if is_grey(pixels):
+        return np.ascontiguousarray(pixels[:, :, :1])
+    raise InputError(
+        "this model was trained on grey images, got a colour one; convert the image, or train with --mode grey so that "
+        "every image is converted"
+    )
 
 
-def to_unit(
-    values: NDArray[Any], white: float | None, *, name: str = "image", full: int | None = None
-) -> tuple[NDArray[np.float32], str]:
-    """Stored values as float32 in [0, 1], and how they got there.
+class Scaled(NamedTuple):
+    """Values in [0, 1]. note: how they got there. white: the stored value that became 1. clipped: values above it."""
 
-    Integers are divided by the largest value of their type (by `full`, where fewer bits than the type has are used),
-    floating-point values are taken as they are; with `white`, both are divided by it. Truth values become 0 and 1.
+    pixels: NDArray[np.float32]
+    note: str
+    white: float
+    clipped: int
+
+
+def to_unit(values: NDArray[Any], white: float | None, *, name: str = "image", full: int | None = None) -> Scaled:
+    """Stored values as float32 in [0, 1].
+
+    Integers are divided by `full` or, without it, by the largest value of their type. Floating-point values are taken
+    as they are. With `white`, both are divided by it. Values above `white` or `full` become 1 and are counted. Truth
+    values become 0 and 1.
 
     Raises:
-        InputError: NaN or infinite values, or values outside [0, white]; the message counts them.
+        InputError: NaN or infinite values, negative values, or floating-point values above 1 without `white`.
     """
     kind = values.dtype.kind
     if kind == "b":
-        return values.astype(np.float32), "1-bit, 0 or 1"
+        return Scaled(values.astype(np.float32), "1-bit, 0 or 1", 1.0, 0)
     if kind not in "uif":
         raise InputError(f"{name} must hold integers or floating-point numbers, got {values.dtype}")
+    if values.size == 0:
+        raise InputError(f"{name} has no pixels")
     if kind == "f":
         finite(values, name)
     largest = float(full or np.iinfo(values.dtype).max) if kind in "ui" else 1.0
     top = white if white is not None else largest
-    _within(values, top, name)
+    clipped = _above(values, top, name, refused=white is None and kind == "f")
     wide = np.float64 if values.dtype.itemsize > 2 and kind in "ui" else np.float32
     pixels = np.divide(values, wide(top), dtype=wide).astype(np.float32, copy=False)
     # A double just below `top` may round up to a float32 above 1.
     np.minimum(pixels, 1, out=pixels)
-    return pixels, _scaling_note(values, white, largest)
+    return Scaled(pixels, _scaling_note(values, white, largest), top, clipped)
 
 
-def _within(values: NDArray[Any], top: float, name: str) -> None:
-    if values.size == 0:
-        raise InputError(f"{name} has no pixels")
+def _above(values: NDArray[Any], top: float, name: str, *, refused: bool) -> int:
+    """How many values lie above `top`; refuses negative values, and those above if told to."""
     low, high = values.min(), values.max()
     if low >= 0 and high <= top:
-        return
-    count = int(((values < 0) | (values > top)).sum())
-    span = f"{count:,} of {values.size:,} outside (from {low:g} to {high:g})"
+        return 0
+    outside = int(((values < 0) | (values > top)).sum())
+    span = f"{outside:,} of {values.size:,} outside (from {low:g} to {high:g})"
     message = f"{name} must hold values from 0 to {top:g}, got {span}"
     if low < 0:
         raise InputError(f"{message}; shift the values so that none is negative")
-    raise InputError(f"{message}; say which stored value is white (--set images.white=N)")
+    if refused:
+        raise InputError(f"{message}; say which stored value is white (--set images.white=N)")
+    return outside
 
 
 def _scaling_note(values: NDArray[Any], white: float | None, largest: float) -> str:
     if values.dtype.kind == "f":
         return f"{values.dtype} divided by {white:g}" if white is not None else f"{values.dtype} taken as it is"
-    bits = int(largest + 1).bit_length() - 1
-    bits += values.dtype.kind == "i"
-    note = f"{bits}-bit divided by {largest if white is None else white:.15g}"
-    if white is None and bits == 16 and values.max() < 4096:
-        note += "; no value above 4095: if it is 12-bit, set white to 4095"
-    return note
+    bits = int(largest).bit_length() + (values.dtype.kind == "i")
+    return f"{bits}-bit divided by {largest if white is None else white:.15g}"
 
 
-def _in_mode(pixels: Pixels, mode: str, notes: list[str]) -> Pixels:
+def in_mode(pixels: Pixels, mode: str) -> Pixels:
+    """An image as the mode asks: "grey", "colour" or, unchanged, "auto"."""
     if mode == "grey" and pixels.shape[2] == 3:
-        notes.append("colour converted to grey")
-        # Rec. 601 luma; in [0, 1] but for rounding.
-        return np.clip(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), 0, 1)[:, :, None].astype(np.float32, copy=False)
+        return luma(pixels)[:, :, None]
     if mode == "colour" and pixels.shape[2] == 1:
-        notes.append("grey repeated to three channels")
         return np.repeat(pixels, 3, axis=2)
     return np.ascontiguousarray(pixels)
 
 
 def luma(pixels: Pixels) -> FloatMap:
-    """(H, W) grey values of an (H, W, C) image, by Rec. 601 where it has colours."""
-    return _in_mode(pixels, "grey", [])[:, :, 0]
+    """(H, W) grey values of an (H, W, C) image by Rec. 601, 0.299 R + 0.587 G + 0.114 B.
 
-
-def read_mask(path: Path, shape: tuple[int, int] | None = None) -> Mask:
-    """A mask file as (H, W) bool: True where its value is above half of the largest value it holds.
-
-    So 0/1, 0/255, 1-bit and 16-bit masks read alike, and the grey edges of a lossy or resampled one are cut in the
-    middle. Of a coloured mask the brightest channel counts. A mask of zeros has no flaw. Stored values count, even
-    where a TIFF says that zero is white: mask writers (tifffile of truth values, ImageJ) say so and mean True.
-
-    Raises:
-        InputError: unreadable, or its size is not `shape`, the image's (H, W).
+    Written so that equal channels give their own value, bit for bit.
     """
-    if shape is not None:
-        header = read_header(path)
-        if (header.height, header.width) != shape:
-            raise InputError(
-                f"the mask {path} is {header.width} x {header.height}, its image {shape[1]} x {shape[0]}; "
-                "a mask has its image's size"
-            )
-    decoded = decode(path, ImageSettings().pixel_limit if shape is None else max(1, shape[0] * shape[1]))
+    red, green, blue = pixels[:, :, 0], pixels[:, :, pixels.shape[2] // 2], pixels[:, :, -1]
+    if pixels.shape[2] == 1:
+        return np.ascontiguousarray(red)
+    grey: FloatMap = np.clip(green + np.float32(0.299) * (red - green) + np.float32(0.114) * (blue - green), 0, 1)
+    return grey
+
+
+def read_mask(path: Path, shape: tuple[int, int] | None = None, *, value: int | None = None) -> Mask:
+    """A mask file as (H, W) bool.
+
+    A pixel is True where its value is above 0: so are 0/1, 0/255, 1-bit and 16-bit masks and masks of several classes.
+    In lossy formats (JPEG, lossy WebP, JPEG 2000), where black is never quite 0, it is True above half of the range of
+    its type. Of colours, those of a palette too, the brightest channel counts; alpha does not. Stored values count,
+    even where a TIFF says that zero is white: mask writers (tifffile of truth values, ImageJ) say so and mean True.
+
+    Args:
+        value: True only where the mask holds this value, which stands for one type of defect.
+    Raises:
+        InputError: unreadable, its size is not `shape`, the image's (H, W), or `value` is asked of a lossy format.
+    """
+    header = read_header(path)
+    if shape is not None and (header.height, header.width) != shape:
+        raise InputError(
+            f"the mask {path} is {header.width} x {header.height}, its image {shape[1]} x {shape[0]}; "
+            "a mask has its image's size"
+        )
+    if value is not None and header.lossy:
+        raise InputError(f"the mask {path} is a lossy {header.format}, whose values are not exact; save it as PNG")
+    limit = ImageSettings().pixel_limit if shape is None else max(1, shape[0] * shape[1])
+    decoded = decode(path, limit)
     values = decoded.values.max(axis=2)
     if values.dtype.kind == "f":
         finite(values, str(path))
-    largest = values.max()
-    # Not `2 * values > largest`: that overflows in 8 bits.
-    return np.asarray(values > largest / 2 if largest > 0 else np.zeros(values.shape), dtype=np.bool_)
+    if value is not None:
+        return np.asarray(values == value, dtype=np.bool_)
+    half = decoded.full or np.iinfo(values.dtype).max if header.lossy else 0
+    return np.asarray(values > half // 2, dtype=np.bool_)

@@ -12,7 +12,7 @@ import numpy as np
 from flawmap.core.errors import InputError
 from flawmap.core.records import Mask
 from flawmap.core.settings import RegionOfInterest
-from flawmap.imaging.codecs import IMAGE_SUFFIXES
+from flawmap.imaging.formats import IMAGE_SUFFIXES
 from flawmap.imaging.reading import ImageRows, Pixels, luma, read_mask
 from flawmap.imaging.rows import band_rows, map_bands
 
