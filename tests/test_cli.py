@@ -214,6 +214,16 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert [row["name"] for row in json.loads(again.out)["methods"]] == ["l2", "ssim"]
 
 
+def test_reproduce_without_the_experiments(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From an installed wheel, which has no experiments, the error says where they are."""
+    monkeypatch.setitem(sys.modules, "paper.reproduce", None)
+    ran = run("reproduce", "figure6")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith(
+        "error: the paper's experiments are not part of the installed package; get flawmap's source"
+    )
+
+
 def test_synth_is_a_function_of_its_seed(tmp_path: Path) -> None:
     """The same seed writes the same bytes, another one others, over an older set of the same folder."""
 

@@ -178,6 +178,46 @@ def test_inspection_files_equal_the_inspection(model: Path, tree: Path, tmp_path
     assert count == len(regions) > 0
 
 
+@pytest.fixture
+def small_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of more than 10,000 pixels are read, scored and written by bands of about 4,000."""
+    for place in ("imaging.reading", "commands.inspect"):
+        monkeypatch.setattr(f"flawmap.{place}.WHOLE_PIXELS", 10_000)
+    monkeypatch.setattr("flawmap.imaging.rows.BAND_PIXELS", 4_000)
+
+
+def test_a_large_image_is_written_by_bands(model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Mask, residual map and verdict are those of the image in one piece, but for rounding, in tiled files."""
+    (image,) = cloth(1, (150, 300))
+    write_image(tmp_path / "a.png", image)
+    outputs = InspectionOutputs(residuals=True)
+    (whole,) = flawmap.inspect(model, [tmp_path / "a.png"], tmp_path / "whole", outputs=outputs)
+    request.getfixturevalue("small_bands")
+    (banded,) = flawmap.inspect(model, [tmp_path / "a.png"], tmp_path / "bands", outputs=outputs)
+    assert banded == replace(whole, score=pytest.approx(whole.score, abs=1e-6))
+    names = ["a_mask.tif", "a_overlay.png", "a_residual.tif", "inspections.jsonl", "regions.csv"]
+    assert sorted(path.name for path in (tmp_path / "bands").glob("[!.]*")) == names
+    with tifffile.TiffFile(tmp_path / "bands" / "a_mask.tif") as file:
+        assert file.is_bigtiff
+        assert file.pages.first.is_tiled
+    mask = read_mask(tmp_path / "bands" / "a_mask.tif")
+    assert np.array_equal(mask, read_mask(tmp_path / "whole" / "a_mask.png"))
+    maps = [tifffile.imread(tmp_path / folder / "a_residual.tif") for folder in ("bands", "whole")]
+    np.testing.assert_allclose(*maps, atol=1e-6)
+
+
+@pytest.mark.usefixtures("small_bands")
+def test_a_large_image_that_breaks_off_leaves_no_files(model: Path, tmp_path: Path) -> None:
+    """An image whose last rows cannot be used is listed, after bands of it were scored, and has no pictures."""
+    values = cloth(1, (150, 300))[0] / np.float32(255)
+    values[-1, 0] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    (row,) = flawmap.inspect(model, [tmp_path / "a.tif"], tmp_path / "out", outputs=InspectionOutputs(residuals=True))
+    assert row.verdict == "unreadable"
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["inspections.jsonl", "regions.csv"]
+    assert not list((tmp_path / "out").glob(".part-*"))
+
+
 def test_second_run_does_not_inspect_the_first(model: Path, tree: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An output folder among the images is not inspected again; an image of one's own in it is passed over aloud."""
     first = flawmap.inspect(model, [tree], tree / "out")
@@ -220,6 +260,72 @@ def test_threshold_must_be_a_number(model: Path, tree: Path, tmp_path: Path, thr
     with pytest.raises(ConfigError, match=f"threshold must be a finite number, got {threshold}"):
         flawmap.inspect(model, [tree], tmp_path / "out", outputs=InspectionOutputs(threshold))
     assert not (tmp_path / "out").exists()
+
+
+# -------------------------------------------------------------------------------------------------------------- pages
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    """A folder with a TIFF of three pages and an image of one."""
+    images = cloth(4)
+    put(tmp_path / "in", images[3:])
+    tifffile.imwrite(tmp_path / "in" / "stack.tif", np.stack(images[:3]), photometric="minisblack")
+    return tmp_path / "in"
+
+
+def test_every_page_is_inspected_as_an_image(model: Path, stack: Path, tmp_path: Path) -> None:
+    """Each page has a row, pictures and regions of its own, equal to those of the page as a file; others as before."""
+    out = tmp_path / "out"
+    rows = flawmap.inspect(model, [stack], out, pages="all")
+    assert [(Path(row.path).name, row.page) for row in rows] == [
+        ("000.png", None),
+        *(("stack.tif", page) for page in (1, 2, 3)),
+    ]
+    for page, image in enumerate(cloth(4)[:3], start=1):
+        write_image(tmp_path / "page.png", image)
+        (alone,) = flawmap.inspect(model, [tmp_path / "page.png"], tmp_path / "alone")
+        assert rows[page].score == alone.score
+        masks = [read_mask(out / f"stack_p{page:03d}_mask.png"), read_mask(tmp_path / "alone" / "page_mask.png")]
+        assert np.array_equal(*masks)
+    with (out / "regions.csv").open(newline="") as file:
+        numbered = {(Path(row["path"]).name, row["page"]) for row in csv.DictReader(file)}
+    assert numbered <= {("000.png", ""), ("stack.tif", "1"), ("stack.tif", "2"), ("stack.tif", "3")}
+    assert [line.get("page") for line in lines(out / "inspections.jsonl")] == [None, 1, 2, 3]
+
+
+def test_one_page_is_inspected(model: Path, stack: Path, tmp_path: Path) -> None:
+    """The page asked for, of each file; one that a file does not have, and none asked for, is that image's error."""
+    rows = flawmap.inspect(model, [stack], tmp_path / "out", pages=2)
+    assert [row.page for row in rows] == [2, 2]
+    assert rows[0].error == f"{stack / '000.png'} has 1 page, there is no page 2"
+    assert rows[1].error is None
+    assert (tmp_path / "out" / "stack_p002_mask.png").is_file()
+    single, several = flawmap.inspect(model, [stack], tmp_path / "out")
+    assert single.error is None
+    assert "has 3 pages, an image has one; choose one with --page N, or take all with --pages" in str(several.error)
+
+
+def test_pages_are_resumed_one_by_one(model: Path, stack: Path, tmp_path: Path) -> None:
+    """After an interruption in the middle of a file its other pages are inspected."""
+    with pytest.raises(KeyboardInterrupt):
+        flawmap.inspect(model, [stack], tmp_path / "out", pages="all", events=stop_after(2))
+    resumed = flawmap.inspect(model, [stack], tmp_path / "out", pages="all", resume=True)
+    assert resumed == flawmap.inspect(model, [stack], tmp_path / "whole", pages="all")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_pages_do_not_take_the_names_of_other_images(model: Path, stack: Path, tmp_path: Path) -> None:
+    """Where an image is called like a page, both are named by their whole file names."""
+    (stack / "000.png").rename(stack / "stack_p002.png")
+    flawmap.inspect(model, [stack], tmp_path / "out", pages="all", outputs=InspectionOutputs(overlays=False))
+    names = {path.name for path in (tmp_path / "out").glob("*_mask.png")}
+    assert names == {
+        "stack_p001_mask.png",
+        "stack.tif_p002_mask.png",
+        "stack_p003_mask.png",
+        "stack_p002.png_mask.png",
+    }
 
 
 # ------------------------------------------------------------------------------------------------- results that last

@@ -126,7 +126,7 @@ def _inspect_all(
 
 def _inspect_item(detector: Detector, item: Item, out: Path, outputs: InspectionOutputs) -> Inspection:
     """Inspect an image by bands, and write its pictures."""
-    with opened_image(item.path, detector.config.images) as image:
+    with opened_image(item.path, detector.config.images, page=item.page) as image:
         height, width, _ = image.shape
         builder = InspectionBuilder(detector.threshold(outputs.threshold))
         with inspection_files(out / item.target, image.shape, outputs, large=height * width > WHOLE_PIXELS) as files:

@@ -13,7 +13,7 @@ from flawmap.commands.inspection_files import ENDINGS
 from flawmap.commands.outputs import InspectionOutputs
 from flawmap.core.errors import InputError
 from flawmap.data.finding import FoundImage, find_images
-from flawmap.imaging.codecs import read_header
+from flawmap.imaging.codecs import page_count, read_header
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,7 @@ def bytes_needed(items: Iterable[Item], outputs: InspectionOutputs) -> int:
 
 def pixels_of(item: Item) -> int:
     """The size of an image by its header. InputError if it cannot be read."""
-    return read_header(item.path).pixels
-
-
-def page_count(path: Path) -> int:
-    read_header(path)
-    return 1
+    return read_header(item.path, page=item.page).pixels
 
 
 def _pages_of(path: Path, pages: Pages) -> list[int | None]:
