@@ -36,9 +36,9 @@ from flawmap.nets import weights
 from flawmap.nets.autoencoder import Autoencoder, NetworkShape
 from flawmap.nets.initialisation import initialise
 from flawmap.nets.pretrained import (
-    DEVIATION,
     LAYERS,
     MEAN,
+    STD,
     SqueezeNet,
     alexnet_layers,
     load_features,
@@ -113,7 +113,7 @@ def pooled(maps: NDArray[np.float64], *, up: bool) -> NDArray[np.float64]:
 def seen(patch: Tensor) -> NDArray[np.float64]:
     """A patch (1 or 3, P, P) as the networks see it, (3, P, P)."""
     colour = np.broadcast_to(patch.double().numpy(), (3, *patch.shape[1:]))
-    return (colour - np.array(MEAN)[:, None, None]) / np.array(DEVIATION)[:, None, None]
+    return (colour - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
 
 
 def alexnet_slowly(patch: Tensor, state: dict[str, Tensor]) -> NDArray[np.float64]:
@@ -299,7 +299,7 @@ def test_gradients_reach_reconstructions_alone(files: dict[FeatureName, Path]) -
     network = alexnet_layers().double()
     state = torch.load(files["alexnet"], weights_only=True)
     network.load_state_dict({key: state[f"features.{key}"] for key in network.state_dict()})
-    mean, deviation = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (MEAN, DEVIATION))
+    mean, deviation = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (MEAN, STD))
     exact = reconstructions.detach().double().requires_grad_()
     maps = [network((images.expand(-1, 3, -1, -1) - mean) / deviation) for images in (patches.detach().double(), exact)]
     (maps[0] - maps[1]).square().sum().backward()  # 2 lambda / N is 1 of the sum

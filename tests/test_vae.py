@@ -33,7 +33,7 @@ from flawmap.methods.overrides import override, parse
 from flawmap.methods.presets import preset
 from flawmap.methods.residuals import LEAST_NOISE, Decoded, l2_residual, probability_residual, residual_of
 from flawmap.nets.autoencoder import Autoencoder, NetworkShape
-from flawmap.nets.initialisation import LOG_VARIANCE as BORN_LOG_VARIANCE
+from flawmap.nets.initialisation import LOG_VARIANCE as INITIAL_LOG_VARIANCE
 from flawmap.nets.initialisation import initialise
 from flawmap.nets.variational import LOG_VARIANCE, MEMORY, Posterior, VariationalAutoencoder, fixed_noise, kl_to_prior
 from flawmap.scoring.detector import Detector
@@ -173,7 +173,7 @@ def test_it_is_born_as_the_plain_network_that_decodes_means() -> None:
     assert all(torch.equal(tensor, own[name]) for name, tensor in plain.state_dict().items())
     with torch.no_grad():
         assert torch.equal(network(patches), plain(patches))
-        assert set(network.encode(patches).log_variance.flatten().tolist()) == {BORN_LOG_VARIANCE}
+        assert set(network.encode(patches).log_variance.flatten().tolist()) == {INITIAL_LOG_VARIANCE}
         torch.testing.assert_close(network.noise, (network(patches) - patches).square().mean())
 
 
@@ -373,7 +373,7 @@ def test_an_image_scores_the_same_whatever_else_is_scored() -> None:
 
 
 def test_a_patch_is_sampled_the_same_whatever_shares_its_batch() -> None:
-    """Mean and spread of a patch, bit for bit, with others and in another place of a batch, which is always as large."""
+    """Mean and spread of a patch, bit for bit, with others and in another place; batches are of one size."""
     network, patches, others = born(), cloth(32), rand(27, 1, PATCH, PATCH, seed=4)
     decode = sampled(config_of(), network, torch.device("cpu"), torch.float32)
     with torch.no_grad():

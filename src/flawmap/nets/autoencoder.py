@@ -7,7 +7,7 @@
 The decoder is the same read backwards, by transposed convolutions. LeakyReLU with slope 0.2 follows every layer but
 the last of the encoder and the last of the decoder, which are linear: reconstructions may leave [0, 1] a little.
 
-Other patch sides: the kernel of Conv9 covers the side that is left (2 for 32, 4 for 64); patches of 256 have one more
+Other patch sides: the kernel of Conv9 covers the remaining side (2 for 32, 4 for 64); patches of 256 have one more
 4/2/1 layer of 32 channels in front, as in MVTec AD (Bergmann et al. 2021, doi:10.1007/s11263-020-01400-4).
 
 Shapes: N batch, C channels, P patch side, D latent dimension.
@@ -54,7 +54,7 @@ FRONT_256 = Layer(32, 4, 2, 1)
 
 
 class Drawn(NamedTuple):
-    """reconstructions: (N, C, P, P). divergence: a scalar that is added to the loss; None: nothing."""
+    """reconstructions: (N, C, P, P). kl: the mean KL divergence of a patch, a scalar; None: the network has none."""
 
     reconstructions: Tensor
     kl: Tensor | None
@@ -81,12 +81,16 @@ class Autoencoder(nn.Module):
         return reconstruction
 
     def draw(self, x_NCPP: Tensor, generator: torch.Generator) -> Drawn:
-        """What training compares with the patches; networks that sample take their noise from the generator."""
+        """The reconstructions that training compares with the patches, from samples where the network has a
+        distribution.
+
+        generator: of the noise.
+        """
         return Drawn(self(x_NCPP), None)
 
 
 def encoder_layers(shape: NetworkShape) -> tuple[Layer, ...]:
-    """Table 1 for a patch side: the rows, and the last one fitted to the side that is left."""
+    """Table 1 for a patch side: the last layer's kernel covers the remaining side."""
     rows = (FRONT_256, *TABLE_1) if shape.patch == 256 else TABLE_1
     left = shape.patch
     for row in rows:

@@ -1,7 +1,7 @@
 """What runs a network: PyTorch, ONNX Runtime or OpenVINO. Everything around the network is the same for all of them.
 
-The two others are optional. They take the network as an ONNX model in memory, run on the CPU, and answer sooner than
-PyTorch where few patches come at a time.
+The two others are optional. They take the network as an ONNX model in memory, run on the CPU, and are faster than
+PyTorch on batches of few patches.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -20,18 +21,18 @@ from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.runtime import Runtime
 from flawmap.nets.autoencoder import Autoencoder
 
-BATCH = 32  # most patches at once on a CPU: more spill its caches, and SSIM and samples need several times their memory
+BATCH = 32  # patches at once on a CPU at most: more exceed its caches, and SSIM and samples need several times as much
 Reconstruct = Callable[[Tensor], Tensor]
 """(N, C, P, P) patches to their reconstructions."""
 
 OPSET, IR_VERSION = 13, 8  # of the ONNX model: old enough for every release of both engines that is taken
-COMPILED = 4  # batch sizes that OpenVINO keeps a compiled network for; a detector needs one
+COMPILED = 4  # networks that an engine keeps compiled, for batch sizes and numbers of cores; a detector needs two
 
 
 class Engine(NamedTuple):
-    """start: a network, on its device, and its precision to what reconstructs patches (N, C, P, P) float32.
+    """start: makes the reconstructing function from a network, on its device, and its precision.
 
-    batch: most patches that a detector gives it at once on a CPU. Engines that are quick with one take one.
+    batch: patches that a detector gives it at once on a CPU. Engines that are quick with one take one.
     """
 
     start: Callable[[Autoencoder, torch.dtype], Reconstruct]
@@ -157,12 +158,17 @@ def _onnxruntime(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
     import onnxruntime  # noqa: PLC0415 - an extra
 
     onnxruntime.disable_telemetry_events()  # builds for Windows report to their maker otherwise
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(onnx_model(network), options, providers=["CPUExecutionProvider"])
+    model = onnx_model(network)
+
+    @_made_once
+    def session(threads: int) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def reconstruct(patches: Tensor) -> Tensor:
-        (reconstructions,) = session.run(None, {"patches": patches.contiguous().numpy()})
+        run = session(torch.get_num_threads())
+        (reconstructions,) = run.run(None, {"patches": patches.contiguous().numpy()})
         return torch.from_numpy(reconstructions)
 
     return reconstruct
@@ -177,24 +183,39 @@ def _openvino(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
             "the engine openvino has no bfloat16 on this processor; use --precision float32, or --engine torch"
         )
     model = core.read_model(onnx_model(network))
-    properties = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
+    hint = "bf16" if precision == torch.bfloat16 else "f32"
 
-    @lru_cache(COMPILED)
-    def compiled(shape: tuple[int, ...]) -> Any:
+    @_made_once
+    def compiled(threads: int, shape: tuple[int, ...]) -> Any:
         """The network for one shape of batch: with a free batch size it would be slower."""
         fixed = model.clone()
         fixed.reshape(list(shape))
+        properties = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         return core.compile_model(fixed, "CPU", properties)
 
     def reconstruct(patches: Tensor) -> Tensor:
-        run = compiled(tuple(patches.shape))
+        run = compiled(torch.get_num_threads(), tuple(patches.shape))
         return torch.from_numpy(run.infer_new_request(patches.contiguous().numpy())[0])  # its own request: for threads
 
     return reconstruct
+
+
+def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps the results for the last arguments. Threads that ask for the same one wait until it is made.
+
+    Engines compute on as many cores as torch has in the calling thread: threads with an image each divide the cores.
+    """
+    cached, lock = lru_cache(COMPILED)(make), Lock()
+
+    def get(*arguments: Any) -> Any:
+        with lock:
+            return cached(*arguments)
+
+    return get
 
 
 @contextmanager

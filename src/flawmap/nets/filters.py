@@ -15,8 +15,8 @@ from torch import Tensor
 
 Border = Literal["valid", "reflect"]
 
-TILES = {"cpu": 16}  # outputs of a tile along a side, at least the window's: little more leaves out most zeros
-TILE = 256  # on other devices, which would rather multiply zeros than start many kernels
+TILES = {"cpu": 16}  # outputs of a tile along a side, at least the window's: small ones leave out most zeros
+TILE = 256  # on other devices, where many kernels cost more than multiplying by zeros
 
 
 def gaussian_weights(size: int, sigma: float) -> Tensor:
@@ -31,14 +31,14 @@ def blur(stack: Tensor, weights: Tensor, border: Border) -> Tensor:
 
     Args:
         weights: (K,), on the CPU, K odd, summing to 1, of the window along each axis.
-        border: `reflect` keeps the size, and wants sides above K / 2; `valid` gives (H - K + 1, ..., W - K + 1).
+        border: `reflect` keeps the size, and needs sides above K / 2; `valid` gives (H - K + 1, ..., W - K + 1).
     """
     blurred: Tensor = _Blur.apply(stack, tuple(weights.tolist()), border)  # type: ignore[no-untyped-call]
     return blurred
 
 
 def blur_adjoint(stack: Tensor, weights: Tensor, border: Border) -> Tensor:
-    """The transpose of `blur` as a linear map: of gradients of its result it makes those of its argument."""
+    """The transpose of `blur` as a linear map: from the gradients by its result to those by its argument."""
     spread: Tensor = _Adjoint.apply(stack, tuple(weights.tolist()), border)  # type: ignore[no-untyped-call]
     return spread
 

@@ -31,15 +31,14 @@ from flawmap.core.errors import InputError
 from flawmap.core.settings import FeatureName, FeatureSettings
 from flawmap.nets.weights import weights_file
 
-# Of ImageNet's images, red, green, blue, for intensities in [0, 1]: what both networks were trained on.
+# Mean and standard deviation of ImageNet's images, red, green, blue, for intensities in [0, 1]. Both networks were
+# trained on images normalised by them.
 MEAN = (0.485, 0.456, 0.406)
-DEVIATION = (0.229, 0.224, 0.225)
+STD = (0.229, 0.224, 0.225)
 
 SMALLEST = 32  # patch side, pixels: AlexNet's second pooling needs 31
 CLASSES = 1000  # of ImageNet
-# Modules of SqueezeNet that match features: through the third fire module. The first convolution costs most, so fewer
-# would save next to nothing.
-MATCHED = 6
+MATCHED = 6  # modules of SqueezeNet, through the third fire module; fewer would save little, as the first costs most
 
 
 class Fire(nn.Module):
@@ -121,7 +120,7 @@ class SqueezeNet(nn.Module):
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Images (N, 1 or 3, H, W) in [0, 1] to (N, 3, H, W) float32 of ImageNet's mean and deviation; grey is repeated.
+    """Images (N, 1 or 3, H, W) in [0, 1] to (N, 3, H, W) float32, normalised as ImageNet's; grey is repeated.
 
     Raises:
         InputError: another shape, or a side below 32.
@@ -134,8 +133,8 @@ def normalised(images: Tensor) -> Tensor:
             f"feature networks need patches of at least {SMALLEST}x{SMALLEST} pixels, got {shape_text(images.shape)}; "
             "take larger patches (--set model.patch=64), or another method"
         )
-    mean, deviation = (images.new_tensor(values, dtype=torch.float32)[:, None, None] for values in (MEAN, DEVIATION))
-    return (images.float() - mean) / deviation
+    mean, std = (images.new_tensor(values, dtype=torch.float32)[:, None, None] for values in (MEAN, STD))
+    return (images.float() - mean) / std
 
 
 def load_features(settings: FeatureSettings) -> Features:
@@ -144,7 +143,7 @@ def load_features(settings: FeatureSettings) -> Features:
     Raises:
         InputError: the file is missing, is no file of weights, or holds those of another network.
     """
-    with torch.device("meta"):  # no weights are drawn that nobody keeps: the caller's random numbers stay his
+    with torch.device("meta"):  # no random weights, which would advance the caller's generator
         network = Features(LAYERS[settings.network]())
     load_weights(network, weights_file(settings), settings.network)
     placed: Features = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -155,9 +154,9 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
     """Set a network's weights from a file that holds at least these, and freeze it.
 
     Args:
-        path: `.safetensors`, or `.pth` or `.pt` as torch saves a state; of the latter tensors alone are read, and
-            anything else in it that would run when unpickled is refused.
-        name: of the network, for messages.
+        path: `.safetensors`, or `.pth` or `.pt` as torch saves a state. Of the latter only tensors are read; a pickle
+            that would run code is refused.
+        name: the network's, for messages.
     Raises:
         InputError: as `load_features`.
     """
@@ -167,8 +166,8 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
     if missing:
         raise InputError(
             f"{path} does not hold the weights of {name}: expected {len(wanted)} tensors under torchvision's names, "
-            f"{len(missing)} are missing, {missing[0]} for one; name {name}'s file with method.features.weights, or the "
-            "file's network with method.features.network"
+            f"{len(missing)} are missing, {missing[0]} for one; name {name}'s file with method.features.weights, or "
+            "the file's network with method.features.network"
         )
     for key, tensor in wanted.items():
         if found[key].shape != tensor.shape:
@@ -194,7 +193,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"{path} cannot be read: {error.strerror or error}; name another with method.features.weights"
         ) from error
-    except Exception as error:  # unpickling what is no pickle raises nearly anything
+    except Exception as error:  # unpickling a foreign file raises nearly anything
         raise InputError(
             f"{path} is damaged, or no file of weights: expected tensors by their names, and nothing else "
             f"({_first_sentence(error)}); fetch it again, or name another with method.features.weights"

@@ -131,8 +131,8 @@ class _Compared(NamedTuple):
 
     Where little differs r is small, free of the rounding of large squares; equal planes give 1 exactly, exchanged ones
     the same. Rows come first, as `blur` wants them: values are (H, 2, M, W) for M planes, t and d less their means,
-    since E[t^2] - E[t]^2 cancels badly for values far from 0; no variance feels it. Their window means are `means`,
-    and `mus` with what was taken away; these and the rest, (H, M, W), are as large as the border leaves.
+    since E[t^2] - E[t]^2 cancels badly for values far from 0; variances stay the same. Their window means are `means`,
+    and `mus` with the subtracted means added again; these and the rest, (H, M, W), are as large as the border leaves.
     """
 
     values: Tensor
@@ -200,7 +200,7 @@ def _factor(squares: Tensor, constant: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _ClosedProduct(torch.autograd.Function):
-    """Eq. 8 of (M, H, W), its gradient written out: three or four blurs back, and no map for each step of the way."""
+    """Eq. 8 of (M, H, W) with an explicit gradient: three or four blurs, and no map for each intermediate step."""
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
@@ -218,7 +218,7 @@ class _ClosedProduct(torch.autograd.Function):
 
 
 class _MeanOfProduct(torch.autograd.Function):
-    """The mean of eq. 8. Its gradient is known but for a factor, and found while a chunk's maps are in the caches."""
+    """The mean of eq. 8. Its gradient, up to a factor, is computed forwards, while a chunk's maps are in the caches."""
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
@@ -261,7 +261,7 @@ def _prepared(p: Tensor, q: Tensor, settings: SSIMSettings) -> tuple[Tensor, Ten
 def _centred(image: Tensor) -> tuple[Tensor, Tensor]:
     """Less its mean, and the mean (N, C, 1, 1): E[x^2] - E[x]^2 cancels badly for values far from 0.
 
-    Variances and covariance do not feel it, so it counts as a constant when gradients are taken.
+    Variances and covariance do not depend on it, so it counts as a constant when gradients are taken.
     """
     offset = image.detach().mean(dim=(-2, -1), keepdim=True)
     return image - offset, offset

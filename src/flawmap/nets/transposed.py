@@ -1,7 +1,7 @@
-"""Transposed convolutions that are quick on a CPU: PyTorch's weights and values, by other routes.
+"""Transposed convolutions that are quick on a CPU: PyTorch's weights and values, computed in other ways.
 
-PyTorch's own take half of their backward time over the bias, and most of their forward time where few channels come
-out or a single pixel goes in. On other devices this is `nn.ConvTranspose2d` itself.
+PyTorch's own spend half of their backward time on the bias, and most of their forward time on layers with few output
+channels or a single input pixel. On other devices this is `nn.ConvTranspose2d` itself.
 """
 
 from __future__ import annotations
@@ -18,12 +18,20 @@ BACKWARD = torch.ops.aten.convolution_backward
 
 
 class TransposedConvolution(nn.ConvTranspose2d):
-    """(N, I, H, W) to (N, O, ...), as `nn.ConvTranspose2d` with square kernels and one stride for both axes."""
+    """(N, I, H, W) to (N, O, ...), as `nn.ConvTranspose2d` with square kernels and one stride for both axes.
 
-    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+    Groups, dilation, output padding and an output size are not taken.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, *, bias: bool = True
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding, bias=bias)
+
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         weight, bias = self.weight, self.bias
         if input.device.type != "cpu" or bias is None or torch.compiler.is_compiling():
-            return super().forward(input, output_size)
+            return super().forward(input)
         if torch.is_autocast_enabled("cpu"):
             precision = torch.get_autocast_dtype("cpu")
             input, weight, bias = (tensor.to(precision) for tensor in (input, weight, bias))
@@ -73,7 +81,7 @@ def _of_a_pixel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _few_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Kernel 4, stride 2, padding 1: what each input pixel adds to the 4x4 outputs around it, summed in float32.
+    """Kernel 4, stride 2, padding 1: each input pixel adds to the 4x4 outputs around it; the sum is in float32.
 
     Output pixel 2i + k - 1 gets input pixel i's share k. So an even one, 2m, gets share 1 of pixel m and share 3 of the
     pixel before; an odd one, 2m + 1, share 2 of pixel m and share 0 of the pixel after.
@@ -93,7 +101,7 @@ def _few_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 _ALL, _BUT_FIRST, _BUT_LAST = slice(None), slice(1, None), slice(None, -1)
-_SHARES = (  # of an even and an odd output pixel: which share goes where, and whence
+_SHARES = (  # for an even and an odd output pixel: the rows or columns that a share goes to, and those it comes from
     {1: (_ALL, _ALL), 3: (_BUT_FIRST, _BUT_LAST)},
     {2: (_ALL, _ALL), 0: (_BUT_LAST, _BUT_FIRST)},
 )

@@ -1,11 +1,11 @@
 """The variational autoencoder (Kingma and Welling 2014, arXiv:1312.6114) on table 1's layers.
 
-An encoder that gives a distribution, Q(z|x) = N(mean, diag exp(log-variance)), instead of a point. The mean is what the
-plain encoder gives; a second convolution beside its last one, of the same kernel, gives the log-variances. Together
+The encoder gives a distribution, Q(z|x) = N(mean, diag exp(log-variance)), instead of a point. The plain encoder's
+output is the mean; a second convolution beside its last one, of the same kernel, gives the log-variances. Together
 they are one last convolution of 2D channels. The decoder is the plain one.
 
-The network also keeps the mean squared error of its reconstructions of good patches: without it a probability of a
-pixel could not be said, because decoded samples say how much the decoder hesitates, not how well it draws.
+The network also keeps the mean squared error of its reconstructions of good patches. A pixel's probability needs it:
+the spread of decoded samples shows how uncertain the decoder is, not how well it reconstructs.
 
 Shapes: N batch, S samples, C channels, P patch side, D latent dimension.
 """
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from flawmap.nets.autoencoder import Autoencoder, Drawn, NetworkShape, encoder_layers
 
-LOG_VARIANCE = (-10.0, 4.0)  # held in here: deviations of 0.007 to 7.4 times the prior's, so that exp stays finite
-MEMORY = 0.99  # share of the noise that a step keeps
+LOG_VARIANCE = (-10.0, 4.0)  # limits: standard deviations of 0.007 to 7.4 times the prior's, so that exp stays finite
+MEMORY = 0.99  # fraction of the noise that a step keeps
 
 
 class Posterior(NamedTuple):
@@ -30,7 +30,7 @@ class Posterior(NamedTuple):
     log_variance: Tensor
 
     def at(self, noise: Tensor) -> Tensor:
-        """The latent vectors that standard normal noise, of a shape that broadcasts to the mean's, stands for."""
+        """The latent vectors for standard normal noise, whose shape must broadcast to the mean's."""
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
 
@@ -55,9 +55,9 @@ class VariationalAutoencoder(Autoencoder):
         return Posterior(mean, log_variance.clamp(*LOG_VARIANCE))
 
     def draw(self, x_NCPP: Tensor, generator: torch.Generator) -> Drawn:
-        """One sample's reconstruction, and the mean divergence of a patch, not yet weighted.
+        """One sample's reconstruction, and the mean KL divergence of a patch, not yet weighted.
 
-        In training the noise follows the error of what is drawn: a mean over the last hundred steps or so.
+        In training the noise follows the error of these reconstructions: a mean over about the last hundred steps.
         """
         posterior = self.encode(x_NCPP)
         noise_ND11 = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
@@ -88,5 +88,5 @@ def kl_to_prior(posterior: Posterior) -> Tensor:
 
 
 def fixed_noise(samples: int, latent: int) -> Tensor:
-    """(S, D) standard normal numbers, the same ones at every call: what an image scores is a function of the image."""
+    """(S, D) standard normal numbers, the same at every call, so that scores depend on the image alone."""
     return torch.randn(samples, latent, generator=torch.Generator().manual_seed(0))

@@ -1,7 +1,7 @@
-"""Files of pretrained weights: which are known, where they lie, and the one place of flawmap that uses the internet.
+"""Files of pretrained weights: which are known, where they lie, and how they are downloaded.
 
-Nothing is fetched unless `flawmap weights fetch` is given. What comes is compared with a SHA-256 that stands here, and
-only then takes its place. Imports neither torch nor NumPy.
+flawmap uses the internet here alone, and only for `flawmap weights fetch`. A download must have the SHA-256 that stands
+here before it is written. Imports neither torch nor NumPy.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import hashlib
 import http.client
 import os
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawmap.core.errors import InputError
 from flawmap.core.events import SILENT, Events
-from flawmap.core.files import atomic, enough_space, sha256_of, writable_folder
+from flawmap.core.files import atomic, sha256_of, writable_folder
 from flawmap.core.settings import FeatureName, FeatureSettings
 
 CHUNK = 1 << 20  # bytes read at once, and the unit of progress
-LARGEST = 1 << 30  # bytes; whatever is longer is not one of these files
+LARGEST = 1 << 30  # bytes; a longer file is none of these
 TIMEOUT = 30.0  # seconds without an answer
 SCHEMES = ("https", "file")  # plain http could be changed on the way
 
@@ -82,7 +81,7 @@ def weights_summary(settings: FeatureSettings) -> dict[str, str]:
 
 
 def known_weights() -> dict[str, Any]:
-    """The known files and what is there of each: `absent`, `there`, or `damaged` if its digest is another."""
+    """The known files and the state of each: `absent`, `there`, or `damaged` if its digest is another."""
     folder = cache_folder()
     rows = []
     for network, pinned in PINNED.items():
@@ -100,16 +99,14 @@ def fetch_weights(
     out: Path | None = None,
     events: Events = SILENT,
 ) -> Path:
-    """Fetch the published weights of a network; a file that is there already and is the right one is left alone.
-
-    Written beside its place and renamed once its SHA-256 is as expected, so that nothing else ever lies there.
+    """Download the published weights of a network. A file that is there already and is the right one is left alone.
 
     Args:
         url: where a copy of the very same file lies, https:// or file://; None: where it was published.
         out: the file to write; None: where trainings look for it, in `cache_folder`.
-        events: told where from and where to before anything is fetched, and of every megabyte.
+        events: receive both places before the download begins, then the progress in megabytes.
     Raises:
-        InputError: the address cannot be read, what came is another file, or it cannot be written.
+        InputError: the address cannot be read, or holds another file. OutputError: the file cannot be written.
     """
     pinned = PINNED[network]
     source, target = url or pinned.url, out or cache_folder() / pinned.file
@@ -126,17 +123,15 @@ def fetch_weights(
         )
     writable_folder(target.absolute().parent)
     events.message(f"fetching {source} to {target}")
+    content = _download(source, target.name, events)
+    found = hashlib.sha256(content).hexdigest()
+    if not found.startswith(pinned.sha256):
+        raise InputError(
+            f"{source} is not {pinned.file} as published: expected the SHA-256 {pinned.sha256}, got "
+            f"{found[: len(pinned.sha256)]}; nothing was kept: try again, or another --url"
+        )
     with atomic(target, durable=True) as part:
-        digest = hashlib.sha256()
-        with part.open("wb") as file:
-            for chunk in _read(source, target, events):
-                digest.update(chunk)
-                file.write(chunk)
-        if not digest.hexdigest().startswith(pinned.sha256):
-            raise InputError(
-                f"{source} is not {pinned.file} as published: expected the SHA-256 {pinned.sha256}, got "
-                f"{digest.hexdigest()[: len(pinned.sha256)]}; nothing was kept: try again, or another --url"
-            )
+        part.write_bytes(content)
     return target
 
 
@@ -149,28 +144,23 @@ def _checked_scheme(url: str) -> None:
         raise InputError(f"an address must begin with https:// or file://, got {url}; give another --url")
 
 
-def _read(url: str, target: Path, events: Events) -> Iterator[bytes]:
-    """The bytes at an address, piece by piece. A failed connection is an InputError, a full disk is not."""
-    response = _attempt(url, lambda: urllib.request.urlopen(url, timeout=TIMEOUT))
-    with response:
-        _checked_scheme(response.url)  # after redirections
-        announced = int(response.headers.get("Content-Length") or 0)
-        enough_space(target.absolute().parent, announced)
-        total, come = max(1, announced // CHUNK), 0
-        while chunk := _attempt(url, lambda: response.read(CHUNK)):
-            come += len(chunk)
-            if come > LARGEST:
-                raise InputError(f"{url} is longer than {LARGEST >> 20} MB, and no file of weights; give another --url")
-            yield chunk
-            events.progress(min(come // CHUNK, total), total, f"MB of {target.name}")
-
-
-def _attempt(url: str, action: Callable[[], Any]) -> Any:
+def _download(url: str, name: str, events: Events) -> bytearray:
+    """The content at an address; every megabyte is progress. InputError: it cannot be fetched, or is too long."""
+    content = bytearray()
     try:
-        return action()
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+            final, announced = response.url, int(response.headers.get("Content-Length") or 0)
+            total = max(1, announced // CHUNK)
+            while len(content) <= LARGEST and (chunk := response.read(CHUNK)):
+                content += chunk
+                events.progress(min(len(content) // CHUNK, total), total, f"MB of {name}")
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
         raise InputError(
-            f"{url} cannot be fetched: {reason}; check the address and the connection, or fetch the file by other "
-            "means and name it with `flawmap train --method fm --set method.features.weights=FILE`"
+            f"{url} cannot be fetched: {getattr(error, 'reason', None) or error}; check the address and the "
+            "connection, or fetch the file by other means and name it with "
+            "`flawmap train --method fm --set method.features.weights=FILE`"
         ) from error
+    _checked_scheme(final)  # after redirections
+    if len(content) > LARGEST:
+        raise InputError(f"{url} is longer than {LARGEST >> 20} MB, and no file of weights; give another --url")
+    return content
