@@ -83,7 +83,7 @@ def test_a_new_image_moves_no_other(keys: list[str], new: str, fractions: tuple[
 
 def rule(key: str, validation: float, test: float, seed: int) -> str:
     """The documented rule, spelled out."""
-    place = int(hashlib.sha256(f"{seed}:{key}".encode()).hexdigest(), 16) / 16**64
+    place = int(hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()[:12], 16) / 16**12
     return "validation" if place < validation else "test" if place >= 1 - test else "train"
 
 

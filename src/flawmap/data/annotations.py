@@ -21,7 +21,7 @@ Point = tuple[Number, Number]
 
 
 class Shape(NamedTuple):
-    """One defect, in pixels of its image: (0, 0) is the top left pixel.
+    """One defect, in pixels of its image. The top left pixel reaches from (0, 0) to (1, 1), as in labelme and COCO.
 
     kind: "polygon" of at least three points; "rectangle" by two opposite corners; "circle" by its centre and a point on
     it; "runs": `runs` are the lengths of good and defective pixels in turn, good first, down one column after another;

@@ -15,7 +15,8 @@ import numpy as np
 
 from flawmap.core.errors import InputError
 from flawmap.core.settings import ImageSettings
-from flawmap.imaging.codecs import Decoded, opened_rows
+from flawmap.imaging.codecs import opened_rows
+from flawmap.imaging.decoded import Decoded, is_grey
 from flawmap.imaging.reading import WHOLE_PIXELS, to_unit
 from flawmap.imaging.rows import band_rows, windows
 
@@ -68,9 +69,9 @@ def statistics_of(path: Path, settings: ImageSettings) -> ImageStatistics:
         for window in windows(height, height if header.pixels <= WHOLE_PIXELS else band_rows(width), 0):
             decoded = rows.read(window.first, window.last)
             values, full = decoded.values, settings.white or _full(decoded)
-            equal = equal and bool((values == values[:, :, :1]).all())
+            equal = equal and is_grey(values)
             largest = max(largest, float(values.max()))
-            plain, _ = to_unit(values, settings.white, name=str(path), full=decoded.full)
+            plain = to_unit(values, settings.white, name=str(path), full=decoded.full).pixels
             sums += plain.sum(dtype=np.float64), np.einsum("ijk,ijk->", plain, plain, dtype=np.float64)
     mean, square = sums / (header.pixels * header.channels)
     return ImageStatistics(

@@ -18,7 +18,7 @@ from flawmap.data.annotations import looks_like_coco, looks_like_labelme, read_c
 from flawmap.data.finding import files_below
 from flawmap.data.manifest import read_manifest
 from flawmap.data.samples import Dataset, Finding, Sample, SplitName
-from flawmap.imaging.codecs import IMAGE_SUFFIXES, is_image
+from flawmap.imaging.formats import IMAGE_SUFFIXES, is_image
 
 # Names of folders, in any letter case, without spaces, "_" and "-".
 _GOOD = {"good", "normal", "ok", "io", "pass", "defectfree"}

@@ -19,7 +19,7 @@ from flawmap.data.index import ImageIndex
 from flawmap.data.patches import PatchSource, TrainingImage, padded
 from flawmap.data.splits import ImageRegion
 from flawmap.data.tile_store import FLOAT32, STORAGE_DTYPES, MemoryStore, StorageDtype, TileStore
-from flawmap.imaging.codecs import Header
+from flawmap.imaging.decoded import Header
 from flawmap.imaging.reading import ImageRows, Pixels, opened_image, to_channels
 from flawmap.imaging.resize import resized_bands, scale_of_part, to_size, working_size
 from flawmap.imaging.roi import Box, Roi, box_within, find_roi

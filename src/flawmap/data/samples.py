@@ -10,7 +10,7 @@ from typing import Literal
 from flawmap.core.files import natural_key
 from flawmap.data.annotations import Drawing
 from flawmap.data.finding import files_below
-from flawmap.imaging.codecs import is_image
+from flawmap.imaging.formats import is_image, why_ignored
 
 SplitName = Literal["train", "validation", "test"]
 Label = Literal["good", "defective"]
@@ -77,7 +77,7 @@ class Finding:
             elif file.suffix.lower() == ".json":
                 drawings.append(file)
             else:
-                self.ignore(file, "not an image")
+                self.ignore(file, why_ignored(file))
         return images, drawings
 
     def add_good(self, folder: Path, split: SplitName) -> None:
@@ -98,7 +98,7 @@ class Finding:
         for entry in sorted(folder.iterdir(), key=natural_key):
             if entry not in known:
                 hidden, foreign = entry.name.startswith("."), entry.is_file() and not is_image(entry)
-                self.ignore(entry, "hidden" if hidden else "not an image" if foreign else reason)
+                self.ignore(entry, "hidden" if hidden else why_ignored(entry) if foreign else reason)
 
     def dataset(self, layout: Layout) -> Dataset:
         samples = sorted(self.samples, key=lambda sample: (_ORDER[sample.split], natural_key(sample.path)))

@@ -240,7 +240,7 @@ def roles_of(keys: Iterable[str], validation: float, test: float, seed: int) -> 
     Raises:
         ConfigError: there are fewer keys than roles.
     """
-    places = {key: int.from_bytes(_draw(seed, key)) / 2**256 for key in sorted(set(keys))}
+    places = {key: int.from_bytes(_draw(seed, key)[:6]) / 2**48 for key in sorted(set(keys))}
     roles: dict[str, Role] = {
         key: "validation" if place < validation else "test" if place >= 1 - test else "train"
         for key, place in places.items()

@@ -17,7 +17,7 @@ from flawmap.core.files import writable_folder
 from flawmap.core.records import Mask
 from flawmap.data.finding import files_below
 from flawmap.data.samples import MARKER
-from flawmap.imaging.codecs import is_image
+from flawmap.imaging.formats import is_image
 from flawmap.imaging.writing import write_image
 
 
