@@ -160,7 +160,7 @@ def test_dead_frames(tmp_path: Path, bits: int) -> None:
     found = dict(outliers(seen(put(tmp_path, images))))
     assert [path.stem for path in found] == ["020", "021"]
     black, white = found.values()
-    assert black.startswith("it is flat: all of its pixels are about 0.00; its brightness is 0.00, usual is 0.5")
+    assert black == "it is flat: all of its pixels are about 0.00"
     assert white.startswith("it is flat: all of its pixels are about 1.")
 
 

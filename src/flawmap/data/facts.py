@@ -183,7 +183,7 @@ def _names(images: Sequence[ImageStatistics]) -> str:
 
 
 def outliers(images: Sequence[ImageStatistics]) -> tuple[tuple[Path, str], ...]:
-    """Images that are flat, or far from the others in brightness, contrast or size, each with the reason.
+    """Images that are flat, or far from the others in brightness, contrast or size, each with its first reason.
 
     Flat: a standard deviation below FLAT. Far: more than FAR robust standard deviations from the median. Values are
     fractions of the median of the images' largest values, so images of any bit depth are treated alike.
@@ -191,12 +191,10 @@ def outliers(images: Sequence[ImageStatistics]) -> tuple[tuple[Path, str], ...]:
     if not images:
         return ()
     unit = median(image.largest / image.full for image in images) or 1.0
-    reasons: dict[Path, list[str]] = {}
+    reasons: dict[Path, str] = {}
     for image in images:
         if image.deviation / unit < FLAT:
-            reasons.setdefault(image.path, []).append(
-                f"it is flat: all of its pixels are about {image.mean / unit:.2f}"
-            )
+            reasons[image.path] = f"it is flat: all of its pixels are about {image.mean / unit:.2f}"
     if len(images) >= FEWEST:
         measures = {
             "brightness": [image.mean / unit for image in images],
@@ -205,8 +203,8 @@ def outliers(images: Sequence[ImageStatistics]) -> tuple[tuple[Path, str], ...]:
         }
         for name, values in measures.items():
             for image, usual in _far(images, values, LEAST[name]):
-                reasons.setdefault(image.path, []).append(_reason(name, image, usual, unit))
-    return tuple((image.path, "; ".join(reasons[image.path])) for image in images if image.path in reasons)
+                reasons.setdefault(image.path, _reason(name, image, usual, unit))
+    return tuple((image.path, reasons[image.path]) for image in images if image.path in reasons)
 
 
 def _far(

@@ -34,7 +34,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Leaving:
-    """Which images are left out, beside those that are too small. Those that cannot be read stop a training else."""
+    """Which images are left out, beside those that are too small. Otherwise an unreadable image stops the training."""
 
     unreadable: bool = False
     outliers: bool = False
