@@ -394,11 +394,14 @@ import os, signal, sys
 from pathlib import Path
 import flawmap
 from flawmap.core.events import Events
+from flawmap.core.files import atomic
 
 class Killer(Events):
     def progress(self, done, total, what):
         if done == int(sys.argv[4]):
-            os.kill(os.getpid(), signal.SIGKILL)
+            with atomic(Path(sys.argv[3]) / "another.png") as part:
+                part.write_text("half of it")
+                os.kill(os.getpid(), signal.SIGKILL)
 
 flawmap.inspect(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), events=Killer())
 """
@@ -406,11 +409,12 @@ flawmap.inspect(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), events=Kill
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 def test_a_killed_inspection_leaves_its_results(model: Path, tmp_path: Path) -> None:
-    """Killed after 3 of 6 images: their 3 lines are there, and resuming gives what an undisturbed run gives."""
+    """Killed after 3 of 6 images: their 3 lines are there, resuming gives what an undisturbed run gives, no parts."""
     images, out = put(tmp_path / "in", cloth(6)), tmp_path / "out"
     command = [sys.executable, "-c", KILLED, str(model), str(images), str(out), "3"]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert [Path(line["path"]).name for line in lines(out / "inspections.jsonl")] == ["000.png", "001.png", "002.png"]
+    assert len(list(out.glob(".part-*"))) == 1
     assert len(flawmap.inspect(model, [images], out, resume=True)) == 6
     flawmap.inspect(model, [images], tmp_path / "whole")
     assert files_of(out) == files_of(tmp_path / "whole")
