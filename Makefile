@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types check reproduce bench bench-long clean
+.PHONY: demo test lint types check check-float32 reproduce bench bench-float32 bench-long clean
 
 demo: $(VENV)/installed
 	$(BIN)/flawmap demo
@@ -14,7 +14,7 @@ test: lint types check
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	$(BIN)/lint-imports
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
@@ -22,6 +22,13 @@ types: $(VENV)/installed-dev
 # Tests, doctests of the source, and the commands that the documentation shows.
 check: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto
+
+# The tests of what computes, as on a processor without AVX-512 and bfloat16: the automatic precision is float32 there.
+FLOAT32 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+NUMERIC := bootstrap borders calibration corruption detector engines evaluation features hardware methods metrics models \
+	new_method regions rows scan ssim tiling training vae
+check-float32: $(VENV)/installed-dev
+	$(FLOAT32) $(BIN)/python -m pytest -n auto $(NUMERIC:%=tests/test_%.py)
 
 # The paper's experiments on real images, then SSIM and l2 on NanoTWICE for as long as the paper trained: hours.
 # Goes on where it was stopped. FLAWMAP_DATA names the data sets' folder.
@@ -36,6 +43,10 @@ reproduce: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	@for name in startup losses step engines inspection metrics disk; do \
 		echo; echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+# The same, as on a processor without AVX-512 and bfloat16.
+bench-float32: $(VENV)/installed-dev
+	$(FLOAT32) $(MAKE) bench
 
 # Hours: when training leaves its plateau, huge images, memory, and minutes to a quality (FLAWMAP_DATA names the data sets' folder).
 bench-long: $(VENV)/installed-dev

@@ -33,25 +33,28 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
 from flawmap.core.records import FloatMap, Mask
-from flawmap.core.settings import Config, ResidualSettings
+from flawmap.core.settings import ResidualSettings
 from flawmap.data.defects import add_flaws
 from flawmap.data.layouts import find_dataset
-from flawmap.data.loading import LoadStatistics, pieces
+from flawmap.data.loading import LoadStatistics, training_images
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.splits import ImageRegion
+from flawmap.data.truth import truth_of
 from flawmap.evaluation.metrics import PixelMetrics
 from flawmap.imaging.morphology import opened
-from flawmap.imaging.reading import Pixels, read_mask
+from flawmap.imaging.reading import Pixels
 from flawmap.imaging.resize import to_size, to_working_size
 from flawmap.imaging.roi import bounding_box
-from flawmap.methods.gradient import fit
+from flawmap.methods.autoencoder import train_network
+from flawmap.methods.config import Config
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
+from flawmap.methods.residuals import Decoded, residual_of
 from flawmap.scoring.borders import border_corrected, border_profile
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
-from flawmap.scoring.pipeline import residual_of, smoothed
+from flawmap.scoring.pipeline import smoothed
 
 DATA = Path(os.environ.get("FLAWMAP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 FLAWED = 10  # images with pasted flaws
@@ -60,7 +63,7 @@ L2_WEIGHTS = (2, 5, 10)  # of squared differences beside SSIM
 BORDER_IMAGES = 8  # good images that were trained on, which the border is measured on
 FIGURES = ("auroc", "average_precision", "au_pro_30")
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "nanotwice": ("nanotwice", {"model": {"latent": 500}}),
+    "nanotwice": ("nanotwice", {"method": {"latent": 500}}),
     "grid": ("mvtec_grid_512", {"images": {"scale": 0.5}}),
     "fabric03": ("aitex_fabric03", {"images": {"roi": {"box": (1280, 0, 4050, 256)}}}),
 }
@@ -101,7 +104,7 @@ def measure(cases: list[Case], good: list[Case], settings: ResidualSettings, rea
             for way, one in zip(figures.values(), (found, border_corrected(found, profile)), strict=True):
                 way.add(opened(to_size(one.numpy(), case[2].shape), 4), case[2])
         for name, way in figures.items():
-            result = way.result()
+            result = way.result().to_dict()
             results[f"{smoothing} px{name}"] = {name: round(float(result[name]), 4) for name in FIGURES}
     return results
 
@@ -109,22 +112,27 @@ def measure(cases: list[Case], good: list[Case], settings: ResidualSettings, rea
 def mapped(case: Case, settings: ResidualSettings, smoothing: float) -> Tensor:
     """The residual map (H, W) of a case, as worked."""
     image, rebuilt, _ = case
-    residual = residual_of(settings)(torch.from_numpy(image)[None, None], torch.from_numpy(rebuilt)[None, None])
+    residual = residual_of(settings)(
+        torch.from_numpy(image)[None, None], Decoded(torch.from_numpy(rebuilt)[None, None])
+    )
     return smoothed(residual[0], smoothing)
 
 
 def rebuilt(detector: Detector, image: Pixels, mask: Mask) -> Case:
     """A case of a detector whose region and scale were taken off: the image is as worked already."""
-    return image[..., 0].copy(), detector.explain(image).reconstruction[..., 0].copy(), mask
+    found = detector.explain(image).reconstruction
+    assert found is not None  # autoencoders reconstruct
+    return image[..., 0].copy(), found[..., 0].copy(), mask
 
 
 def truth(detector: Detector, data: Path, config: Config) -> list[Case]:
     """The set's own defective images, cut to the region of interest and scaled, with masks of their own size."""
     cases = []
     for sample in find_dataset(data).select("test", "defective"):
-        if sample.mask is None:
+        image = detector.read(sample.path).pixels
+        mask = truth_of(sample, image.shape[:2])
+        if mask is None:
             continue
-        image, mask = detector.read(sample.path).pixels, read_mask(sample.mask)
         if config.images.roi.box is not None:
             inside = np.zeros(mask.shape, np.bool_)
             left, top, right, bottom = config.images.roi.box
@@ -139,7 +147,7 @@ def model(name: str, config: Config, good: list[Pixels], file: Path | None) -> A
     """Trained on these good images; kept in a file, and taken from it the next time."""
     if file is not None and file.exists():
         return plain(load_artifact(file))
-    trained = fit(config, PatchSource(map(TrainingImage, good), config.model.patch))
+    trained = train_network(config, PatchSource(map(TrainingImage, good), config.model.patch))
     print(f"{name}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.history[-1].loss:.4f}", flush=True)
     artifact = Artifact(config, trained.network.state_dict(), None, {}, {})
     if file is not None:
@@ -148,8 +156,8 @@ def model(name: str, config: Config, good: list[Pixels], file: Path | None) -> A
 
 
 def plain(artifact: Artifact) -> Artifact:
-    """Without region and scale, for images that are as worked already."""
-    return replace(artifact, config=override(artifact.config, {"images": {"scale": 1.0, "region": {"box": None}}}))
+    """Without region and scale, for images at the working scale already."""
+    return replace(artifact, config=override(artifact.config, {"images": {"scale": 1.0, "roi": {"box": None}}}))
 
 
 def rank(files: list[Path]) -> None:
@@ -186,7 +194,7 @@ def main() -> int:
     config = override(config, tomllib.loads(arguments.change.replace(";", "\n")))
     good = find_dataset(arguments.data / folder).select("train", "good")
     areas = [ImageRegion(sample.path, "") for sample in good]
-    images = [piece.pixels for piece in pieces(areas, config.images, LoadStatistics())]
+    images = [piece.pixels for piece in training_images(areas, config.images, LoadStatistics())]
     held = max(1, len(good) // 10)
     config = override(config, {"model": {"channels": images[0].shape[2]}})
     detector = Detector.of(model(arguments.set, config, images[:-held], arguments.model))

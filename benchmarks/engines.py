@@ -19,14 +19,13 @@ from torch import Tensor
 
 from flawmap.core.device import autocast, has_bfloat16
 from flawmap.core.errors import InputError
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
-from flawmap.core.settings import Config
-from flawmap.methods.table import build_network
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.config import Config
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 from flawmap.nets.autoencoder import Autoencoder
+from flawmap.nets.engines import Reconstruct, start_engine
 from flawmap.nets.initialisation import initialise
-from flawmap.scoring.engines import start_engine
-from flawmap.scoring.pipeline import Reconstruct
 from measuring import Row, medians, parsed, parser, report
 
 VARIANTS = (
@@ -90,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--patch", type=int, default=128, help="side, pixels")
     options.add_argument("--latent", type=int, default=500, help="dimensions")
     given = parsed(options, arguments)
-    changes = {"model": {"latent": given.latent, "patch": given.patch, "channels": 1}}
+    changes = {"model": {"patch": given.patch, "channels": 1}, "method": {"latent": given.latent}}
     rows = measure(override(preset("fast"), changes), BATCHES, given.repeats)
     report(rows, given, patch=given.patch, latent=given.latent)
     return 0

@@ -48,19 +48,22 @@ try:
 
     from flawmap.core.device import autocast, choose_device, choose_precision, describe_machine
     from flawmap.core.errors import ConfigError
-    from flawmap.core.overrides import override
-    from flawmap.core.presets import preset
-    from flawmap.core.settings import Config
+    from flawmap.core.settings import SSIMSettings
     from flawmap.data.patches import PatchSource, TrainingImage
     from flawmap.data.synthetic import good_images
-    from flawmap.methods.gradient import Progress, fit
-    from flawmap.methods.losses import LOSSES
-    from flawmap.methods.table import build_network
+    from flawmap.methods.autoencoder import BATCH_ELSEWHERE, build_network, comparing, train_network
+    from flawmap.methods.config import Config
+    from flawmap.methods.interface import FitContext, Progress
+    from flawmap.methods.losses import loss_of
+    from flawmap.methods.overrides import override
+    from flawmap.methods.presets import preset
+    from flawmap.methods.residuals import Decoded, residual_of
+    from flawmap.methods.settings import StructuralSettings
     from flawmap.nets.autoencoder import Autoencoder
     from flawmap.nets.filters import Border, gaussian_weights
     from flawmap.nets.initialisation import initialise
     from flawmap.nets.ssim import ssim, window_weights
-    from flawmap.scoring.pipeline import BATCH_ELSEWHERE, residual_of, score_image, smoothed
+    from flawmap.scoring.pipeline import score_rows, smoothed
     from flawmap.scoring.tiling import Grid, merge, split
     from measuring import (
         DEFAULT,
@@ -167,8 +170,12 @@ class Bench:
     @cached_property
     def config(self) -> Config:
         """The preset fast, grey, with a smoothed residual map."""
-        model = {"latent": self.sizes.latent, "patch": self.sizes.patch, "channels": 1}
-        changes = {"model": model, "tiling": {"stride": self.sizes.stride}, "residual": {"smoothing": SMOOTHING}}
+        changes = {
+            "model": {"patch": self.sizes.patch, "channels": 1},
+            "method": {"latent": self.sizes.latent},
+            "tiling": {"stride": self.sizes.stride},
+            "residual": {"smoothing": SMOOTHING},
+        }
         return override(preset("fast"), changes)
 
     @cached_property
@@ -373,9 +380,15 @@ def machine(bench: Bench) -> None:
 # ----------------------------------------------------------------------------------------------------------------- SSIM
 
 
+def similarity_of(config: Config) -> SSIMSettings:
+    """The SSIM of the loss."""
+    assert isinstance(config.method, StructuralSettings)
+    return config.method.ssim
+
+
 def kept_loss(bench: Bench, size: tuple[int, int]) -> Loss:
     """The SSIM loss with kept bands, for images of one size (height, width)."""
-    settings = bench.config.loss.ssim
+    settings = similarity_of(bench.config)
     bands = KeptBands(size, window_weights(settings), bench.where)
     return lambda p, q: 1 - bands.ssim(p, q, settings).mean()
 
@@ -391,7 +404,7 @@ def fused_loss() -> Loss:
 
 def ssim_loss(bench: Bench) -> None:
     """The SSIM loss forward and backward. error: of the gradient against float64, relative, over the whole batch."""
-    settings, own = bench.config.loss.ssim, LOSSES["ssim"](bench.config.loss)
+    settings, own = similarity_of(bench.config), loss_of(bench.config.method)
 
     def run(shape: tuple[int, int, int, int], variant: str, make: Callable[[], Loss], backends: Backends) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -511,7 +524,7 @@ def training_step(
 ) -> Callable[[], Tensor]:
     """One update of the network: batch, forward, loss, backward, Adam. Returns the loss."""
     side, where = bench.sizes.patch, bench.where
-    loss = LOSSES["ssim"](bench.config.loss) if variant.plain else kept_loss(bench, (side, side))
+    loss = loss_of(bench.config.method) if variant.plain else kept_loss(bench, (side, side))
     fused = None if variant.plain else True
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE, fused=fused, capturable=variant.graph)
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
@@ -582,7 +595,7 @@ def training(bench: Bench) -> None:
                 needs = COMPILING if variant.compiled and bench.compiling else 0
                 record(bench, "training", case, variant.name, find, needs=needs)
         if stage == 0:
-            record(bench, "training", case, "flawmap.methods.gradient.fit", partial(fitted, bench, count))
+            record(bench, "training", case, "flawmap.methods.gradient.train", partial(fitted, bench, count))
             feeding(bench, count)
 
 
@@ -605,7 +618,7 @@ def paces(patches_per_second: float) -> dict[str, float]:
 
 
 def fitted(bench: Bench, count: int) -> Measured:
-    """flawmap.methods.gradient.fit as it is: the median of the speeds it tells its observer."""
+    """flawmap.methods.gradient.train as it is: the median of the speeds it tells its observer."""
     device = str(bench.where)
     changes = {"training": {"steps": bench.sizes.fitted, "batch": count, "device": device, "plateau_steps": 0}}
     speeds: list[float] = []
@@ -613,10 +626,11 @@ def fitted(bench: Bench, count: int) -> Measured:
     def observe(progress: Progress) -> None:
         speeds.append(progress.patches_per_second)
 
-    def birth(network: Autoencoder, patches: Tensor, seed: int) -> None:
+    def initial(network: Autoencoder, patches: Tensor, seed: int) -> None:
         network.load_state_dict(bench.newborn.state_dict())
 
-    fit(override(bench.config, changes), bench.source, observe=observe, birth=birth)
+    context = FitContext(on_progress=observe)
+    train_network(override(bench.config, changes), bench.source, context, initialise=initial)
     pace = statistics.median(speeds[1:] or speeds)
     return Measured(count / pace * 1e3, paces(pace))
 
@@ -676,9 +690,12 @@ def own_reconstruction(
 
 
 def own_score(bench: Bench, precision: torch.dtype, batch: int, image: Tensor) -> Tensor:
-    """methods.score_image of an image (C, H, W) as `Detector` calls it."""
-    reconstruct = own_reconstruction(bench, bench.trained, precision, batch)
-    return score_image(image, reconstruct, bench.config, most=batch).residual
+    """pipeline.score_rows of an image (C, H, W) as `Detector` calls it."""
+    reconstruct, config = own_reconstruction(bench, bench.trained, precision, batch), bench.config
+    scorer = comparing(config, lambda patches: Decoded(reconstruct(patches)), bench.where, precision, batch)
+    size, grid = (image.shape[1], image.shape[2]), Grid(config.model.patch, config.tiling.stride)
+    bands = score_rows([image], size, scorer, grid, config.tiling, smoothing=config.residual.smoothing)
+    return torch.cat([band.residual for band in bands])
 
 
 def on_device(bench: Bench, image: Tensor, *, compiled: bool, graph: bool) -> Callable[[], Tensor]:
@@ -741,8 +758,8 @@ def parts(bench: Bench, image: Tensor) -> None:
         patches = split(image, grid)
         rebuilt = own_reconstruction(bench, bench.trained, auto)(patches)
         merged = merge(rebuilt, grid, size, weights)
-        own_residual = residual_of(config.residual)
-        mapped = own_residual(image[None], merged[None])[0]
+        compare = residual_of(config.mapped)
+        mapped = compare(image[None], Decoded(merged[None]))[0]
     each = operations(bench, backward=False)
 
     def tell(milliseconds: float, result: Tensor) -> dict[str, float]:
@@ -769,7 +786,7 @@ def parts(bench: Bench, image: Tensor) -> None:
             "index_add": lambda: lambda: tables.merge_by_addition(rebuilt),
         },
         "residual": {
-            "flawmap": lambda: lambda: own_residual(image[None], merged[None])[0],
+            "flawmap": lambda: lambda: compare(image[None], Decoded(merged[None]))[0],
             "bands kept": lambda: lambda: inspector.residual(image, merged),
         },
         "smoothing": {

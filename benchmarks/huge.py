@@ -23,10 +23,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from flawmap.commands.train import train
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
 from flawmap.data.synthetic import texture
 from flawmap.imaging.writing import write_image
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 from measuring import Row, parsed, parser, report, watched
 
 TILE = 512  # side of the piece of cloth that is repeated, pixels

@@ -25,13 +25,15 @@ from torch import Tensor, nn
 
 import flawmap
 import step
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
+from flawmap.core.runtime import Runtime
 from flawmap.data.finding import find_images
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import good_images
 from flawmap.imaging.morphology import opened
 from flawmap.imaging.writing import write_image
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 from flawmap.nets.ssim import CONSTANTS, window_weights
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, save_artifact
@@ -40,7 +42,8 @@ from measuring import Row, medians, parsed, parser, report
 
 SIZE, LATENT, STRIDE, SEED = (1024, 696), 500, 30, 0
 CHANGES = {
-    "model": {"latent": LATENT, "channels": 1},
+    "model": {"channels": 1},
+    "method": {"latent": LATENT},
     "tiling": {"stride": STRIDE},
     "residual": {"ssim": {"constants": "wang"}},
 }
@@ -122,19 +125,22 @@ def rate(precision: torch.dtype) -> float:
 
 
 def whole_image(detector: Detector, path: Path, repeats: int) -> list[Row]:
-    network = step.plain_copy(Detector.of(detector.artifact, device="cpu", precision="float32").network)  # type: ignore[arg-type]
-    exact = Detector.of(detector.artifact, device="cpu", precision="float32")
+    own = build_network(detector.config)
+    own.load_state_dict(detector.artifact.weights)
+    network = step.plain_copy(own)
+    exact = Detector.of(detector.artifact, Runtime("cpu", "float32"))
     works: dict[str, Callable[[], object]] = {
         "patch by patch, float32": lambda: by_patches(network, detector, path),
         "flawmap, float32": lambda: exact.inspect(path),
     }
-    if detector.precision != torch.float32:
+    if detector.scorer.precision != torch.float32:
         works["flawmap"] = lambda: detector.inspect(path)
     rows = medians("inspection", "file to mask", works, repeats, warm=1)
     image = detector.read(path).pixels
     count = len(Grid(detector.config.model.patch, detector.config.tiling.stride).positions(image.shape[:2]))
     needed = count * operations(network, detector.config.model.patch)
-    rows[-1].figures = {"patches": count, "GFLOP": needed / 1e9, "floor ms": 1e3 * needed / rate(detector.precision)}
+    floor = 1e3 * needed / rate(detector.scorer.precision)
+    rows[-1].figures = {"patches": count, "GFLOP": needed / 1e9, "floor ms": floor}
     return rows
 
 
@@ -181,14 +187,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for path, image in zip(paths, images, strict=True):
                 write_image(path, np.rint(image * 255).astype(np.uint8))
         detector = (
-            Detector.load(given.model, device="cpu") if given.model else Detector.of(born(images[:5]), device="cpu")
+            Detector.load(given.model, Runtime("cpu")) if given.model else Detector.of(born(images[:5]), Runtime("cpu"))
         )
         rows = [
             *whole_image(detector, paths[0], given.repeats),
             *latencies(detector, given.repeats),
             *folder(detector, paths, work),
         ]
-    report(rows, given, precision=str(detector.precision).removeprefix("torch."), latent=detector.config.model.latent)
+    precision = str(detector.scorer.precision).removeprefix("torch.")
+    report(rows, given, precision=precision, method=detector.config.method.name)
     return 0
 
 

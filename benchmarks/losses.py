@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flawmap.core.settings import LossSettings, SSIMSettings
+from flawmap.core.settings import SSIMSettings
 from flawmap.methods.losses import ssim_loss
 from measuring import Row, medians, parsed, parser, report
 
 SHAPES = ((32, 1, 128, 128), (1, 1, 1024, 1024), (8, 3, 256, 256))
-SETTINGS = LossSettings(ssim=SSIMSettings(window="gaussian", size=11, constants="wang"))
+SETTINGS = SSIMSettings(window="gaussian", size=11, constants="wang")
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

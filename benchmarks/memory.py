@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from flawmap.core.overrides import override, to_toml
+from flawmap.methods.overrides import override, to_toml
 from measuring import Row, parsed, parser, report, watched
 from paper import plan, runs
 

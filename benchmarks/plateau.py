@@ -22,22 +22,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
-from flawmap.core.settings import Config
 from flawmap.data.layouts import find_dataset
-from flawmap.data.loading import LoadStatistics, pieces
+from flawmap.data.loading import LoadStatistics, training_images
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.splits import ImageRegion
 from flawmap.data.synthetic import good_images
-from flawmap.methods.gradient import ROW_STEPS, Initialise, Progress, fit
-from flawmap.methods.losses import ssim_loss
+from flawmap.methods.autoencoder import Initialise, objective_of, train_network
+from flawmap.methods.config import Config
+from flawmap.methods.gradient import ROW_STEPS
+from flawmap.methods.interface import FitContext, Progress
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 from flawmap.nets.autoencoder import Autoencoder
 from flawmap.nets.initialisation import initialise
 
 STEPS, LEFT = 400, 0.9
 REAL: dict[str, tuple[str, dict[str, Any]]] = {
-    "nanotwice": ("nanotwice", {"model": {"latent": 500}}),
+    "nanotwice": ("nanotwice", {"method": {"latent": 500}}),
     "fabric03": ("aitex_fabric03", {"images": {"roi": {"box": (1280, 0, 4050, 256)}}}),
     "grid": ("mvtec_grid_512", {"images": {"scale": 0.5}}),
 }
@@ -70,20 +71,20 @@ class _LeftError(Exception):
     """Raised from within a training to stop it."""
 
 
-def step_of_leaving(config: Config, source: PatchSource, birth: Initialise) -> int | None:
+def step_of_leaving(config: Config, source: PatchSource, start: Initialise) -> int | None:
     """The step at which a training has left the plateau; None if it has not within its steps."""
     patches = torch.from_numpy(source.sample(64, np.random.default_rng(0)))
-    flat = float(ssim_loss(patches, patches.mean(dim=(2, 3), keepdim=True).expand_as(patches), config.loss))
-    mean = flat
+    constant = float(objective_of(config).constant(patches))
+    mean = constant
 
     def watch(progress: Progress) -> None:
         nonlocal mean
         mean = 0.9**ROW_STEPS * mean + (1 - 0.9**ROW_STEPS) * progress.row.loss
-        if mean < LEFT * flat:
+        if mean < LEFT * constant:
             raise _LeftError(progress.row.step)
 
     try:
-        fit(config, source, observe=watch, birth=birth)
+        train_network(config, source, FitContext(on_progress=watch), initialise=start)
     except _LeftError as left:
         return int(left.args[0])
     return None
@@ -99,7 +100,7 @@ def sources(data: Path | None) -> dict[str, tuple[Config, PatchSource]]:
     for name, (folder, changes) in REAL.items():
         config = override(base, changes)
         good = [ImageRegion(sample.path, "") for sample in find_dataset(data / folder).select("train", "good")]
-        found[name] = (config, PatchSource(pieces(good, config.images, LoadStatistics()), config.model.patch))
+        found[name] = (config, PatchSource(training_images(good, config.images, LoadStatistics()), config.model.patch))
     return found
 
 

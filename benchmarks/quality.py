@@ -20,16 +20,16 @@ from pathlib import Path
 from torch import nn
 from torch.utils.data import DataLoader
 
-from flawmap.core.device import kept_memory
-from flawmap.core.overrides import override
-from flawmap.core.settings import Config
+from flawmap.core.runtime import Runtime
 from flawmap.data.layouts import find_dataset
-from flawmap.data.loading import LoadStatistics, pieces
+from flawmap.data.loading import LoadStatistics, training_images
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.splits import split_dataset
 from flawmap.evaluation.evaluate import unseen_samples
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.config import Config
 from flawmap.methods.gradient import learning_rate
-from flawmap.methods.table import build_network
+from flawmap.methods.overrides import override
 from flawmap.reporting.charts import COLOURS, blank_figure, dress, save_figure
 from flawmap.scoring.model_file import Artifact
 from measuring import Row, parsed, parser, report
@@ -59,22 +59,22 @@ def trained(advance: Advance, steps: int, looks: int, score: Callable[[], dict[s
         yield Row("quality", f"step {look}", "", figures=figures)
 
 
-def scoring(data: Path, row: plan.Training, config: Config) -> tuple[list[TrainingImage], Score]:
+def scoring(data: Path, row: plan.RunSpec, config: Config) -> tuple[list[TrainingImage], Score]:
     """What the row trains on, and what tells a network's AUROC on the set's unseen images for each way of scoring."""
     dataset = find_dataset(data / row.dataset.folder)
     split = split_dataset(dataset.samples, config.images, config.split, config.model.patch)
-    good = list(pieces(split.train, config.images, LoadStatistics()))
+    good = list(training_images(split.train, config.images, LoadStatistics()))
     samples = unseen_samples(dataset, split)
 
     def score(network: nn.Module) -> dict[str, float]:
         copied = build_network(config)
         for ours, theirs in zip(copied.parameters(), network.parameters(), strict=True):
             ours.data.copy_(theirs.data)
-        artifact = Artifact(config, copied.state_dict(), None, {}, {})
+        artifact = Artifact(config, copied.state_dict())
         areas = {"training": split.train, "held_out": split.validation}
-        detectors = runs.detectors_of(artifact, plan.scorings(row), **areas, device="cpu", precision="auto")
-        pools = runs.score_all(detectors, samples, lambda done, total, what: None)
-        return {name: float(pool.defective.result()["auroc"]) for name, pool in pools.items()}
+        detectors = runs.detectors_of(artifact, plan.scorings(row), **areas, runtime=Runtime("cpu"))
+        pools = runs.score_all(detectors, samples)
+        return {name: float(pool.defective.result().to_dict()["auroc"]) for name, pool in pools.items()}
 
     return good, score
 
@@ -132,9 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     network = born(config, source)
     advance = flawmap_step(network, source, config, lambda step: learning_rate(step, given.steps, config.training))
     rows: list[Row] = []
-    with kept_memory():  # as `flawmap.training.fit` does
-        for found in trained(advance, given.steps, given.looks, lambda: score(network)):
-            rows.append(_told(found, "flawmap"))
+    for found in trained(advance, given.steps, given.looks, lambda: score(network)):
+        rows.append(_told(found, "flawmap"))
     if given.plain_steps:
         plain = plain_copy(born(config, source))
         crops = Crops([piece.pixels for piece in good], config.model.patch)

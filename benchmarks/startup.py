@@ -20,7 +20,7 @@ COMMANDS = {
     "import flawmap": ["-c", "import flawmap"],
     "flawmap --help": ["-m", "flawmap", "--help"],
     "flawmap train --help": ["-m", "flawmap", "train", "--help"],
-    "flawmap train --stride x": ["-m", "flawmap", "train", "here", "--stride", "x"],
+    "flawmap train --steps x": ["-m", "flawmap", "train", "here", "--steps", "x"],
     "flawmap inspect --help": ["-m", "flawmap", "inspect", "--help"],
 }
 

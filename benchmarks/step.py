@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from flawmap.core.overrides import override
-from flawmap.core.presets import preset
-from flawmap.core.settings import Config
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import good_images
-from flawmap.methods.gradient import Patches, _Stepper
-from flawmap.methods.table import build_network
+from flawmap.methods.autoencoder import build_network, objective_of
+from flawmap.methods.config import Config
+from flawmap.methods.gradient import _Stepper
+from flawmap.methods.interface import Patches
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 from flawmap.nets.initialisation import initialise
 from measuring import medians, parsed, parser, report
 
@@ -100,7 +101,7 @@ def flawmap_step(
     """rate: Adam's, at a step from 0."""
     placed = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(placed.parameters(), lr=RATE, fused=True)
-    stepper, steps = _Stepper(config, source, CPU), count()
+    stepper, steps = _Stepper(config.training, objective_of(config), source), count()
 
     def once() -> float:
         step = next(steps)
@@ -154,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--losses", type=int, default=0, help="steps to compare both losses over")
     given = parsed(options, arguments)
-    config = override(preset("fast"), {"model": {"latent": 500, "channels": 1}, "training": {"batch": BATCH}})
+    changes = {"model": {"channels": 1}, "method": {"latent": 500}, "training": {"batch": BATCH}}
+    config = override(preset("fast"), changes)
     images = list(good_images("fibres", IMAGES, SIZE, SEED))
     source = PatchSource(map(TrainingImage, images), config.model.patch)
     loader = cycle(DataLoader(Crops(images, config.model.patch), BATCH, shuffle=True))
