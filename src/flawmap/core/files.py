@@ -6,15 +6,12 @@ import hashlib
 import os
 import platform
 import re
-import secrets
 import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-
-import psutil
 
 from flawmap.core.errors import InputError, OutputError
 
@@ -34,7 +31,7 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
         OutputError: the file cannot be written: no such folder, no right, no room. An OSError of the block that names
             another file is not changed.
     """
-    part = path.with_name(f"{_PART}{os.getpid()}-{secrets.token_hex(8)}")
+    part = path.with_name(f"{_PART}{os.getpid()}-{os.urandom(8).hex()}")
     try:
         yield part
         if durable:
@@ -52,6 +49,8 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 def clean_stale_parts(folder: Path) -> None:
     """Remove the parts that killed processes of this machine left in a folder and the folders below it."""
+    import psutil  # noqa: PLC0415 - not for --help
+
     for part in folder.rglob(f"{_PART}*"):
         process = part.name.removeprefix(_PART).partition("-")[0]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
