@@ -55,6 +55,11 @@ bench-long: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/memory.py $(FLAWMAP_DATA)
 	$(BIN)/python benchmarks/quality.py $(FLAWMAP_DATA)
 
+# Damaged image files of every format, for an hour or MINUTES=N: each gives an image or an error with its name.
+MINUTES ?= 60
+soak: $(VENV)/installed-dev
+	nice $(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flawmap needs Python 3.11 or newer, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)

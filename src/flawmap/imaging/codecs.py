@@ -6,6 +6,7 @@ its pixels is decoded. Only regular files are opened: reading a pipe would wait 
 
 from __future__ import annotations
 
+import io
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,6 +144,20 @@ def _format(path: Path, file: IO[bytes]) -> str:
     return name
 
 
+class _BoundedReader(io.BufferedReader):
+    """A file that makes no room for more bytes than it has: damaged headers ask libraries to read gigabytes."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        super().__init__(file)
+        self._size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = max(0, min(size, self._size - self.tell()))
+        return super().read(size)
+
+
 def _file(path: Path) -> IO[bytes]:
     with _system_errors(path):
         mode = path.stat().st_mode
@@ -150,7 +165,7 @@ def _file(path: Path) -> IO[bytes]:
             raise InputError(f"{path} is a folder, an image file is needed")
         if not stat.S_ISREG(mode):
             raise InputError(f"{path} is not a regular file; pipes, sockets and devices are not read")
-        return path.open("rb")
+        return _BoundedReader(io.FileIO(path))
 
 
 @contextmanager

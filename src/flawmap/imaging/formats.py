@@ -65,7 +65,7 @@ def format_of(path: Path, start: bytes) -> str:
     if name := _known(start, _SIGNATURES):
         return name
     if name := _known(start, _FOREIGN):
-        raise InputError(f"{path} is a {name} file, a format that flawmap does not read; convert it to {READ}")
+        raise InputError(f"{path} is {name}, a format that flawmap does not read; convert it to {READ}")
     raise InputError(f"{path} is no known image, whatever its name says; convert it to {READ}")
 
 

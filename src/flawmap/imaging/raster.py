@@ -50,7 +50,7 @@ def open_raster(path: Path, file: IO[bytes], name: str) -> WholeSource:
         raise InputError(f"{path} is an animation of {frames} frames; save the one you need as a file of its own")
     if image.mode not in (*_GREY_MODES, *_COLOUR_MODES, "P", "I", "I;16"):
         raise InputError(f"{path} has Pillow's mode {image.mode}, which is not supported; save it as grey or RGB")
-    grey = image.mode in _GREY_MODES or (image.mode == "P" and _grey_palette(image))
+    grey = image.mode in _GREY_MODES or (image.mode == "P" and _grey_palette(path, image))
     if depth == 16:  # Pillow's mode is RGBA for grey with alpha then
         grey = colour_type in _PNG_GREY
     notes: list[str] = []
@@ -110,9 +110,10 @@ def _png_samples(path: Path, file: IO[bytes]) -> tuple[int, int]:
     return start[24], start[25]
 
 
-def _grey_palette(image: ImageFile.ImageFile) -> bool:
+def _grey_palette(path: Path, image: ImageFile.ImageFile) -> bool:
     """Whether all colours of a palette are grey. Pillow's `getpalette` would decode the pixels first."""
-    assert image.palette is not None
+    if image.palette is None:
+        raise damaged(path, str(image.format), "its palette is missing")
     order, colours = image.palette.getdata()
     entries = len(colours) // len(order)
-    return is_grey(np.frombuffer(colours, np.uint8, entries * len(order)).reshape(entries, -1)[:, :3])
+    return is_grey(np.frombuffer(colours, np.uint8, entries * len(order)).reshape(entries, len(order))[:, :3])

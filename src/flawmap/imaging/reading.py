@@ -297,5 +297,6 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None, *, value: int | 
         finite(values, str(path))
     if value is not None:
         return np.asarray(values == value, dtype=np.bool_)
-    half = decoded.full or np.iinfo(values.dtype).max if header.lossy else 0
-    return np.asarray(values > half // 2, dtype=np.bool_)
+    lossy = header.lossy and values.dtype.kind in "ui"
+    least = (decoded.full or np.iinfo(values.dtype).max) // 2 if lossy else 0
+    return np.asarray(values > least, dtype=np.bool_)

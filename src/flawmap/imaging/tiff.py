@@ -104,18 +104,25 @@ def _facts(page: Any, image: int, file_size: int) -> _Facts:
         samples=samples,
         dtype=None if page.dtype is None else np.dtype(page.dtype),
         bits=None if isinstance(page.bitspersample, tuple) else int(page.bitspersample),
-        photometric=page.photometric,
-        compression=page.compression,
+        photometric=_one(page.photometric),
+        compression=_one(page.compression),
         extra=tuple(int(code) for code in page.extrasamples),
-        orientation=orientation.value if orientation is not None and orientation.value in range(1, 9) else 1,
+        orientation=int(orientation.value) if orientation is not None and orientation.value in range(1, 9) else 1,
         white=white.value if white is not None and isinstance(white.value, int) else None,
         palette=np.asarray(page.colormap).T if page.colormap is not None else None,
         segment=(int(page.tilelength), int(page.tilewidth)) if tiled else (min(int(page.rowsperstrip), height), width),
         plain=plain,
-        offsets=tuple(page.dataoffsets),
-        counts=tuple(page.databytecounts),
+        offsets=tuple(int(offset) for offset in page.dataoffsets),
+        counts=tuple(int(count) for count in page.databytecounts),
         file_size=file_size,
     )
+
+
+def _one(value: Any) -> Any:
+    """The number that a tag holds; damaged ones may hold several."""
+    if not isinstance(value, int):
+        raise ValueError(f"a tag holds {value}, one number is needed")
+    return value
 
 
 def _refuse_unsupported(path: Path, facts: _Facts) -> None:
@@ -155,7 +162,7 @@ def _channels(path: Path, facts: _Facts, kind: str) -> int:
             "grey, grey with alpha, RGB and RGBA are supported: save the channels you need"
         )
     if kind == "palette":
-        if facts.palette is None or facts.palette.ndim != 2 or facts.palette.shape[1] != 3:
+        if facts.palette is None or facts.palette.ndim != 2 or not facts.palette.size:
             raise damaged(path, "TIFF", "its palette is missing")
         return 1 if is_grey(facts.palette) else 3
     return 1 if base == 1 else 3

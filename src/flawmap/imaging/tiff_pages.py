@@ -16,6 +16,7 @@ from flawmap.imaging.decoded import decoding
 _SUBFILE_TYPE = 254  # the tag NewSubfileType
 _REDUCED, _TRANSPARENCY = 1, 4  # its bits
 _PAGES = 10_000  # more are refused
+_TAGS = 4096  # of a page; more are refused, by tifffile too
 
 
 class Place(NamedTuple):
@@ -49,6 +50,8 @@ def _directories(tiff: tifffile.TiffFile) -> list[int]:
     while place and place not in seen and len(found) <= _PAGES:
         file.seek(place)
         (tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+        if tags > _TAGS:
+            raise ValueError(f"a page has {tags} tags, at most {_TAGS} are read")
         entries = file.read(tags * form.tagsize)
         if not _subfile_type(entries, form) & (_REDUCED | _TRANSPARENCY):
             found.append(len(seen))
