@@ -4,11 +4,20 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from flawmap.core.errors import InputError
 from flawmap.core.parallel import LARGE_PIXELS, parallel_map
+from flawmap.core.runtime import Runtime
+from flawmap.data.synthetic import texture
+from flawmap.imaging.threads import one_opencv_thread
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.overrides import parse
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.model_file import Artifact
 
 PATIENCE = 60.0  # seconds until a test that waits for another thread fails instead of hanging
 
@@ -115,6 +124,15 @@ def test_small_images_go_on_beside_a_large_one() -> None:
         torch.set_num_threads(before)
 
 
+def test_opencv_computes_on_the_calling_thread_meanwhile() -> None:
+    """And on as many as before afterwards, also after an error."""
+    before = cv2.getNumThreads()
+    with pytest.raises(ZeroDivisionError), one_opencv_thread():
+        assert cv2.getNumThreads() == 1
+        _ = 1 / 0
+    assert cv2.getNumThreads() == before
+
+
 def test_an_item_whose_size_cannot_be_read_is_left_to_the_function() -> None:
     """It meets the same error, and handles it or not."""
 
@@ -122,3 +140,14 @@ def test_an_item_whose_size_cannot_be_read_is_left_to_the_function() -> None:
         raise InputError("no header")
 
     assert list(parallel_map(str, [1, 2], pixels=unreadable)) == ["1", "2"]
+
+
+def test_a_detector_gives_the_same_bits_side_by_side_and_alone(cores: int) -> None:
+    """On one core or on all of them, whatever other threads score meanwhile."""
+    config = parse({"model": {"patch": 32, "channels": 1}, "method": {"latent": 4}, "tiling": {"stride": 16}})
+    artifact = Artifact(config, build_network(config).state_dict(), 0.1)
+    detector = Detector.of(artifact, Runtime(device="cpu", precision="float32"))
+    images = [texture("cloth", (70 + 10 * seed, 90), seed) for seed in range(6)]
+    alone = [detector.score(image) for image in images]
+    found = list(parallel_map(detector.score, images, pixels=lambda image: LARGE_PIXELS + (image.shape[1] % 20 > 0)))
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, alone, strict=True))

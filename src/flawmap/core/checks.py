@@ -1,4 +1,4 @@
-"""Checks of what callers pass in. Each raises an InputError that says what was expected, what came, what to do."""
+"""Checks of arguments. Each raises an InputError that says what was expected, what was found, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device and which precision, chosen by the machine or by the user and checked; and the machine's memory."""
+"""The device and the precision, by what the machine has or the user asks for; its free memory and its description."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEMBERSHIPS, CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup") 
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then Apple's MPS, then the CPU. ConfigError if what is asked for is not there."""
+    """`auto` takes CUDA, then Apple's MPS, then the CPU. ConfigError for a device that is not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -70,7 +70,7 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
 
 
 def describe_machine() -> dict[str, object]:
-    """What a figure's reader needs to know of the machine: processor, cores, torch, device."""
+    """The machine on which figures were measured: processor, threads, torch, GPU, and whether bfloat16 is native."""
     return {
         "platform": platform.platform(terse=True),
         "processor": _processor().get("cpu_name") or platform.processor() or platform.machine(),

@@ -1,4 +1,4 @@
-"""The one family of exceptions. Every message says what was expected, what came, and what to do."""
+"""The one family of exceptions. Every message says what was expected, what was found, and what to do."""
 
 
 class FlawmapError(Exception):
@@ -6,7 +6,7 @@ class FlawmapError(Exception):
 
 
 class InputError(FlawmapError, ValueError):
-    """An image, mask, array or path is not what the call needs."""
+    """An image, mask, array or path does not meet what the call needs."""
 
 
 class OutputError(InputError):
@@ -14,7 +14,7 @@ class OutputError(InputError):
 
 
 class ConfigError(FlawmapError, ValueError):
-    """A setting makes no sense, alone or beside another one."""
+    """A setting makes no sense, alone or together with another one."""
 
 
 class ArtifactError(FlawmapError, ValueError):
