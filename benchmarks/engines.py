@@ -2,8 +2,8 @@
 
     python benchmarks/engines.py [--repeats 15] [--threads N] [--json FILE]
 
-The network of table 1 with 500 latent dimensions, born on random patches of 128 pixels: how long a pass takes does not
-depend on its weights. Medians of passes, one engine after the other: the threads of one would get in the other's way if
+The network of table 1 with 500 latent dimensions, initialised on random patches of 128 pixels: how long a pass takes
+does not depend on its weights. Medians of passes, one engine after the other: the threads of one would get in the other's way if
 they took turns. A detector gives PyTorch batches of up to 32 and the other engines single patches. "times" is how many
 times as fast as PyTorch in float32. Engines that are not installed are left out, and it says so.
 """
@@ -36,11 +36,11 @@ VARIANTS = (
     ("openvino", torch.bfloat16),
 )
 BATCHES = (1, 8, 32)
-BIRTH, SEED = 32, 0
+INIT_PATCHES, SEED = 32, 0
 CPU = torch.device("cpu")
 
 
-def born(config: Config, patches: Tensor) -> Autoencoder:
+def initialised(config: Config, patches: Tensor) -> Autoencoder:
     network = build_network(config)
     initialise(network, patches, SEED)
     return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
@@ -61,7 +61,7 @@ def started(engine: str, network: Autoencoder, precision: torch.dtype) -> Recons
 def measure(config: Config, batches: Sequence[int], repeats: int) -> list[Row]:
     """A row for each batch size and variant; of one that cannot run here, a row that says why."""
     side, generator = config.model.patch, torch.Generator().manual_seed(SEED)
-    patches = torch.rand(max(BIRTH, *batches), config.model.channels or 1, side, side, generator=generator)
+    patches = torch.rand(max(INIT_PATCHES, *batches), config.model.channels or 1, side, side, generator=generator)
     runs: dict[str, Reconstruct] = {}
     missing: dict[str, str] = {}
     for engine, precision in VARIANTS:
@@ -70,7 +70,7 @@ def measure(config: Config, batches: Sequence[int], repeats: int) -> list[Row]:
             missing[name] = "left out: this processor has no bfloat16"
             continue
         try:
-            runs[name] = started(engine, born(config, patches[:BIRTH]), precision)
+            runs[name] = started(engine, initialised(config, patches[:INIT_PATCHES]), precision)
         except InputError as error:
             missing[name] = f"left out: {error}"
     rows: list[Row] = []

@@ -188,7 +188,7 @@ class Bench:
         return PatchSource((TrainingImage(image.transpose(1, 2, 0)) for image in self.images), self.sizes.patch)
 
     @cached_property
-    def newborn(self) -> Autoencoder:
+    def initial(self) -> Autoencoder:
         """The network as training begins with it, on the CPU."""
         network = build_network(self.config)
         initialise(network, torch.from_numpy(self.source.sample(64, np.random.default_rng(0))), 0)
@@ -196,9 +196,9 @@ class Bench:
 
     @cached_property
     def trained(self) -> Autoencoder:
-        """The network after a short training, on the device: residuals of a newborn one would be noise."""
+        """The network after a short training, on the device: residuals of an initial one would be noise."""
         steps, count = self.sizes.trained
-        network = self.network(self.newborn, channels_last=True)
+        network = self.network(self.initial, channels_last=True)
         variant = Variant("", TUNED, choose_precision("auto", self.where))
         step = training_step(self, variant, count, Feeder(self, count), network)
         with switched(TUNED):
@@ -549,7 +549,7 @@ def prepared_step(bench: Bench, variant: Variant, count: int) -> Callable[[], Te
     """A step with everything around it: a fresh network, where its batches come from, and the graph."""
     if variant.graph and bench.where.type != "cuda":
         raise Absent("CUDA graphs need CUDA")
-    network = bench.network(bench.newborn, channels_last=variant.channels_last)
+    network = bench.network(bench.initial, channels_last=variant.channels_last)
     feed: Callable[[], Tensor] = Feeder(bench, count) if variant.from_host else partial(bench.drawn, count)
     if not variant.graph:
         return training_step(bench, variant, count, feed, network)
@@ -567,7 +567,7 @@ def prepared_step(bench: Bench, variant: Variant, count: int) -> Callable[[], Te
 
 def operations(bench: Bench, *, backward: bool) -> int:
     """Floating-point operations of the network for one patch: forward, and with them those of the backward pass."""
-    network, side = copy.deepcopy(bench.newborn), bench.sizes.patch
+    network, side = copy.deepcopy(bench.initial), bench.sizes.patch
     with FlopCounterMode(display=False) as counter:
         total = network(torch.rand(1, 1, side, side)).sum()
         if backward:
@@ -627,7 +627,7 @@ def fitted(bench: Bench, count: int) -> Measured:
         speeds.append(progress.patches_per_second)
 
     def initial(network: Autoencoder, patches: Tensor, seed: int) -> None:
-        network.load_state_dict(bench.newborn.state_dict())
+        network.load_state_dict(bench.initial.state_dict())
 
     context = FitContext(on_progress=observe)
     train_network(override(bench.config, changes), bench.source, context, initialise=initial)

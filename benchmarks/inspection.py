@@ -2,8 +2,8 @@
 
     python benchmarks/inspection.py [--repeats 7] [--threads N] [--images 8] [--model FILE --data FOLDER] [--json FILE]
 
-Without a model, one of table 1 with 500 latent dimensions is born on fibres like NanoTWICE's: how long it takes does
-not depend on the weights. The image has 1024 x 696 pixels, the stride is 30: 620 patches. The plain script is what one
+Without a model, one of table 1 with 500 latent dimensions is initialised on fibres like NanoTWICE's: how long it takes
+does not depend on the weights. The image has 1024 x 696 pixels, the stride is 30: 620 patches. The plain script is what one
 would write: patches one by one through the network in contiguous float32, added up where they overlap, SSIM by grouped
 convolutions, one grey opening, a threshold. "times" is how many times as fast as the first row of the case. Floor: the
 network's operations at the rate of this machine's largest product of matrices in the same numbers, measured beside it.
@@ -51,10 +51,10 @@ SIDES = (128, 256, 512)  # of small images, for their latency
 PRODUCT = 2048  # side of the matrices whose product gives the rate
 
 
-def born(images: Sequence[NDArray[np.float32]]) -> Artifact:
+def initialised(images: Sequence[NDArray[np.float32]]) -> Artifact:
     """A model that was not trained, with a threshold."""
     config = override(preset("fast"), CHANGES)
-    network = step.born(config, PatchSource(map(TrainingImage, images), config.model.patch))
+    network = step.initialised(config, PatchSource(map(TrainingImage, images), config.model.patch))
     return Artifact(config, network.state_dict(), 0.9, {}, {"data": {"split": {}}})
 
 
@@ -187,7 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for path, image in zip(paths, images, strict=True):
                 write_image(path, np.rint(image * 255).astype(np.uint8))
         detector = (
-            Detector.load(given.model, Runtime("cpu")) if given.model else Detector.of(born(images[:5]), Runtime("cpu"))
+            Detector.load(given.model, Runtime("cpu"))
+            if given.model
+            else Detector.of(initialised(images[:5]), Runtime("cpu"))
         )
         rows = [
             *whole_image(detector, paths[0], given.repeats),

@@ -1,8 +1,8 @@
 """Does SSIM training leave its plateau? Seeds, data sets and initialisations, with the step at which each run leaves.
 
-    python benchmarks/plateau.py                        fresh births, 5 seeds, synthetic fibres: a few minutes
+    python benchmarks/plateau.py                        fresh initialisations, 5 seeds, synthetic fibres: a few minutes
     python benchmarks/plateau.py --seeds 20 --data DIR   the full run on NanoTWICE, fabric 03 and grid
-    python benchmarks/plateau.py --births ours,he,default --seeds 3
+    python benchmarks/plateau.py --initialisations ours,he,default --seeds 3
 
 A run has left once the running mean of its loss (weight 0.1 on the newest) is below 0.9 of a flat reconstruction's.
 Each run stops there, or after 400 steps. The table is the result; `--json FILE` keeps it.
@@ -64,7 +64,7 @@ def default(network: Autoencoder, patches: Tensor, seed: int) -> None:
             layer.reset_parameters()
 
 
-BIRTHS: dict[str, Initialise] = {"ours": initialise, "he": he, "default": default}
+INITIALISATIONS: dict[str, Initialise] = {"ours": initialise, "he": he, "default": default}
 
 
 class _LeftError(Exception):
@@ -108,7 +108,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, help="folder of the real data sets [synthetic fibres]")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--births", default="ours", help=f"of {', '.join(BIRTHS)}")
+    parser.add_argument("--initialisations", default="ours", help=f"of {', '.join(INITIALISATIONS)}")
     parser.add_argument("--sets", default="", help="of the real sets, by name [all]")
     parser.add_argument("--json", type=Path, help="file to keep the table in")
     arguments = parser.parse_args()
@@ -116,18 +116,18 @@ def main() -> int:
     for name, (config, source) in sources(arguments.data).items():
         if arguments.sets and name not in arguments.sets.split(","):
             continue
-        for birth in arguments.births.split(","):
+        for start in arguments.initialisations.split(","):
             started, left = time.monotonic(), []
             for seed in range(arguments.seeds):
                 changes = {"training": {"steps": STEPS, "seed": seed, "plateau_steps": 0}}
-                left.append(step_of_leaving(override(config, changes), source, BIRTHS[birth]))
+                left.append(step_of_leaving(override(config, changes), source, INITIALISATIONS[start]))
             gone = sorted(step for step in left if step is not None)
-            row = {"set": name, "birth": birth, "seeds": len(left), "left": len(gone), "steps": left}
+            row = {"set": name, "initialisation": start, "seeds": len(left), "left": len(gone), "steps": left}
             rows.append(row)
             spread = f"steps {gone[0]} to {gone[-1]}, median {gone[len(gone) // 2]}" if gone else "-"
             seconds = time.monotonic() - started
             print(
-                f"{name:18} {birth:8} {len(gone)} of {len(left)} left within {STEPS}; {spread}; {seconds:.0f} s",
+                f"{name:18} {start:8} {len(gone)} of {len(left)} left within {STEPS}; {spread}; {seconds:.0f} s",
                 flush=True,
             )
     if arguments.json is not None:

@@ -4,7 +4,7 @@
                                  [--threads N] [--json FILE] [--picture FILE]
 
 A row of the plan of `flawmap reproduce` names data set, method and settings; DATA is the folder of the data sets. The
-plain script is that of `step.py`: the same network from the same birth, at a constant rate. At some steps, twice as far
+plain script is that of `step.py`: the same network initialised alike, at a constant rate. At some steps, twice as far
 apart each time, the network is scored on all unseen images, as the paper scores and as the data set's own settings do.
 Minutes are of training alone. The figures say what training longer would buy; they choose nothing.
 """
@@ -34,7 +34,7 @@ from flawmap.reporting.charts import COLOURS, blank_figure, dress, save_figure
 from flawmap.scoring.model_file import Artifact
 from measuring import Row, parsed, parser, report
 from paper import plan, runs
-from step import Crops, born, flawmap_step, plain_copy, plain_step
+from step import Crops, flawmap_step, initialised, plain_copy, plain_step
 
 GOALS = (0.90, 0.95, 0.966)
 
@@ -129,13 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     good, score = scoring(given.data, row, config)
     source = PatchSource(good, config.model.patch)
-    network = born(config, source)
+    network = initialised(config, source)
     advance = flawmap_step(network, source, config, lambda step: learning_rate(step, given.steps, config.training))
     rows: list[Row] = []
     for found in trained(advance, given.steps, given.looks, lambda: score(network)):
         rows.append(_told(found, "flawmap"))
     if given.plain_steps:
-        plain = plain_copy(born(config, source))
+        plain = plain_copy(initialised(config, source))
         crops = Crops([piece.pixels for piece in good], config.model.patch)
         once = plain_step(plain, cycle(DataLoader(crops, config.training.batch, shuffle=True)))
         for found in trained(once, given.plain_steps, given.looks, lambda: score(plain)):

@@ -57,7 +57,7 @@ class Crops(Dataset[Tensor]):
         return image[:, top : top + self.side, left : left + self.side]
 
 
-def born(config: Config, source: PatchSource) -> nn.Module:
+def initialised(config: Config, source: PatchSource) -> nn.Module:
     """The network of flawmap, initialised on patches."""
     network = build_network(config)
     initialise(network, torch.from_numpy(source.cut(source.draw(64, np.random.default_rng(SEED)))), SEED)
@@ -161,14 +161,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = PatchSource(map(TrainingImage, images), config.model.patch)
     loader = cycle(DataLoader(Crops(images, config.model.patch), BATCH, shuffle=True))
     works = {
-        "plain script": plain_step(plain_copy(born(config, source)), loader),
-        "flawmap": flawmap_step(born(config, source), source, config),
+        "plain script": plain_step(plain_copy(initialised(config, source)), loader),
+        "flawmap": flawmap_step(initialised(config, source), source, config),
     }
     rows = medians("step", f"{BATCH} patches", works, given.repeats)
     for row in rows:
         assert row.milliseconds is not None
         row.figures["patches/s"] = 1e3 * BATCH / row.milliseconds
-    curves = losses_of(born(config, source), born(config, source), source, config, given.losses)
+    curves = losses_of(initialised(config, source), initialised(config, source), source, config, given.losses)
     report(rows, given, {"losses": curves})
     names = list(curves)[1:]
     for place, *losses in zip(*curves.values(), strict=True):

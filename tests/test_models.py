@@ -1,4 +1,4 @@
-"""The network of table 1, and how it is born."""
+"""The network of table 1, and how it is initialised."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def patches_of(kind: str, patch: int, count: int = 32, seed: int = 0, channels: 
     return torch.from_numpy(drawn)
 
 
-def born(patch: int = 32, latent: int = 12, channels: int = 1, seed: int = 0, kind: str = "fibres") -> Autoencoder:
+def initialised(
+    patch: int = 32, latent: int = 12, channels: int = 1, seed: int = 0, kind: str = "fibres"
+) -> Autoencoder:
     network = Autoencoder(NetworkShape(patch=patch, latent=latent, channels=3 if channels == 3 else 1))
     initialise(network, patches_of(kind, patch, channels=channels), seed)
     return network
@@ -124,21 +126,21 @@ def test_leaky_relu_follows_every_layer_but_the_two_last() -> None:
 
 def test_a_reconstruction_does_not_depend_on_its_batch() -> None:
     """Nothing in the network joins the patches of a batch."""
-    network, patches = born(), patches_of("cloth", 32, count=6)
+    network, patches = initialised(), patches_of("cloth", 32, count=6)
     with torch.no_grad():
         whole = network(patches)
         for n in range(6):
             torch.testing.assert_close(network(patches[n : n + 1])[0], whole[n], rtol=1e-5, atol=1e-6)
 
 
-# --- birth
+# --- initialisation
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_layer_is_born_with_mean_0_and_variance_1(channels: int) -> None:
+def test_every_layer_starts_with_mean_0_and_variance_1(channels: int) -> None:
     """On the given patches each convolution's output is centred per channel and has unit variance over all."""
     patches = patches_of("fibres", 32, channels=channels)
-    network = born(channels=channels)
+    network = initialised(channels=channels)
     *hidden, last = outputs_of(network, patches).values()
     for output in hidden:
         assert output.mean(dim=(0, 2, 3)).abs().max() < 1e-4
@@ -149,9 +151,9 @@ def test_every_layer_is_born_with_mean_0_and_variance_1(channels: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_decoder_layer_is_born_the_adjoint_of_its_mirror(channels: int) -> None:
+def test_every_decoder_layer_starts_as_the_adjoint_of_its_mirror(channels: int) -> None:
     """<A x, y> = <x, A^T y> for each pair of layers, biases aside, up to one positive factor a pair."""
-    network = born(channels=channels)
+    network = initialised(channels=channels)
     generator = torch.Generator().manual_seed(0)
     sides = [32, 16, 8, 8, 4, 4, 2, 2, 2]
     for side, forth, back in zip(
@@ -168,13 +170,13 @@ def test_every_decoder_layer_is_born_the_adjoint_of_its_mirror(channels: int) ->
 
 
 def test_one_seed_gives_the_same_bits_and_another_gives_others() -> None:
-    """Birth is a function of the seed and the patches alone."""
-    first, again, other = born(seed=3), born(seed=3), born(seed=4)
+    """Initialisation is a function of the seed and the patches alone."""
+    first, again, other = initialised(seed=3), initialised(seed=3), initialised(seed=4)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(next(first.parameters()), next(other.parameters()))
 
 
-def test_birth_leaves_the_global_generator_alone() -> None:
+def test_initialisation_leaves_the_global_generator_alone() -> None:
     """Neither reads nor moves the state of torch's own random numbers."""
     network, patches = Autoencoder(NetworkShape(patch=32, latent=5)), patches_of("twill", 32)
     torch.manual_seed(1)
@@ -187,16 +189,16 @@ def test_birth_leaves_the_global_generator_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, network.parameters(), strict=True))
 
 
-def test_birth_takes_no_gradients_and_leaves_parameters_trainable() -> None:
+def test_initialisation_takes_no_gradients_and_leaves_parameters_trainable() -> None:
     """Parameters still require gradients and hold none."""
-    for parameter in born().parameters():
+    for parameter in initialised().parameters():
         assert parameter.requires_grad
         assert parameter.is_leaf
         assert parameter.grad is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_reconstructions_are_born_similar_to_their_patches(kind: str) -> None:
+def test_reconstructions_start_similar_to_their_patches(kind: str) -> None:
     """On every material the mean correlation of patch and reconstruction is positive before any training."""
     for seed in range(2):
         network = Autoencoder(NetworkShape(patch=64, latent=50))

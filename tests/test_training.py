@@ -325,7 +325,7 @@ def test_a_pool_is_all_that_is_ever_seen_and_each_patch_once_an_epoch() -> None:
     """10 patches, 6 epochs: every pass is another order of the same 10, batches straddling the passes."""
     source = source_of()
     fit(config_of(epochs=6, pool=10, batch=4), source)
-    _, *batches = source.cuts  # the first cut is for the network's birth
+    _, *batches = source.cuts  # the first cut is for the initialisation
     assert [len(batch) for batch in batches] == [4] * 15
     seen = list(itertools.chain(*batches))
     passes = [seen[start : start + 10] for start in range(0, 60, 10)]
@@ -377,11 +377,11 @@ def test_the_optimizer_gets_the_rate_of_the_schedule() -> None:
     config = config_of(**settings)
     rows = fit(config, source_of()).history
     assert [row.rate for row in rows] == [learning_rate(step - 1, 25, config.training) for step in (20, 25)]
-    born = fit(override(config, {"training": {"steps": 1, "warmup": 0, "learning_rate": 1e-30}}), source_of())
+    initialised = fit(override(config, {"training": {"steps": 1, "warmup": 0, "learning_rate": 1e-30}}), source_of())
     moved = fit(override(config, {"training": {"steps": 1, "warmup": 0, "learning_rate": 1e-3}}), source_of())
     largest = max(
         float((a - b).detach().abs().max())
-        for a, b in zip(born.network.parameters(), moved.network.parameters(), strict=True)
+        for a, b in zip(initialised.network.parameters(), moved.network.parameters(), strict=True)
     )
     assert largest == pytest.approx(1e-3, rel=0.01)
 

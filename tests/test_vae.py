@@ -85,8 +85,8 @@ def cloth(count: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(source_of().sample(count, np.random.default_rng(seed)))
 
 
-def born(seed: int = 0) -> VariationalAutoencoder:
-    """A network as training begins with, its log-variances told apart: at birth they are all the same."""
+def initialised(seed: int = 0) -> VariationalAutoencoder:
+    """A network as training begins with, its log-variances told apart: at first they are all the same."""
     network = build_network(config_of())
     assert isinstance(network, VariationalAutoencoder)
     initialise(network, cloth(16), seed)
@@ -139,7 +139,7 @@ def test_the_divergence_s_gradient_is_by_hand() -> None:
 @pytest.mark.parametrize("level", [-1e6, 1e6])
 def test_log_variances_are_held_in_a_range(level: float) -> None:
     """Whatever the layer gives, deviation and divergence stay finite."""
-    network = born()
+    network = initialised()
     with torch.no_grad():
         network.log_variance.bias.fill_(level)  # type: ignore[union-attr]
         posterior = network.encode(cloth(2))
@@ -150,7 +150,7 @@ def test_log_variances_are_held_in_a_range(level: float) -> None:
 def test_the_divergence_is_single_precision_under_autocast() -> None:
     """bfloat16 in the convolutions, float32 in mean, log-variance and divergence."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        network = born()
+        network = initialised()
         posterior = network.encode(cloth(3))
         drawn = network.draw(cloth(3), generator())
         assert network.encoder[0](cloth(3)).dtype == torch.bfloat16
@@ -159,10 +159,10 @@ def test_the_divergence_is_single_precision_under_autocast() -> None:
     torch.testing.assert_close(drawn.kl, kl_to_prior(posterior).mean())
 
 
-# --- birth and network
+# --- initialisation and network
 
 
-def test_it_is_born_as_the_plain_network_that_decodes_means() -> None:
+def test_it_starts_as_the_plain_network_that_decodes_means() -> None:
     """The same weights for the same seed, one small log-variance for everything, and the noise of its own error."""
     plain, patches = Autoencoder(NetworkShape(PATCH, 1, LATENT)), cloth(16)
     network = build_network(config_of())
@@ -179,7 +179,7 @@ def test_it_is_born_as_the_plain_network_that_decodes_means() -> None:
 
 def test_both_heads_are_one_convolution_of_twice_the_channels() -> None:
     """Mean and log-variance are the halves of what a last layer with 2D channels would give."""
-    network, patches = born(), cloth(3)
+    network, patches = initialised(), cloth(3)
     heads = (network.encoder[-1], network.log_variance)
     weight, bias = (torch.cat([getattr(head, name) for head in heads]) for name in ("weight", "bias"))
     with torch.no_grad():
@@ -194,7 +194,7 @@ def test_both_heads_are_one_convolution_of_twice_the_channels() -> None:
 
 def test_a_drawn_sample_is_the_decoded_reparameterisation() -> None:
     """The same generator the same bits, another another; and mean + deviation * noise by hand."""
-    network, patches = born(), cloth(3)
+    network, patches = initialised(), cloth(3)
     with torch.no_grad():
         first, again, other = (network.draw(patches, generator(seed)).reconstructions for seed in (1, 1, 2))
         noise = torch.randn(3, LATENT, 1, 1, generator=generator(1))
@@ -206,7 +206,7 @@ def test_a_drawn_sample_is_the_decoded_reparameterisation() -> None:
 
 def test_gradients_reach_every_parameter_through_the_sample() -> None:
     """The loss of a draw moves both heads, and the log-variance by the sample, not by the KL alone."""
-    network, patches = born(), cloth(4)
+    network, patches = initialised(), cloth(4)
     drawn = network.draw(patches, generator())
     l2_loss(patches, drawn.reconstructions).backward()  # type: ignore[no-untyped-call]
     for name, parameter in network.named_parameters():
@@ -216,7 +216,7 @@ def test_gradients_reach_every_parameter_through_the_sample() -> None:
 
 def test_samples_are_decoded_one_for_each_row_of_noise() -> None:
     """(N, S, C, P, P); zero noise gives the plain reconstruction, and each row what it gives by itself."""
-    network, patches = born(), cloth(3)
+    network, patches = initialised(), cloth(3)
     noise = torch.cat((torch.zeros(1, LATENT), fixed_noise(3, LATENT)))
     with torch.no_grad():
         samples = network.samples(patches, noise)
@@ -343,7 +343,7 @@ def image_of(seed: int = 0, width: int = 80, height: int = 64) -> NDArray[np.flo
 
 def test_a_map_equals_a_slow_loop_over_patches() -> None:
     """Every patch sampled by itself, compared by itself, and averaged where patches overlap."""
-    network, image = born(), image_of()
+    network, image = initialised(), image_of()
     explained = detector_of(network, residual={"samples": 3}).explain(image)
     total, rebuilt, cover = (np.zeros((64, 80)) for _ in range(3))
     for top in (0, 16, 32):
@@ -363,7 +363,7 @@ def test_a_map_equals_a_slow_loop_over_patches() -> None:
 
 def test_an_image_scores_the_same_whatever_else_is_scored() -> None:
     """Bit for bit: again, after others, by a detector made anew, and with torch's generator moved."""
-    network = born()
+    network = initialised()
     detector = detector_of(network)
     first = detector.score(image_of())
     detector.score(image_of(1))
@@ -374,7 +374,7 @@ def test_an_image_scores_the_same_whatever_else_is_scored() -> None:
 
 def test_a_patch_is_sampled_the_same_whatever_shares_its_batch() -> None:
     """Mean and spread of a patch, bit for bit, with others and in another place; batches are of one size."""
-    network, patches, others = born(), cloth(32), rand(27, 1, PATCH, PATCH, seed=4)
+    network, patches, others = initialised(), cloth(32), rand(27, 1, PATCH, PATCH, seed=4)
     decode = sampled(config_of(), network, torch.device("cpu"), torch.float32)
     with torch.no_grad():
         whole, mixed, moved = (
@@ -405,7 +405,7 @@ def test_samples_of_one_batch_alone_are_held_in_memory() -> None:
 
 def test_l2_of_a_variational_network_compares_with_the_decoded_mean() -> None:
     """The distance alone: no samples are drawn."""
-    network, image = born(), image_of(0, PATCH, PATCH)
+    network, image = initialised(), image_of(0, PATCH, PATCH)
     patch = torch.from_numpy(image).permute(2, 0, 1)[None]
     with torch.no_grad():
         expected = l2_residual(patch, network(patch), ResidualSettings())[0]
@@ -418,7 +418,7 @@ def test_l2_of_a_variational_network_compares_with_the_decoded_mean() -> None:
 
 def test_the_noise_is_a_running_mean_of_the_error_and_moves_in_training_alone() -> None:
     """By hand for one draw; not in evaluation, and no gradient is kept."""
-    network, patches = born(), cloth(4)
+    network, patches = initialised(), cloth(4)
     before = network.noise.clone()
     network.draw(patches, generator(1))
     assert torch.equal(network.noise, before)
@@ -457,7 +457,7 @@ def test_training_learns_cloth_and_the_noise_follows() -> None:
     assert trained.history[-1].validation is not None
     assert trained.history[-1].validation < gradient.PLATEAU * trained.constant_loss
     assert isinstance(trained.network, VariationalAutoencoder)
-    patches, initial = cloth(16), born()
+    patches, initial = cloth(16), initialised()
     with torch.no_grad():
         error, before = ((network(patches) - patches).square().mean() for network in (trained.network, initial))
     assert error < trained.network.noise < initial.noise, "a running mean of errors lies between the first and the last"
@@ -505,7 +505,7 @@ def test_a_resumed_training_ends_at_the_same_bits(
 
 def test_a_model_file_keeps_the_noise(tmp_path: Path) -> None:
     """Saved and loaded, the detector maps the same bits; without the noise, the file is refused."""
-    network = born()
+    network = initialised()
     network.noise.fill_(0.0123)
     detector = detector_of(network)
     save_artifact(detector.artifact, tmp_path / "v.flawmap")
