@@ -3,8 +3,8 @@
     python benchmarks/inspection.py [--repeats 7] [--threads N] [--images 8] [--model FILE --data FOLDER] [--json FILE]
 
 Without a model, one of table 1 with 500 latent dimensions is initialised on fibres like NanoTWICE's: how long it takes
-does not depend on the weights. The image has 1024 x 696 pixels, the stride is 30: 620 patches. The plain script is what one
-would write: patches one by one through the network in contiguous float32, added up where they overlap, SSIM by grouped
+does not depend on the weights. The image has 1024 x 696 pixels, the stride is 30: 620 patches. The plain script is the
+obvious one: patches one by one through the network in contiguous float32, added up where they overlap, SSIM by grouped
 convolutions, one grey opening, a threshold. "times" is how many times as fast as the first row of the case. Floor: the
 network's operations at the rate of this machine's largest product of matrices in the same numbers, measured beside it.
 The folder goes through `flawmap inspect`, with masks and overlays; its milliseconds are of one image.
