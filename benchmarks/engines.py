@@ -4,8 +4,8 @@
 
 The network of table 1 with 500 latent dimensions, initialised on random patches of 128 pixels: how long a pass takes
 does not depend on its weights. Medians of passes, one engine after the other: if they took turns, the threads of one
-would disturb the other's. A detector gives PyTorch batches of up to 32 and the other engines single patches. "times" is how many
-times as fast as PyTorch in float32. Engines that are not installed are left out, and it says so.
+would disturb the other's. A detector gives PyTorch batches of up to 32 and the other engines single patches. "times" is
+how many times as fast as PyTorch in float32. Engines that are not installed are left out, and it says so.
 """
 
 from __future__ import annotations
