@@ -77,6 +77,9 @@ def inspect(
     _check_threshold(model, detector.artifact.threshold if outputs.threshold is None else outputs.threshold)
     items = items_of(inputs, out, pages)
     run = _identity(model, detector, outputs)
+    found_in = detector.artifact.calibration.get("precision", run["precision"])
+    if outputs.threshold is None and found_in != run["precision"]:
+        events.message(f"the threshold was found in {found_in}, scores are computed in {run['precision']}")
     with InspectionLog(usable_folder(out, bytes_needed(items, outputs)), run, resume=resume) as records:
         clean_stale_parts(out)
         before = {(record["path"], record.get("page")): record for record in records.kept}
