@@ -223,6 +223,59 @@ def claiming(kind: str) -> bytes:
     return bytes(data)
 
 
+def without_palette() -> bytes:
+    """A PNG of palette pixels whose palette is missing."""
+    picture, file = Image.fromarray(GREY), io.BytesIO()
+    picture.putpalette(COLOURS.tobytes())
+    picture.save(file, format="PNG")
+    data = file.getvalue()
+    start = data.index(b"PLTE") - 4
+    return data[:start] + data[start + 12 + 768 :]
+
+
+def changed(name: str, place: int, content: bytes, **how: Any) -> bytes:
+    """A TIFF with the value of a tag, from some byte of its entry on, replaced."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, GREY, **how)
+    whole = file.getvalue()
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        entry = tiff.pages[0].aspage().tags[name].offset
+    data = bytearray(whole)
+    data[entry + place : entry + place + len(content)] = content
+    return bytes(data)
+
+
+def many_tags() -> bytes:
+    """A BigTIFF whose directory claims 2 ** 56 tags."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, GREY, bigtiff=True)
+    data = bytearray(file.getvalue())
+    data[16:24] = struct.pack("<Q", 2**56)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (without_palette(), "cannot be read as PNG, it may be truncated or damaged: its palette is missing$"),
+        (many_tags(), "cannot be read as TIFF, .*: suspicious number of tags 72057594037927936$"),
+        (
+            changed("PhotometricInterpretation", 4, struct.pack("<I", 2)),
+            "cannot be read as TIFF, .*one number is needed$",
+        ),
+        (changed("ImageLength", 8, struct.pack("<I", 0)), "cannot be read as TIFF, .*: its header says that it has no"),
+        (changed("ImageLength", 8, struct.pack("<I", 9999)), "is truncated or sparse: parts of its picture are not in"),
+        (changed("StripByteCounts", 2, struct.pack("<H", 2), rowsperstrip=1), "cannot be read as TIFF, it may be"),
+    ],
+)
+def test_damaged_headers(tmp_path: Path, data: bytes, message: str) -> None:
+    """Headers that make no sense are refused with what is wrong."""
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        read_image(tmp_path / "a", AUTO)
+
+
 @pytest.mark.parametrize("kind", ["BMP", "PNG"])
 def test_palettes_do_not_decode_pixels(tmp_path: Path, kind: str) -> None:
     """Whether colours are grey is asked of the palette alone, which stands in the header."""
@@ -281,6 +334,18 @@ def test_no_limit_but_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         warnings.simplefilter("error")
         assert read_image(tmp_path / "a.png", AUTO).pixels.shape == (300, 400, 1)
     assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+def test_threads_leave_the_warnings_as_they_were(tmp_path: Path) -> None:
+    """Python's filters are global: many threads that keep Pillow from warning of damaged EXIF restore them."""
+    paths = [tmp_path / f"{number}.jpg" for number in range(40)]
+    for path in paths:
+        Image.fromarray(GREY).save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09broken")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        notes = set(pool.map(lambda path: read_image(path, AUTO).notes, paths))
+    assert notes == {("damaged EXIF ignored",)}
+    assert warnings.filters == before
 
 
 def test_reading_in_threads(tmp_path: Path) -> None:

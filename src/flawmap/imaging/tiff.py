@@ -271,12 +271,12 @@ class _Segments:
         """(bottom - top, W, planes * samples)."""
         self._refuse_holes()
         facts = self._facts
+        if facts.plain is not None:
+            planes = [self._plain_rows(facts.plain, plane, top, bottom) for plane in range(facts.planes)]
+            return planes[0] if facts.planes == 1 else np.concatenate(planes, axis=2)
         rows = np.empty((bottom - top, facts.width, facts.planes, facts.samples), facts.dtype)
         for plane in range(facts.planes):
-            if facts.plain is None:
-                self._decode_into(rows[:, :, plane], plane, top, bottom)
-            else:
-                rows[:, :, plane] = self._plain_rows(facts.plain, plane, top, bottom)
+            self._decode_into(rows[:, :, plane], plane, top, bottom)
         self._kept = {index: kept for index, kept in self._kept.items() if kept.top + len(kept.values) > bottom}
         return rows.reshape(bottom - top, facts.width, -1)
 
@@ -308,7 +308,8 @@ class _Segments:
         row = facts.width * facts.samples * stored.itemsize
         self._file.seek(start + (plane * facts.height + top) * row)
         content = self._file.read((bottom - top) * row)
-        return np.frombuffer(content, stored).reshape(bottom - top, facts.width, facts.samples)
+        rows = np.frombuffer(content, stored).reshape(bottom - top, facts.width, facts.samples)
+        return rows.astype(facts.dtype, copy=False)
 
     def _decode_into(self, rows: NDArray[Any], plane: int, top: int, bottom: int) -> None:
         for down in range(top // self._tall, -(-bottom // self._tall)):
