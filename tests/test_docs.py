@@ -109,6 +109,7 @@ def run_command(command: str, folder: Path) -> None:
         assert (folder / arguments[arguments.index("-o") + 1]).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
 @pytest.mark.usefixtures("quick")
 def test_commands_and_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ from paper import figure2, figure3
 from paper.claims import Claim
 from paper.figures import Panel, draw_panels
 
+pytestmark = pytest.mark.slow
+
 PARTS = ("luminance", "contrast", "structure")
 
 

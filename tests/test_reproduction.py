@@ -55,6 +55,8 @@ from paper.plan import (
 from paper.records import Record, read_record
 from paper.reproduce import ExperimentRequest, all_records, reproduce
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {
     "model": {"patch": 32},
     "method": {"latent": 8},

@@ -25,6 +25,8 @@ from paper.page import Publication
 from paper.plan import METHODS, SETS, TABLE_2
 from paper.records import column_runs, main_runs, set_titles
 
+pytestmark = pytest.mark.slow
+
 AREAS = {"l2": 0.6137, "vae": 0.6021, "fm": 0.6589, "ssim": 0.9473}
 RATES = [0.001, 0.01, 0.05, 0.1, 0.3]
 CLAIMS = (

@@ -241,6 +241,7 @@ fit(config_of(steps=4000), source_of(), checkpoint=Path({path!r}), data_digest="
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_leaves_a_checkpoint_that_goes_on(tmp_path: Path) -> None:
     """kill -9 at any moment leaves a whole checkpoint."""
     path = tmp_path / "state"
