@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types check check-float32 reproduce bench bench-float32 bench-long clean
+.PHONY: demo test lint types check quick check-float32 reproduce bench bench-float32 bench-long clean
 
 demo: $(VENV)/installed
 	$(BIN)/flawmap demo
@@ -22,6 +22,10 @@ types: $(VENV)/installed-dev
 # Tests, doctests of the source, and the commands that the documentation shows.
 check: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto
+
+# The inner loop: everything but what is marked slow.
+quick: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 # The tests of what computes, as on a processor without AVX-512 and bfloat16: the automatic precision is float32 there.
 FLOAT32 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2

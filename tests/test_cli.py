@@ -186,6 +186,7 @@ def test_evaluate(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["index.html", "metrics.json", "roc.png"]
 
 
+@pytest.mark.slow
 def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`demo` trains both methods and leaves a page with five pictures a row for each flawed image and method."""
     from flawmap.commands import demo

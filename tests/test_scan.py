@@ -159,7 +159,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+INNER_LOOP = ("as it is", "a box at a size", "variational", "all at once")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in INNER_LOOP else pytest.mark.slow) for name in CASES]
+)
 @given(cuts=st.lists(st.integers(1, 129), max_size=8))
 def test_any_cut_into_bands_gives_the_same_map(name: str, cuts: list[int]) -> None:
     """Residuals, mask, regions, score, verdict and reconstruction, whatever the settings."""
