@@ -65,15 +65,12 @@ class Source(Protocol):
 
 
 class WholeSource:
-    """An open file of a format that is decoded in one piece."""
+    """An open file that is decoded in one piece. at_once: pixels, if more than the picture has."""
 
-    def __init__(self, header: Header, decode: Callable[[], Decoded]) -> None:
+    def __init__(self, header: Header, decode: Callable[[], Decoded], at_once: int = 0) -> None:
         self.header, self._decode = header, decode
+        self.at_once = max(header.pixels, at_once)
         self._whole: Decoded | None = None
-
-    @property
-    def at_once(self) -> int:
-        return self.header.pixels
 
     def rows(self, top: int, bottom: int) -> Decoded:
         if (top, bottom) == (0, self.header.height):

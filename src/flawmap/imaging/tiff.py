@@ -57,7 +57,7 @@ def open_tiff(path: Path, file: IO[bytes], page: int | None) -> TiffSource | Who
     if source.orientation < 5:
         return source
     # Rows are columns of the file.
-    return WholeSource(source.header, lambda: source.stored_rows(0, facts.height))
+    return WholeSource(source.header, lambda: source.stored_rows(0, facts.height), source.at_once)
 
 
 # --------------------------------------------------------------------------------------------------------------- header
