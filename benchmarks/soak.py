@@ -284,9 +284,8 @@ def main() -> int:
                 print(f"FAULT {kept} ({name}): {found}", flush=True)
     for format_name in sorted({name for name, _ in counts}):
         print(f"{format_name:6}", *(f"{counts[format_name, kind]:8,} {kind}" for kind in ("image", "refused", "fault")))
-    print(
-        f"{sum(counts.values()):,} files, {faults} faults; the slowest, {slowest[1]}, took {slowest[0]:.2f} s ({slowest[2]})"
-    )
+    took, number, name = slowest
+    print(f"{sum(counts.values()):,} files, {faults} faults; the slowest, {number} ({name}), took {took:.2f} s")
     return 1 if faults else 0
 
 

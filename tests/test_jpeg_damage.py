@@ -13,7 +13,7 @@ from PIL import Image
 
 from flawmap.core.errors import InputError
 from flawmap.core.settings import ImageSettings
-from flawmap.imaging.jpeg import size_of, warnings_of
+from flawmap.imaging.jpeg import frame_of, warnings_of
 from flawmap.imaging.reading import opened_image, read_image
 
 RNG = np.random.default_rng(5)
@@ -40,7 +40,29 @@ def test_whole_files_have_no_warnings(kind: str) -> None:
     """Nor have those with bytes behind their end, as cameras leave them."""
     assert warnings_of(jpeg(kind)) == []
     assert warnings_of(jpeg(kind) + b"more" * 100) == []
-    assert size_of(jpeg(kind)) == KINDS[kind][0].shape[1::-1]
+    frame = frame_of(jpeg(kind))
+    assert frame is not None
+    assert (frame.height, frame.width) == KINDS[kind][0].shape[:2]
+
+
+@pytest.mark.parametrize("factors", [0x411111, 0x221111, 0x211111, 0x121111, 0x111111])
+@pytest.mark.parametrize("shape", [(200, 240), (7, 5), (17, 33)])
+def test_files_of_other_writers_have_no_warnings(factors: int, shape: tuple[int, int]) -> None:
+    """Colours at any resolution, baseline or progressive, with restart markers or without."""
+    picture = np.ascontiguousarray(RGB[: shape[0], : shape[1]])
+    for progressive, restarts in ((0, 0), (1, 0), (0, 5)):
+        how = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factors, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+        _, encoded = cv2.imencode(".jpg", picture, [*how, cv2.IMWRITE_JPEG_RST_INTERVAL, restarts])
+        assert warnings_of(encoded.tobytes()) == []
+
+
+def test_grey_of_odd_factors_and_plain_rgb_have_no_warnings() -> None:
+    """A grey file may name any resolution for its only channel; RGB may be stored without a change of colours."""
+    grey = bytearray(jpeg("grey"))
+    grey[grey.index(b"\xff\xc0") + 11] = 0x22
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG", keep_rgb=True)
+    assert warnings_of(bytes(grey)) == warnings_of(file.getvalue()) == []
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "tiny"])

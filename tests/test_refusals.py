@@ -298,7 +298,7 @@ def test_a_jpeg_in_a_tile_is_not_larger_than_it(tmp_path: Path) -> None:
     data = (tmp_path / "a.tif").read_bytes()
     place = data.index(b"\xff\xc0") + 5
     (tmp_path / "a.tif").write_bytes(data[:place] + struct.pack(">HH", 65500, 65500) + data[place + 4 :])
-    with pytest.raises(InputError, match=r"the JPEG in strip or tile 0 should be 64 x 64, is \(65500, 65500\)$"):
+    with pytest.raises(InputError, match=r"the JPEG in strip or tile 0 should be 64 x 64, is 65500 x 65500$"):
         read_image(tmp_path / "a.tif", AUTO)
 
 

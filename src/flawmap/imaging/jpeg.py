@@ -8,6 +8,7 @@ that lie between the parts of the file and belong to none, in a box of its own t
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 import imagecodecs
 
@@ -17,14 +18,19 @@ SCANS = 100
 """More passes over the picture than this are refused: real progressive files have about ten."""
 
 _BETWEEN, _END = 0xFF, 0xD9  # marks of stray bytes and of the end of the file in JPEG XL's list of markers
+_HUFFMAN = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of a frame
 
 
 def warnings_of(content: bytes) -> list[str]:
-    """What is wrong with the compressed data of a JPEG file of 1 or 3 channels, as a note; none: nothing is seen.
+    """What is wrong with the compressed data of a JPEG file, as a note; none: nothing is seen.
 
+    Not checked: four channels, arithmetic coding, colours at a quarter of the resolution, and more than CHECKED_PIXELS.
     A change that makes another valid picture of the same length cannot be seen.
     """
+    frame = frame_of(content)
+    if frame is None or frame.width * frame.height > CHECKED_PIXELS or not _is_usual(frame):
+        return []
     try:
         transcoded = imagecodecs.jpegxl_encode_jpeg(content, usecontainer=True)
     except Exception:  # the library has no finer error
@@ -32,6 +38,12 @@ def warnings_of(content: bytes) -> list[str]:
     if _BETWEEN in _markers(transcoded):
         return ["decoded with warnings: its compressed data hold stray bytes, a part of the picture may be wrong"]
     return []
+
+
+def _is_usual(frame: Frame) -> bool:
+    """Whether the transcoder takes it."""
+    first, *others = frame.factors or [(0, 0)]
+    return frame.kind in _HUFFMAN and frame.bits == 8 and max(first) <= 2 and others in ([], [(1, 1), (1, 1)])
 
 
 def _markers(transcoded: bytes | bytearray) -> list[int]:
@@ -45,14 +57,25 @@ def _markers(transcoded: bytes | bytearray) -> list[int]:
     return markers
 
 
-def size_of(stream: bytes) -> tuple[int, int] | None:
-    """(width, height) that a JPEG stream claims, without decoding it; None: it claims none."""
+class Frame(NamedTuple):
+    """What a JPEG stream says of its picture. kind: the marker. factors: horizontal and vertical, of each channel."""
+
+    kind: int
+    bits: int
+    width: int
+    height: int
+    factors: tuple[tuple[int, int], ...]
+
+
+def frame_of(stream: bytes) -> Frame | None:
+    """The frame of a JPEG stream, without decoding it; None: it has none."""
     place = 2
-    while place + 9 <= len(stream) and stream[place] == 0xFF:
+    while place + 10 <= len(stream) and stream[place] == 0xFF:
         marker = stream[place + 1]
         if marker in _FRAMES:
-            height, width = struct.unpack_from(">HH", stream, place + 5)
-            return width, height
+            bits, height, width, count = struct.unpack_from(">BHHB", stream, place + 4)
+            packed = stream[place + 11 : place + 10 + 3 * count : 3]
+            return Frame(marker, bits, width, height, tuple((both >> 4, both & 15) for both in packed))
         place += 1 if marker == 0xFF else 2 + int.from_bytes(stream[place + 2 : place + 4], "big")
     return None
 

@@ -64,7 +64,7 @@ def open_raster(path: Path, file: IO[bytes], name: str) -> WholeSource:
         content = _jpeg_content(path, file) if name == "JPEG" else b""
         values = _deep_values(path, file) if depth == 16 else _values(path, image, header, said)
         values = without_alpha(values, said)[:, :, : header.channels]
-        if content and image.mode != "CMYK" and header.pixels <= jpeg.CHECKED_PIXELS:
+        if content:
             said += jpeg.warnings_of(content)
         return Decoded(upright(values, orientation, said), header, tuple(said))
 

@@ -24,7 +24,7 @@ from flawmap.imaging.decoded import (
     upright,
     upright_size,
 )
-from flawmap.imaging.jpeg import size_of
+from flawmap.imaging.jpeg import frame_of
 from flawmap.imaging.tiff_pages import opened_pages
 
 _JPEG = (6, 7)
@@ -343,10 +343,8 @@ class _Segments:
 
     def _refuse_large_jpeg(self, index: int, content: bytes, header: bytes) -> None:
         """A JPEG decodes to the size that it claims itself."""
-        size = size_of(content) or size_of(header)
-        if size is None or size[0] > self._wide + 64 or size[1] > self._tall + 64:
-            raise damaged(
-                self._path,
-                "TIFF",
-                f"the JPEG in strip or tile {index} should be {self._wide} x {self._tall}, is {size}",
-            )
+        frame = frame_of(content) or frame_of(header)
+        if frame is None or frame.width > self._wide + 64 or frame.height > self._tall + 64:
+            claimed = f"{frame.width} x {frame.height}" if frame else "none"
+            reason = f"the JPEG in strip or tile {index} should be {self._wide} x {self._tall}, is {claimed}"
+            raise damaged(self._path, "TIFF", reason)
