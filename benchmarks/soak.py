@@ -263,7 +263,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--files", type=int, default=10**9)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("soak-faults"), help="folder for files that show a fault")
+    parser.add_argument("--keep", type=Path, default=Path("build/soak-faults"), help="folder for files that show a fault")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -278,7 +278,7 @@ def main() -> int:
             slowest = max(slowest, (took, number, name))
             if kind == "fault":
                 faults += 1
-                given.keep.mkdir(exist_ok=True)
+                given.keep.mkdir(parents=True, exist_ok=True)
                 kept = given.keep / f"{given.seed}-{number}"
                 kept.write_bytes(case(given.seed, number, originals())[1])
                 print(f"FAULT {kept} ({name}): {found}", flush=True)
