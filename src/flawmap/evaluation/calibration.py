@@ -171,7 +171,7 @@ def threshold_from_good(
     if not scores:
         raise ConfigError(
             "a threshold is found on good images that were held out, but none were; hold a share out for validation "
-            "(--validation 0.1)"
+            "(--set split.validation=0.1)"
         )
     good, largest, by_quantile = pooled.total(), max(scores), settings.rule == "quantile"
     rate = settings.false_positive_rate if by_quantile else 0.0
