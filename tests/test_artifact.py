@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from flawmap.core.errors import ArtifactError, InputError
+from flawmap.core.errors import ArtifactError, ConfigError, InputError
 from flawmap.core.tensor_file import DIGEST, digest_of
 from flawmap.methods.autoencoder import build_network
 from flawmap.methods.overrides import parse
@@ -343,7 +343,7 @@ def test_a_folder_of_masks_is_named_where_it_is(tmp_path: Path) -> None:
     """On another machine the folder is given; without it, and for another region, the message says what to do."""
     masks, plain = (Artifact(parse({"images": {"roi": roi}}), {}) for roi in ({"masks": "elsewhere"}, {}))
     assert masks.with_roi_masks(tmp_path).config.images.roi.masks == tmp_path
-    with pytest.raises(ConfigError, match="is a folder of masks, elsewhere, which is not here; name it with --roi-masks"):
+    with pytest.raises(ConfigError, match="is a folder of masks, elsewhere, which is not here; name it"):
         masks.with_roi_masks(None)
     with pytest.raises(ConfigError, match="is no folder of masks; leave --roi-masks out"):
         plain.with_roi_masks(tmp_path)

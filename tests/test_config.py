@@ -162,8 +162,7 @@ def test_an_unknown_key_names_the_nearest_known_one(data: dict[str, Any], messag
         ({"training": {}}, "training: exactly one of steps, epochs and minutes is needed, got none"),
         (
             {"training": {"epochs": 5}},
-            "training: epochs need a fixed pool of patches; set pool under [training] of --config, "
-            "or give steps or minutes",
+            "training: epochs need a fixed pool of patches; set training.pool, or give steps or minutes",
         ),
         ({"training": {"steps": "100"}}, "training.steps: Input should be a valid integer, got '100'"),
         ({"training": {"steps": True}}, "training.steps: Input should be a valid integer, got True"),

@@ -69,7 +69,8 @@ def test_other_shapes_are_refused() -> None:
 
 
 def config_of(**changes: float) -> Config:
-    small = {"model": {"patch": 32, "channels": 1}, "method": {"latent": 16}, "training": {"steps": 60, "batch": 16, **changes}}
+    training = {"steps": 60, "batch": 16, **changes}
+    small = {"model": {"patch": 32, "channels": 1}, "method": {"latent": 16}, "training": training}
     return override(override(preset("fast", "l2"), {"residual": {"ssim": {"size": 7}}}), small)
 
 
@@ -107,5 +108,6 @@ def test_settings() -> None:
     """A fraction lies in [0, 1]; a VAE's noise floor would be that of stains."""
     with pytest.raises(ConfigError, match=r"training\.corrupt"):
         config_of(corrupt=1.5)
+    training = {"steps": 1, "corrupt": 0.5}
     with pytest.raises(ConfigError, match="corrupt is not for a vae, whose noise floor is the error on good patches"):
-        parse({"method": {"name": "vae"}, "residual": {"name": "probability"}, "training": {"steps": 1, "corrupt": 0.5}})
+        parse({"method": {"name": "vae"}, "residual": {"name": "probability"}, "training": training})

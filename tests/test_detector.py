@@ -304,8 +304,8 @@ def test_a_region_of_masks_needs_the_image_s_name(trained: Artifact, tmp_path: P
     with pytest.raises(InputError) as caught:
         detector.score(image_of())
     assert str(caught.value) == (
-        "the region of interest is a folder of masks, found by the image's name; pass the image as a file, or its path= "
-        "beside it"
+        "the region of interest is a folder of masks, found by the image's name; pass the image as a file, or its "
+        "path= beside it"
     )
     explained = detector.explain(image_of(), path="anywhere/one.tif")
     assert np.array_equal(explained.inside, mask > 0)

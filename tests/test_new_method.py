@@ -27,7 +27,7 @@ from flawmap.scoring.model_file import load_artifact
 PATCHES = 200
 
 
-# ------------------------------------------------------------------------------------- without gradients: main components
+# --- without gradients: main components
 
 
 class ComponentsSettings(MethodSettings):
@@ -57,7 +57,7 @@ def score_components(config: Config, state: State, runtime: Runtime) -> PatchSco
     return PatchScorer(score, torch.device("cpu"), torch.float32, batch=64)
 
 
-# ------------------------------------------------------------------------------ two optimisers, and gradients while scoring
+# --- two optimisers, and gradients while scoring
 
 
 class AdversarialSettings(MethodSettings):

@@ -48,9 +48,7 @@ def load_tensors(path: Path, key: str, remedy: str) -> tuple[dict[str, Any], dic
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     header = dict(json.loads(metadata[key]))
     if header.pop(DIGEST, None) != digest_of(header, tensors):
-        raise ArtifactError(
-            f"{path} is damaged: its content does not have the SHA-256 that stands in it; {remedy}"
-        )
+        raise ArtifactError(f"{path} is damaged: its content does not have the SHA-256 that stands in it; {remedy}")
     return header, tensors
 
 

@@ -178,10 +178,10 @@ class Detector:
         self, blocks: Iterator[Pixels], size: tuple[int, int], target: tuple[int, int], *, reconstruction: bool
     ) -> tuple[Iterator[FloatMap], Iterator[Pixels] | None]:
         """Bands of the residual map (h, W) and of the reconstruction (h, W, C) in the pixels of the box."""
-        first, second = tee(self._scored(blocks, size, target, reconstruction=reconstruction))
+        first, second, ahead = tee(self._scored(blocks, size, target, reconstruction=reconstruction), 3)
         maps = (_array(rows.residual)[:, :, None] for rows in first)
         residuals = (np.ascontiguousarray(rows[:, :, 0]) for rows in resized_bands(maps, target, size))
-        if not reconstruction:
+        if not reconstruction or next(ahead).reconstruction is None:
             return residuals, None
         pictures = (_array(rows.reconstruction.permute(1, 2, 0)) for rows in second if rows.reconstruction is not None)
         return residuals, resized_bands(pictures, target, size)
