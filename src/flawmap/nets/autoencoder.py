@@ -15,6 +15,7 @@ Shapes: N batch, C channels, P patch side, D latent dimension.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,16 +66,13 @@ class Autoencoder(nn.Module):
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
+        self.shape = shape
         layers = encoder_layers(shape)
         inputs = [shape.channels, *(layer.channels for layer in layers[:-1])]
         self.encoder = nn.Sequential(*_stack(nn.Conv2d, inputs, layers))
-        mirrored = [
-            Layer(channels, layer.kernel, layer.stride, layer.padding)
-            for channels, layer in zip(reversed(inputs), reversed(layers), strict=True)
-        ]
-        self.decoder = nn.Sequential(
-            *_stack(TransposedConvolution, [layer.channels for layer in reversed(layers)], mirrored)
-        )
+        mirrored = [layer._replace(channels=own) for layer, own in zip(layers, inputs, strict=True)][::-1]
+        outputs = [layer.channels for layer in reversed(layers)]
+        self.decoder = nn.Sequential(*_stack(TransposedConvolution, outputs, mirrored))
 
     def forward(self, x_NCPP: Tensor) -> Tensor:
         reconstruction: Tensor = self.decoder(self.encoder(x_NCPP))
@@ -99,7 +97,7 @@ def encoder_layers(shape: NetworkShape) -> tuple[Layer, ...]:
 
 
 def _stack(
-    convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d], inputs: list[int], layers: tuple[Layer, ...] | list[Layer]
+    convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d], inputs: Sequence[int], layers: Sequence[Layer]
 ) -> list[nn.Module]:
     """Convolutions with LeakyReLU between them, none after the last."""
     modules: list[nn.Module] = []

@@ -66,10 +66,8 @@ def choose_engine(runtime: Runtime, *, samples: bool = False) -> tuple[torch.dev
             "the engine onnxruntime computes in float32, got the precision bfloat16; "
             "use --precision float32, or --engine openvino"
         )
-    if engine == "onnxruntime" and precision == "auto":
-        precision = "float32"
     where = choose_device("cpu" if device == "auto" else device)
-    return where, choose_precision(precision, where)
+    return where, choose_precision("float32" if (engine, precision) == ("onnxruntime", "auto") else precision, where)
 
 
 def start_engine(engine: str, network: Autoencoder, precision: torch.dtype) -> Reconstruct:
@@ -103,8 +101,8 @@ def onnx_model(network: Autoencoder) -> bytes:
         node, constants = _node(layer, before, after)
         nodes.append(node)
         weights += constants
-    side = _patch_side(layers)
-    shape = ["N", layers[0].in_channels, side, side]
+    patch, channels, _ = network.shape
+    shape: list[str | int | None] = ["N", channels, patch, patch]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in (names[0], names[-1])]
     graph = helper.make_graph(nodes, "autoencoder", ends[:1], ends[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -132,15 +130,6 @@ def _node(layer: nn.Module, before: str, after: str) -> tuple[Any, list[Any]]:
         pads=[int(pad) for pad in layer.padding] * 2,
     )
     return node, constants
-
-
-def _patch_side(layers: list[nn.Module]) -> int:
-    """P: what the transposed convolutions make of a latent vector's single pixel."""
-    side = 1
-    for layer in layers:
-        if isinstance(layer, nn.ConvTranspose2d):
-            side = (side - 1) * layer.stride[0] - 2 * int(layer.padding[0]) + layer.kernel_size[0]
-    return side
 
 
 # ------------------------------------------------------------------------------------------------------------- engines
@@ -190,12 +179,8 @@ def _openvino(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
         """The network for one shape of batch: with a free batch size it would be slower."""
         fixed = model.clone()
         fixed.reshape(list(shape))
-        properties = {
-            "INFERENCE_PRECISION_HINT": hint,
-            "INFERENCE_NUM_THREADS": threads,
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        return core.compile_model(fixed, "CPU", properties)
+        properties = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        return core.compile_model(fixed, "CPU", properties | {"INFERENCE_NUM_THREADS": threads})
 
     def reconstruct(patches: Tensor) -> Tensor:
         run = compiled(torch.get_num_threads(), tuple(patches.shape))

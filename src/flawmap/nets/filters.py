@@ -33,39 +33,30 @@ def blur(stack: Tensor, weights: Tensor, border: Border) -> Tensor:
         weights: (K,), on the CPU, K odd, summing to 1, of the window along each axis.
         border: `reflect` keeps the size, and needs sides above K / 2; `valid` gives (H - K + 1, ..., W - K + 1).
     """
-    blurred: Tensor = _Blur.apply(stack, tuple(weights.tolist()), border)  # type: ignore[no-untyped-call]
+    blurred: Tensor = _Blur.apply(stack, tuple(weights.tolist()), border, False)  # type: ignore[no-untyped-call]
     return blurred
 
 
 def blur_adjoint(stack: Tensor, weights: Tensor, border: Border) -> Tensor:
     """The transpose of `blur` as a linear map: from the gradients by its result to those by its argument."""
-    spread: Tensor = _Adjoint.apply(stack, tuple(weights.tolist()), border)  # type: ignore[no-untyped-call]
+    spread: Tensor = _Blur.apply(stack, tuple(weights.tolist()), border, True)  # type: ignore[no-untyped-call]
     return spread
 
 
 class _Blur(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, stack: Tensor, weights: tuple[float, ...], border: Border) -> Tensor:
-        ctx.rest = weights, border
-        return _both_axes(stack, weights, border, adjoint=False)
+    """The blur or its adjoint: the gradient of each is the other."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _Adjoint.apply(gradients[0], *ctx.rest), None, None  # type: ignore[no-untyped-call]
-
-
-class _Adjoint(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, stack: Tensor, weights: tuple[float, ...], border: Border) -> Tensor:
-        ctx.rest = weights, border
-        return _both_axes(stack, weights, border, adjoint=True)
+    def forward(ctx: Any, stack: Tensor, weights: tuple[float, ...], border: Border, adjoint: bool) -> Tensor:
+        ctx.rest = weights, border, not adjoint
+        return _both_axes(stack, weights, border, adjoint)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _Blur.apply(gradients[0], *ctx.rest), None, None  # type: ignore[no-untyped-call]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Blur.apply(gradients[0], *ctx.rest), None, None, None  # type: ignore[no-untyped-call]
 
 
-def _both_axes(stack: Tensor, weights: tuple[float, ...], border: Border, *, adjoint: bool) -> Tensor:
+def _both_axes(stack: Tensor, weights: tuple[float, ...], border: Border, adjoint: bool) -> Tensor:
     rows, *others, columns = stack.shape
     down, across = (_tiles(side, weights, border, adjoint, stack.dtype, stack.device) for side in (rows, columns))
     lines = stack.reshape(-1, columns)

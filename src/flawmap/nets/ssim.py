@@ -26,7 +26,6 @@ from flawmap.nets.filters import Border, blur, blur_adjoint, gaussian_weights
 CONSTANTS = {"paper": (0.01, 0.03), "wang": (0.01**2, 0.03**2)}
 """c1, c2 for intensities in [0, 1]: as Bergmann et al. print them; Wang et al.'s (0.01 L)^2, (0.03 L)^2 for L = 1."""
 
-
 CHUNK = 1 << 18  # values compared at once on a CPU: the dozen maps between them then stay in its caches
 
 
@@ -50,24 +49,25 @@ def ssim(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "reflect
     Raises:
         InputError: shapes differ, not floating point, or an image smaller than the window.
     """
-    if settings.alpha == settings.beta == settings.gamma == 1:
-        return _closed_product(p, q, settings, border)
-    parts = ssim_parts(p, q, settings, border)
-    return (
-        _power(parts.luminance, settings.alpha)
-        * _power(parts.contrast, settings.beta)
-        * _power(parts.structure, settings.gamma)
-    )
+    differentiated = torch.is_grad_enabled() and (p.requires_grad or q.requires_grad)
+    if not _is_product(settings) or differentiated:
+        luminance, contrast, structure = ssim_parts(p, q, settings, border)
+        return _power(luminance, settings.alpha) * _power(contrast, settings.beta) * _power(structure, settings.gamma)
+    p, q = _prepared(p, q, settings)
+    with torch.autocast(p.device.type, enabled=False):
+        pairs = _pairs(p.flatten(0, 1), q.flatten(0, 1))
+        planes = [_Compared.of(*pair, settings, border).similarity.movedim(0, 1) for pair in pairs]
+    return torch.cat(planes).view(*p.shape[:2], *planes[0].shape[1:])
 
 
 def mean_ssim(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "reflect") -> Tensor:
     """The mean of `ssim` over all its values, a scalar; quicker than by way of the map, gradient included."""
-    if settings.alpha == settings.beta == settings.gamma == 1:
-        p, q = (image.flatten(0, 1) for image in _prepared(p, q, settings))
-        with torch.autocast(p.device.type, enabled=False):
-            mean: Tensor = _MeanOfProduct.apply(p, q, settings, border)  # type: ignore[no-untyped-call]
-        return mean
-    return ssim(p, q, settings, border).mean()
+    if not _is_product(settings):
+        return ssim(p, q, settings, border).mean()
+    p, q = (image.flatten(0, 1) for image in _prepared(p, q, settings))
+    with torch.autocast(p.device.type, enabled=False):
+        mean: Tensor = _MeanOfProduct.apply(p, q, settings, border)  # type: ignore[no-untyped-call]
+    return mean
 
 
 def ssim_parts(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "reflect") -> Parts:
@@ -105,16 +105,9 @@ def window_weights(settings: SSIMSettings) -> Tensor:
     return gaussian_weights(settings.size, settings.sigma)
 
 
-def _closed_product(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
-    """Eq. 8: sigma_p sigma_q cancels, so no root is taken and four blurs are enough."""
-    p, q = _prepared(p, q, settings)
-    with torch.autocast(p.device.type, enabled=False):
-        products: list[Tensor] = [
-            _ClosedProduct.apply(*pair, settings, border)  # type: ignore[no-untyped-call]
-            for pair in _pairs(p.flatten(0, 1), q.flatten(0, 1))
-        ]
-    joined = products[0] if len(products) == 1 else torch.cat(products)
-    return joined.view(*p.shape[:2], *joined.shape[1:])
+def _is_product(settings: SSIMSettings) -> bool:
+    """Whether eq. 8 holds: there sigma_p sigma_q cancels, so no root is taken and four blurs are enough."""
+    return settings.alpha == settings.beta == settings.gamma == 1
 
 
 def _pairs(p: Tensor, q: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -165,16 +158,13 @@ class _Compared(NamedTuple):
         r2, b2, f2 = _factor(variances, 2 * c2)
         return cls(values, means, mus, r1, b1, f1, r2, b2, f2)
 
-    def gradients(
-        self, upstream: Tensor | None, wanted: Sequence[bool], settings: SSIMSettings, border: Border
-    ) -> list[Tensor]:
-        """A quarter of the gradients by those of p and q that are wanted, (H, M, W).
+    @property
+    def similarity(self) -> Tensor:
+        return self.f1 * self.f2
 
-        upstream: the gradient by the similarity, (H, M, W); None: 1 everywhere.
-        """
+    def gradients(self, wanted: Sequence[bool], settings: SSIMSettings, border: Border) -> list[Tensor]:
+        """A quarter of the similarity's gradients by those of p and q that are wanted, (H, M, W)."""
         by_r1, by_r2 = self.f2 / self.b1, self.f1 / self.b2  # but for a factor of -2 / b
-        if upstream is not None:
-            by_r1, by_r2 = by_r1.mul_(upstream), by_r2.mul_(upstream)
         signs = [sign for sign, needed in zip((1, -1), wanted, strict=True) if needed]
         rows, *others = by_r1.shape
         stack = by_r1.new_empty((rows, len(signs) + 2, *others))
@@ -199,26 +189,9 @@ def _factor(squares: Tensor, constant: float) -> tuple[Tensor, Tensor, Tensor]:
     return r, b, torch.rsub(r, 1, alpha=2)
 
 
-class _ClosedProduct(torch.autograd.Function):
-    """Eq. 8 of (M, H, W) with an explicit gradient: three or four blurs, and no map for each intermediate step."""
-
-    @staticmethod
-    def forward(ctx: Any, p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
-        compared = _Compared.of(p, q, settings, border)
-        ctx.save_for_backward(*compared)
-        ctx.rest = settings, border
-        return (compared.f1 * compared.f2).movedim(0, 1).contiguous()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, wanted = gradient.movedim(1, 0), ctx.needs_input_grad[:2]
-        quarters = iter(_Compared(*ctx.saved_tensors).gradients(rows, wanted, *ctx.rest))
-        return (*(4 * next(quarters).movedim(0, 1) if needed else None for needed in wanted), None, None)
-
-
 class _MeanOfProduct(torch.autograd.Function):
-    """The mean of eq. 8. Its gradient, up to a factor, is computed forwards, while a chunk's maps are in the caches."""
+    """The mean of eq. 8 over planes (M, H, W). Its gradient, up to a factor, is computed forwards, while a chunk's maps
+    are in the caches."""
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
@@ -227,10 +200,10 @@ class _MeanOfProduct(torch.autograd.Function):
         done = 0
         for pair in _pairs(p, q):
             compared = _Compared.of(*pair, settings, border)
-            total, count = total + (compared.f1 * compared.f2).sum(), count + compared.f1.numel()
+            total, count = total + compared.similarity.sum(), count + compared.f1.numel()
             if quarters:
                 place = slice(done, done + len(pair[0]))
-                for whole, part in zip(quarters, compared.gradients(None, wanted, settings, border), strict=True):
+                for whole, part in zip(quarters, compared.gradients(wanted, settings, border), strict=True):
                     whole[place] = part.movedim(0, 1)
             done += len(pair[0])
         ctx.save_for_backward(*quarters)

@@ -57,19 +57,8 @@ class _Transposed(torch.autograd.Function):
         stride, padding = ctx.geometry
         for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
         gradient = gradient.to(x.dtype)
-        by_x, by_weight, _ = BACKWARD(
-            gradient,
-            x,
-            weight,
-            None,
-            [stride] * 2,
-            [padding] * 2,
-            [1, 1],
-            True,
-            [0, 0],
-            1,
-            [for_x, for_weight, False],
-        )
+        geometry = [stride] * 2, [padding] * 2, [1, 1], True, [0, 0], 1
+        by_x, by_weight, _ = BACKWARD(gradient, x, weight, None, *geometry, [for_x, for_weight, False])
         return by_x, by_weight, gradient.sum(dim=(0, 2, 3)) if for_bias else None, None, None
 
 
