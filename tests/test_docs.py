@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from flawmap.commands.cli import main
-from flawmap.core import settings
 from flawmap.methods import overrides, presets
+from flawmap.methods.config import Config
+from flawmap.methods.table import METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,16 +33,18 @@ MADE = {"docs/images/demo.png": "examples/demo_picture.py"}
 # Not run here: the lines as they stand, and where they are run.
 ELSEWHERE = {
     "flawmap weights fetch alexnet": "needs the network",
-    "flawmap train cloth -o fm.flawmap --loss fm --minutes 10": "needs what was fetched; in tests/test_features.py",
-    "flawmap inspect cloth.flawmap cloth/test -o found --engine openvino": "needs an extra; in tests/test_engines.py",
+    "flawmap train cloth -o fm.flawmap --method fm --minutes 10": "needs what was fetched; in tests/test_features.py",
+    "flawmap inspect cloth.flawmap cloth/test -o found-openvino --engine openvino": (
+        "needs an extra; in tests/test_engines.py"
+    ),
     "uv pip install .": "by `make demo` in essence",
     "uv pip install --torch-backend cpu .": "in the workflow of continuous integration",
-    "flawmap train fabric -o fabric-paper.flawmap --preset paper --scale 256x256 --precision float32": "hours",
+    "flawmap train fabric -o fabric-paper.flawmap --preset paper --scale 256x256": "hours",
 }
 REAL = "$FLAWMAP_DATA"  # commands on real images are run by `make reproduce`
 
 SMALLER = (  # pattern, replacement; in commands
-    (r"--(minutes|steps|epochs) \S+", "--steps 2 --batch 4"),
+    (r"--(minutes|steps|set training.epochs=\S+)( \d+)?", "--steps 2 --set training.batch=4"),
     (r"--good \d+", "--good 6"),
     (r"--bad \d+", "--bad 4 --size 160x160"),
 )
@@ -234,20 +237,18 @@ def test_commands_mentioned_in_the_text_exist(page: Path, options: dict[str, set
         assert set(OPTION.findall(mention)) <= options[name], f"{page.name}: flawmap {mention}"
 
 
-SECTIONS = "|".join(settings.Config.model_fields)
+SECTIONS = "|".join(Config.model_fields)
+KNOWN = {path for method in METHODS for path in overrides.known_settings(method)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_settings_exist(page: Path) -> None:
     """A setting that a page names in backticks, as in `training.pool`, is one; TOML blocks are accepted."""
     named = set(re.findall(rf"`((?:{SECTIONS})\.[a-z_.]+)`", prose(page)))
-    known = set(overrides._known_paths(settings.Config)) | {
-        f"{module}.py" for module in ("models", "images", "residuals", "config")
-    }
-    assert {name for name in named if not is_code(name)} <= known
+    assert {name for name in named if not is_code(name)} <= KNOWN
     for block in blocks(page):
         if block.language == "toml":
-            overrides.override(settings.preset("fast"), tomllib.loads(block.text))
+            overrides.override(presets.preset("fast"), tomllib.loads(block.text))
 
 
 def is_code(name: str) -> bool:
