@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,9 @@ from flawmap.nets.pretrained import (
     LAYERS,
     MEAN,
     STD,
-    SqueezeNet,
+    Fire,
     alexnet_layers,
     load_features,
-    load_weights,
     normalised,
     squeezenet_layers,
 )
@@ -176,7 +176,7 @@ def test_sizes_of_features(
 def test_whole_alexnet_has_the_published_number_of_parameters() -> None:
     """23,296 + 307,392 + 663,936, by hand from sizes of kernels; SqueezeNet 1.0 has 1,248,424."""
     assert sum(tensor.numel() for tensor in alexnet_layers().parameters()) == 23_296 + 307_392 + 663_936
-    assert sum(tensor.numel() for tensor in SqueezeNet().parameters()) == 1_248_424
+    assert sum(tensor.numel() for tensor in whole_squeezenet().parameters()) == 1_248_424
 
 
 def test_grey_is_seen_as_equal_red_green_and_blue(files: dict[FeatureName, Path]) -> None:
@@ -217,6 +217,22 @@ def test_patches_that_do_not_fit_are_refused(patches: Tensor, message: str) -> N
 # --------------------------------------------------------------------------------------------------- the real network
 
 
+def whole_squeezenet() -> nn.Sequential:
+    """SqueezeNet 1.0: the layers whose features are matched, the others, and the classifier, as torchvision's."""
+    others = (
+        nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        Fire(256, 32, 128),
+        Fire(256, 48, 192),
+        Fire(384, 48, 192),
+        Fire(384, 64, 256),
+        nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        Fire(512, 64, 256),
+    )
+    classifier = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(512, 1000, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    layers = {"features": squeezenet_layers().extend(others), "classifier": classifier}
+    return nn.Sequential(OrderedDict(layers)).eval().requires_grad_(False)
+
+
 @pytest.fixture(scope="module")
 def real_squeezenet(real_data: Path) -> Path:
     path = real_data / "weights" / "squeezenet1_0_imagenet.safetensors"
@@ -240,15 +256,15 @@ def photograph(name: str) -> Tensor:
 @pytest.mark.parametrize(("name", "classes"), [("chelsea", {281, 282, 285}), ("coffee", {967, 968})])
 def test_real_weights_know_photographs(real_squeezenet: Path, name: str, classes: set[int]) -> None:
     """With real weights SqueezeNet sees a cat in a photograph of one, and a cup or espresso in one of that."""
-    network = SqueezeNet()
-    load_weights(network, real_squeezenet, "squeezenet")
-    assert int(network(photograph(name)).argmax()) in classes
+    network = whole_squeezenet()
+    network.load_state_dict(safetensors.torch.load_file(real_squeezenet))
+    assert int(network(normalised(photograph(name))).argmax()) in classes
 
 
 def test_the_first_layers_are_those_of_the_whole(real_squeezenet: Path) -> None:
     """Features for matching are what the whole network computes on its way to the classes."""
-    whole = SqueezeNet()
-    load_weights(whole, real_squeezenet, "squeezenet")
+    whole = whole_squeezenet()
+    whole.load_state_dict(safetensors.torch.load_file(real_squeezenet))
     patches = rand(2, 3, 64, 64)
     features = load_features(FeatureSettings(network="squeezenet", weights=real_squeezenet))(patches)
     expected = whole.features[:6](normalised(patches))

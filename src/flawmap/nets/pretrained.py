@@ -7,7 +7,7 @@ Layer sizes and names are torchvision's, so that its files fit. Kernel / stride 
       features.2  MaxPool 3/2                          features.2        MaxPool 3/2, sides rounded up
       features.3  Conv  5/1/2  192                     features.3, 4     Fire 16, 64 + 64
       features.5  MaxPool 3/2                          features.5        Fire 32, 128 + 128
-      features.6  Conv  3/1/1  384                     ... and so on, for `SqueezeNet` alone
+      features.6  Conv  3/1/1  384
 
 Features for matching are the activations, after the ReLU, of AlexNet's third convolution (Bergmann et al. 2019 name
 the first three convolutional layers, not the ReLU), and of SqueezeNet's third fire module: for the grey patch of 128
@@ -37,8 +37,6 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 SMALLEST = 32  # patch side, pixels: AlexNet's second pooling needs 31
-CLASSES = 1000  # of ImageNet
-MATCHED = 6  # modules of SqueezeNet, through the third fire module; fewer would save little, as the first costs most
 
 
 class Fire(nn.Module):
@@ -70,7 +68,7 @@ def alexnet_layers() -> nn.Sequential:
 
 
 def squeezenet_layers() -> nn.Sequential:
-    """SqueezeNet 1.0 without its classifier."""
+    """SqueezeNet 1.0 through its third fire module; fewer layers would save little, as the first costs most."""
     return nn.Sequential(
         nn.Conv2d(3, 96, 7, stride=2),
         nn.ReLU(inplace=True),
@@ -78,19 +76,12 @@ def squeezenet_layers() -> nn.Sequential:
         Fire(96, 16, 64),
         Fire(128, 16, 64),
         Fire(128, 32, 128),
-        nn.MaxPool2d(3, stride=2, ceil_mode=True),
-        Fire(256, 32, 128),
-        Fire(256, 48, 192),
-        Fire(384, 48, 192),
-        Fire(384, 64, 256),
-        nn.MaxPool2d(3, stride=2, ceil_mode=True),
-        Fire(512, 64, 256),
     )
 
 
 LAYERS: dict[FeatureName, Callable[[], nn.Sequential]] = {
     "alexnet": alexnet_layers,
-    "squeezenet": lambda: nn.Sequential(*list(squeezenet_layers())[:MATCHED]),
+    "squeezenet": squeezenet_layers,
 }
 
 
@@ -104,19 +95,6 @@ class Features(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         maps: Tensor = self.features(normalised(patches))
         return maps
-
-
-class SqueezeNet(nn.Module):
-    """SqueezeNet 1.0 as a whole: images (N, 1 or 3, H, W) in [0, 1] to the scores of ImageNet's classes (N, 1000)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = squeezenet_layers()
-        self.classifier = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(512, CLASSES, 1), nn.ReLU(inplace=True))
-
-    def forward(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.classifier(self.features(normalised(images)))
-        return scores.mean(dim=(2, 3))
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -140,27 +118,16 @@ def normalised(images: Tensor) -> Tensor:
 def load_features(settings: FeatureSettings) -> Features:
     """The feature network of the settings: weights read from its file, frozen, in evaluation mode.
 
+    The file holds at least these weights. It is a `.safetensors`, or a `.pth` or `.pt` as torch saves a state. Of the
+    latter only tensors are read; a pickle that would run code is refused.
+
     Raises:
         InputError: the file is missing, is no file of weights, or holds those of another network.
     """
-    with torch.device("meta"):  # no random weights, which would advance the caller's generator
-        network = Features(LAYERS[settings.network]())
-    load_weights(network, weights_file(settings), settings.network)
-    placed: Features = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return placed
-
-
-def load_weights(network: nn.Module, path: Path, name: str) -> None:
-    """Set a network's weights from a file that holds at least these, and freeze it.
-
-    Args:
-        path: `.safetensors`, or `.pth` or `.pt` as torch saves a state. Of the latter only tensors are read; a pickle
-            that would run code is refused.
-        name: the network's, for messages.
-    Raises:
-        InputError: as `load_features`.
-    """
+    name, path = settings.network, weights_file(settings)
     found = _tensors(path)
+    with torch.device("meta"):  # no random weights, which would advance the caller's generator
+        network = Features(LAYERS[name]())
     wanted = network.state_dict()
     missing = [key for key in wanted if key not in found]
     if missing:
@@ -178,7 +145,8 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
         if not bool(found[key].float().isfinite().all()):
             raise InputError(f"{path} is damaged: {key} holds NaN or infinite values; fetch it again")
     network.load_state_dict({key: found[key].float() for key in wanted}, assign=True)
-    network.requires_grad_(False).eval()
+    placed: Features = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed.requires_grad_(False).eval()
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
