@@ -149,18 +149,13 @@ def _onnxruntime(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
     onnxruntime.disable_telemetry_events()  # builds for Windows report to their maker otherwise
     model = onnx_model(network)
 
-    @_made_once
-    def session(threads: int) -> Any:
+    def compiled(threads: int, shape: tuple[int, ...]) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return lambda patches: session.run(None, {"patches": patches})[0]
 
-    def reconstruct(patches: Tensor) -> Tensor:
-        run = session(torch.get_num_threads())
-        (reconstructions,) = run.run(None, {"patches": patches.contiguous().numpy()})
-        return torch.from_numpy(reconstructions)
-
-    return reconstruct
+    return _compiled_once(compiled)
 
 
 def _openvino(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
@@ -174,33 +169,31 @@ def _openvino(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
     model = core.read_model(onnx_model(network))
     hint = "bf16" if precision == torch.bfloat16 else "f32"
 
-    @_made_once
     def compiled(threads: int, shape: tuple[int, ...]) -> Any:
         """The network for one shape of batch: with a free batch size it would be slower."""
         fixed = model.clone()
         fixed.reshape(list(shape))
         properties = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-        return core.compile_model(fixed, "CPU", properties | {"INFERENCE_NUM_THREADS": threads})
+        ready = core.compile_model(fixed, "CPU", properties | {"INFERENCE_NUM_THREADS": threads})
+        return lambda patches: ready.infer_new_request(patches)[0]  # its own request: for threads
+
+    return _compiled_once(compiled)
+
+
+def _compiled_once(compiled: Callable[[int, tuple[int, ...]], Any]) -> Reconstruct:
+    """Runs batches by what `compiled` makes for a number of cores and a shape of batch; the last ones are kept.
+
+    Threads that ask for the same one wait until it is made. Engines compute on as many cores as torch has in the
+    calling thread: threads with an image each divide the cores.
+    """
+    cached, lock = lru_cache(COMPILED)(compiled), Lock()
 
     def reconstruct(patches: Tensor) -> Tensor:
-        run = compiled(torch.get_num_threads(), tuple(patches.shape))
-        return torch.from_numpy(run.infer_new_request(patches.contiguous().numpy())[0])  # its own request: for threads
+        with lock:
+            run = cached(torch.get_num_threads(), tuple(patches.shape))
+        return torch.from_numpy(run(patches.contiguous().numpy()))
 
     return reconstruct
-
-
-def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps the results for the last arguments. Threads that ask for the same one wait until it is made.
-
-    Engines compute on as many cores as torch has in the calling thread: threads with an image each divide the cores.
-    """
-    cached, lock = lru_cache(COMPILED)(make), Lock()
-
-    def get(*arguments: Any) -> Any:
-        with lock:
-            return cached(*arguments)
-
-    return get
 
 
 @contextmanager

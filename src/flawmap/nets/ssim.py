@@ -195,18 +195,13 @@ class _MeanOfProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
-        wanted, total, count = ctx.needs_input_grad[:2], p.new_zeros(()), 0
-        quarters = [torch.empty_like(image) for image, needed in zip((p, q), wanted, strict=True) if needed]
-        done = 0
+        wanted, total, count, quarters = ctx.needs_input_grad[:2], p.new_zeros(()), 0, []
         for pair in _pairs(p, q):
             compared = _Compared.of(*pair, settings, border)
             total, count = total + compared.similarity.sum(), count + compared.f1.numel()
-            if quarters:
-                place = slice(done, done + len(pair[0]))
-                for whole, part in zip(quarters, compared.gradients(wanted, settings, border), strict=True):
-                    whole[place] = part.movedim(0, 1)
-            done += len(pair[0])
-        ctx.save_for_backward(*quarters)
+            if any(wanted):
+                quarters.append(compared.gradients(wanted, settings, border))
+        ctx.save_for_backward(*(torch.cat([part.movedim(0, 1) for part in own]) for own in zip(*quarters, strict=True)))
         ctx.factor = 4 / count
         return total / count
 

@@ -93,11 +93,7 @@ def known_weights() -> dict[str, Any]:
 
 
 def fetch_weights(
-    network: FeatureName,
-    *,
-    url: str | None = None,
-    out: Path | None = None,
-    events: Events = SILENT,
+    network: FeatureName, *, url: str | None = None, out: Path | None = None, events: Events = SILENT
 ) -> Path:
     """Download the published weights of a network. A file that is there already and is the right one is left alone.
 
