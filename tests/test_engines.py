@@ -66,7 +66,7 @@ def settings(channels: int = 1, **changes: Any) -> Config:
 VAE = settings(method={"name": "vae", "latent": 8}, residual={"name": "l2"})
 
 
-def born(config: Config) -> Autoencoder:
+def initialised(config: Config) -> Autoencoder:
     """A network whose reconstructions vary from patch to patch."""
     network = build_network(config)
     initialise(network, random_patches(config, 32), seed=0)
@@ -79,7 +79,7 @@ def random_patches(config: Config, count: int, seed: int = 0) -> Tensor:
 
 
 def artifact_of(config: Config) -> Artifact:
-    return Artifact(config, born(config).state_dict(), 0.1)
+    return Artifact(config, initialised(config).state_dict(), 0.1)
 
 
 def detector_of(config: Config, engine: str, precision: str = "float32") -> Detector:
@@ -116,7 +116,7 @@ def test_the_model_is_valid_and_says_its_shapes(patch: int, channels: int) -> No
 def test_the_model_holds_the_weights_as_they_are() -> None:
     """Every weight and bias of encoder and decoder, bit for bit, and the layers in their order."""
     onnx = pytest.importorskip("onnx")
-    network = born(settings(3))
+    network = initialised(settings(3))
     graph = onnx.load_from_string(onnx_model(network)).graph
     kept = [onnx.numpy_helper.to_array(constant) for constant in graph.initializer]
     own = [*network.encoder.parameters(), *network.decoder.parameters()]
@@ -133,7 +133,7 @@ def test_the_model_holds_the_weights_as_they_are() -> None:
 @torch.inference_mode()
 def test_an_engine_reconstructs_as_torch(engine: str, config: Config) -> None:
     """To 1e-4 in any number of patches; a variational network decodes its mean."""
-    network = born(config)
+    network = initialised(config)
     reconstruct = start_engine(engine, network, torch.float32)
     for count in (1, 5, 2):
         patches = random_patches(config, count, seed=count)
@@ -198,7 +198,7 @@ def test_a_detector_gives_an_engine_its_own_batch(engine: str) -> None:
 @torch.inference_mode()
 def test_many_sizes_of_batches() -> None:
     """OpenVINO compiles for every size that it meets, keeps a few, and compiles again when one comes back."""
-    network = born(settings())
+    network = initialised(settings())
     reconstruct, patches = start_engine("openvino", network, torch.float32), random_patches(settings(), COMPILED + 2)
     for count in (*range(1, COMPILED + 3), 1):
         torch.testing.assert_close(reconstruct(patches[:count]), network(patches[:count]), rtol=0, atol=1e-4)
@@ -207,7 +207,7 @@ def test_many_sizes_of_batches() -> None:
 @OPENVINO
 def test_openvino_reports_nothing() -> None:
     """The package that reports an import of openvino is never loaded, and can be afterwards by who wants it."""
-    start_engine("openvino", born(settings()), torch.float32)
+    start_engine("openvino", initialised(settings()), torch.float32)
     assert "openvino" in sys.modules
     assert "openvino_telemetry" not in sys.modules
 
@@ -314,7 +314,7 @@ def test_a_missing_package(engine: str, package: str, tmp_path: Path, monkeypatc
 @OPENVINO
 def test_bfloat16_where_openvino_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would run in float32 without a word, and the figures would be said to be of bfloat16."""
-    start_engine("openvino", born(settings()), torch.float32)
+    start_engine("openvino", initialised(settings()), torch.float32)
     monkeypatch.setattr(sys.modules["openvino"].Core, "get_property", lambda *_: ["FP32"])
     assert message_of(lambda: detector_of(settings(), "openvino", "bfloat16"), ConfigError) == (
         "the engine openvino has no bfloat16 on this processor; use --precision float32, or --engine torch"

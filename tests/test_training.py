@@ -334,7 +334,7 @@ def test_a_pool_is_all_that_is_ever_seen_and_each_patch_once_an_epoch() -> None:
     assert len({tuple(one) for one in passes}) == 6
 
 
-def test_without_a_pool_patches_are_fresh_for_ever() -> None:
+def test_without_a_pool_every_batch_is_fresh() -> None:
     """Batches differ from step to step."""
     source = source_of()
     fit(config_of(steps=10), source)
@@ -438,7 +438,7 @@ def test_a_history_is_written_as_csv_and_read_back(tmp_path: Path) -> None:
     assert found == rows
 
 
-def test_the_flat_loss_is_that_of_every_patch_s_mean() -> None:
+def test_the_constant_loss_is_that_of_every_patch_s_mean() -> None:
     """For l2 it is the patches' variance summed over pixels, by hand."""
     source = source_of()
     trained = fit(config_of(loss="l2", steps=1, learning_rate=1e-5), source)
@@ -660,6 +660,9 @@ def test_settings_newer_than_a_checkpoint_get_their_default(saved: tuple[Config,
     path.write_bytes(blob)
     rewritten(path, lambda header: header["config"]["training"].pop("weight_decay"))
     assert load_checkpoint(path, config, "these", "float32") is not None
+    other = override(config, {"training": {"weight_decay": 0.5}})
+    with pytest.raises(ConfigError, match=r"other settings: training\.weight_decay was 0\.0, is 0\.5;"):
+        load_checkpoint(path, other, "these", "float32")
 
 
 def test_another_precision_is_refused(saved: tuple[Config, bytes], tmp_path: Path) -> None:
@@ -667,11 +670,12 @@ def test_another_precision_is_refused(saved: tuple[Config, bytes], tmp_path: Pat
     config, blob = saved
     path = tmp_path / "state"
     path.write_bytes(blob)
+    rewritten(path, lambda header: header.update(precision="bfloat16"))
     with pytest.raises(ConfigError) as caught:
-        load_checkpoint(path, config, "these", "bfloat16")
+        fit(config, source_of(), checkpoint=path, resume=True, data_digest="these")
     assert str(caught.value) == (
-        f"{path} was written while training in float32, this machine would go on in bfloat16; resume with --set "
-        "training.precision=float32, or remove the checkpoint to start anew"
+        f"{path} was written while training in bfloat16, this machine would go on in float32; resume with --set "
+        "training.precision=bfloat16, or remove the checkpoint to start anew"
     )
 
 
@@ -687,6 +691,9 @@ def test_every_flipped_byte_of_a_checkpoint_is_noticed(saved: tuple[Config, byte
             load_checkpoint(path, config, "these", "float32")
 
 
+# --- Ctrl-C
+
+
 class Interrupting(Noise):
     """Patches that raise Ctrl-C's signal while those of a step are cut."""
 
@@ -700,9 +707,9 @@ class Interrupting(Noise):
         return super().cut(drawn)
 
 
-@pytest.mark.parametrize("step", [0, 7, 20])
+@pytest.mark.parametrize("step", [0, 7, 19, 20, 40])
 def test_ctrl_c_ends_with_the_step_at_hand(step: int, tmp_path: Path) -> None:
-    """In the middle of a row too; the resumed training ends at the bits of one that never stopped."""
+    """In a row, at its end, or in the last step: the resumed training ends at the bits of one that never stopped."""
     config, path = config_of(steps=41, plateau_steps=0, checkpoint_minutes=60.0), tmp_path / "state"
     straight = fit(config, Noise())
     with pytest.raises(KeyboardInterrupt):
@@ -714,6 +721,38 @@ def test_ctrl_c_ends_with_the_step_at_hand(step: int, tmp_path: Path) -> None:
     assert same_weights(straight.network, resumed.network)
     assert without_time(straight) == without_time(resumed)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_leaves_a_checkpoint_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come while a row is measured, between two steps: the checkpoint has the whole row, or nothing of it."""
+    monkeypatch.setattr(gradient, "VALIDATION_ROWS", 2)
+    config, path = config_of(steps=45, plateau_steps=0), tmp_path / "state"
+    held_out = source_of().sample(6, np.random.default_rng(9))
+    straight = fit(config, Noise(), held_out)
+
+    def interrupt(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gradient._Stepper, "evaluate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, Noise(), held_out, checkpoint=path)
+    saved = load_checkpoint(path, config, "", "float32")
+    assert saved is not None
+    assert saved.step == 20
+    resumed = fit(config, Noise(), held_out, checkpoint=path, resume=True)
+    assert same_weights(straight.network, resumed.network)
+    assert without_time(straight) == without_time(resumed)
+
+
+def test_ctrl_c_of_a_training_that_turned_nan_saves_nothing(tmp_path: Path) -> None:
+    """Weights that are lost do not replace a checkpoint."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(config_of(learning_rate=1e30), Interrupting(9), checkpoint=tmp_path / "state")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- any network
 
 
 def test_the_loop_knows_no_method() -> None:
@@ -731,7 +770,7 @@ def test_the_loop_knows_no_method() -> None:
     def initialise(network: nn.Module, patches: Tensor, seed: int) -> None:
         assert patches.shape[1:] == (1, PATCH, PATCH)
 
-    objective = Objective(loss, lambda patches: 1e9, initialise)  # type: ignore[arg-type,return-value]
+    objective = Objective(loss, lambda patches: torch.tensor(1e9), initialise)
     trained = gradient.train(Level(), objective, Noise(), config_of(steps=200, learning_rate=0.05), FitContext())
     assert isinstance(trained.network, Level)
     assert trained.network.level.item() == pytest.approx(0.5, abs=0.02)

@@ -13,8 +13,8 @@ from typing import Any
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """While the block runs, a first Ctrl-C is only noted; a second one interrupts at once, as usual.
 
-    Yields a function that says whether one came. In other threads than the main one nothing changes, nor where the
-    caller has a handler of its own.
+    Yields a function that says whether one came. The end of the block interrupts if one came. In other threads than
+    the main one nothing changes, nor where the caller has a handler of its own.
     """
     if (
         threading.current_thread() is not threading.main_thread()
@@ -33,3 +33,5 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
         yield came.is_set
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came.is_set():
+        raise KeyboardInterrupt

@@ -95,6 +95,6 @@ class Config(Settings):
 
 def method_type(name: Any) -> type[MethodSettings]:
     """The settings' type of a method. Raises ValueError for a name that no method has."""
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"method.name must be one of {', '.join(METHODS)}, got {name!r}")
     return METHODS[name].settings

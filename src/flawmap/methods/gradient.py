@@ -85,7 +85,10 @@ class Trained:
 
 @dataclass
 class _Run:
-    """What changes while training goes on. pending: losses of the steps since the last row. busy: within a step."""
+    """What changes while training goes on. pending: losses of the steps since the last row.
+
+    busy: within a step, or within the row that ends with it. Nothing can go on from there.
+    """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -119,13 +122,13 @@ def train(network: nn.Module, objective: Objective, patches: Patches, config: Co
         try:
             while run.step < run.steps:
                 _row(run, stepper, held_out, context, interrupted)
-                if interrupted():
-                    raise KeyboardInterrupt
                 if time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
                     _save(run, config, stepper, context)
                     saved = time.monotonic()
+                if interrupted():
+                    raise KeyboardInterrupt
         except KeyboardInterrupt:
-            if not run.busy:  # half a step is no state to go on from
+            if not run.busy:
                 _save(run, config, stepper, context)
             raise
     speed = run.steps * config.training.batch / max(run.seconds, 1e-9)
@@ -148,7 +151,7 @@ def _row(
         run.busy = True
         run.pending.append(stepper(run.network, run.optimizer, run.step, rate))
         run.step += 1
-        run.busy = False
+        run.busy = run.step == until
     seconds = time.monotonic() - started
     run.seconds += seconds
     if run.step < until:
@@ -158,6 +161,7 @@ def _row(
     due = run.step % (ROW_STEPS * VALIDATION_ROWS) == 0 or run.step == run.steps
     validation = stepper.evaluate(run.network, held_out) if held_out is not None and due else None
     run.history.append(Row(run.step, loss, validation, rate, run.seconds))
+    run.busy = False
     _check_loss(run, stepper.settings, stepper.objective.advice)
     context.on_progress(_progress(run, stepper.settings.batch, seconds / max(1, run.step - first)))
 
@@ -330,8 +334,9 @@ def _progress(run: _Run, batch: int, seconds_per_step: float) -> Progress:
 
 
 def _save(run: _Run, config: Config, stepper: _Stepper, context: FitContext) -> None:
-    """Write the checkpoint, where one was asked for."""
-    if context.checkpoint is None:
+    """Write the checkpoint, where one was asked for. A loss that is not finite leaves the one before it."""
+    pending = [float(loss) for loss in run.pending]
+    if context.checkpoint is None or not all(map(math.isfinite, pending)):
         return
     frozen = Checkpoint.of(
         run.network,
@@ -343,6 +348,6 @@ def _save(run: _Run, config: Config, stepper: _Stepper, context: FitContext) -> 
         steps=run.steps,
         seconds=run.seconds,
         history=[asdict(row) for row in run.history],
-        pending=[float(loss) for loss in run.pending],
+        pending=pending,
     )
     save_checkpoint(frozen, context.checkpoint)

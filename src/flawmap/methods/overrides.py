@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import tomllib
@@ -23,7 +24,7 @@ def parse(data: dict[str, Any]) -> Config:
     """A Config from plain data (parsed TOML or JSON). Raises ConfigError naming the key and the nearest known one."""
     if not isinstance(data, dict):
         raise ConfigError(f"settings must be a table of sections, got {data!r}")
-    name = _name_of(data.get("method")) or USUAL
+    name = _name_of(data.get("method"), USUAL)
     try:
         settings = method_type(name)
     except ValueError as error:
@@ -66,8 +67,8 @@ def override(base: Config, changes: dict[str, Any]) -> Config:
     keeps the settings that it shares with the one before.
     """
     data = base.model_dump()
-    name = _name_of(changes.get("method"))
-    if name in METHODS and name != base.method.name:
+    name = _name_of(changes.get("method"), base.method.name)
+    if name != base.method.name and isinstance(name, str) and name in METHODS:
         shared = METHODS[name].settings.model_fields
         data["method"] = {key: value for key, value in data["method"].items() if key in shared}
     training = changes.get("training", {})
@@ -106,14 +107,17 @@ def default_text(config: Config, path: str) -> str:
 
 
 def _value_of(text: str) -> Any:
+    """TOML's value. A date is a word, as are several lines: no setting takes one, and a folder may be named so."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    value = found["value"]
+    return text if len(found) > 1 or isinstance(value, datetime.date | datetime.time) else value
 
 
-def _name_of(method: Any) -> Any:
-    return method.get("name") if isinstance(method, dict) else None
+def _name_of(method: Any, otherwise: str) -> Any:
+    return method.get("name", otherwise) if isinstance(method, dict) else otherwise
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
