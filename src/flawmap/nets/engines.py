@@ -7,9 +7,9 @@ PyTorch on batches of few patches.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -159,9 +159,7 @@ def _onnxruntime(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
 
 
 def _openvino(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
-    with _without_telemetry():
-        import openvino  # noqa: PLC0415 - an extra
-    core = openvino.Core()
+    core = _imported_openvino().Core()
     if precision == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError(
             "the engine openvino has no bfloat16 on this processor; use --precision float32, or --engine torch"
@@ -196,18 +194,17 @@ def _compiled_once(compiled: Callable[[int, tuple[int, ...]], Any]) -> Reconstru
     return reconstruct
 
 
-@contextmanager
-def _without_telemetry() -> Iterator[None]:
-    """While openvino is first imported: it reports that to its maker, unless the package that does so is not found."""
+def _imported_openvino() -> Any:
+    """openvino, an extra. It reports its first import to its maker, unless the package that does so is not found."""
     name = "openvino_telemetry"
-    if name in sys.modules:  # the caller's own doing
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]
+    hidden = name not in sys.modules  # else it is the caller's own doing
+    if hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
     try:
-        yield
+        return import_module("openvino")
     finally:
-        del sys.modules[name]
+        if hidden:
+            del sys.modules[name]
 
 
 ENGINES: dict[str, Engine] = {

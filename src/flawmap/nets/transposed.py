@@ -23,14 +23,13 @@ class TransposedConvolution(nn.ConvTranspose2d):
     Groups, dilation, output padding and an output size are not taken.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, *, bias: bool = True
-    ) -> None:
-        super().__init__(inputs, outputs, kernel, stride, padding, bias=bias)
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding)
 
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         weight, bias = self.weight, self.bias
-        if input.device.type != "cpu" or bias is None or torch.compiler.is_compiling():
+        assert bias is not None
+        if input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
         if torch.is_autocast_enabled("cpu"):
             precision = torch.get_autocast_dtype("cpu")
