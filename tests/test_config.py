@@ -109,6 +109,7 @@ def test_settings_are_frozen() -> None:
         ),
         ({"trainig": {"steps": 1}}, "unknown setting trainig; did you mean training?"),
         ({"method": {"size": 7}}, "unknown setting method.size; did you mean method.ssim.size?"),
+        ({"method": {"ssim": {"siz": 7}}}, "unknown setting method.ssim.siz; did you mean method.ssim.size?"),
         (
             {"residual": {"ssim": {"sise": 7}}},
             "unknown setting residual.ssim.sise; did you mean residual.ssim.size?",
@@ -204,7 +205,7 @@ def test_several_faults_are_told_together_but_no_more_than_three() -> None:
         {"model": {"patch": 1}, "method": {"latent": 0}, "tiling": {"stride": 0}, "split": {"test": 2}, "x": 1}
     )
     assert text.count("; ") == 2
-    assert text.startswith("method.latent: Input should be greater than 0, got 0; ")
+    assert text.startswith("model: patch must be one of 32, 64, 128, 256 pixels, got 1; method.latent: ")
 
 
 def test_settings_built_in_python_refuse_too() -> None:

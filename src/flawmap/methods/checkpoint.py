@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flawmap.core.errors import ArtifactError, ConfigError
+from flawmap.core.files import sha256_of
 from flawmap.core.tensor_file import load_tensors, save_tensors
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import parse
@@ -18,12 +20,8 @@ from flawmap.methods.overrides import parse
 KEY = "flawmap-checkpoint"
 FORMAT = 1
 REMEDY = "remove it to start anew"
-FREE = (
-    "device",
-    "memory_gb",
-    "checkpoint_minutes",
-    "precision",
-)  # training settings that may change between stop and resume
+FREE = {f"training.{name}" for name in ("device", "memory_gb", "checkpoint_minutes", "precision")}
+"""Settings that may change between stop and resume. What precision was used is compared by itself."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,13 @@ class Checkpoint:
     """Network, Adam's moments, and where in the training they belong.
 
     steps: of the whole training, also where minutes were asked for. precision: of the network's arithmetic. pending:
-    losses of the steps since the last row of the history.
+    losses of the steps since the last row of the history. files: `file_digests` of the settings.
     """
 
     tensors: dict[str, Tensor]
     config: dict[str, Any]
     precision: str
+    files: dict[str, str]
     data_digest: str
     step: int
     steps: int
@@ -91,7 +90,7 @@ def load_checkpoint(path: Path, config: Config, data_digest: str, precision: str
         precision: in which the training would go on, "float32" or "bfloat16".
     Raises:
         ArtifactError: damaged, not a checkpoint, or one of a newer flawmap.
-        ConfigError: it belongs to other settings or other training images.
+        ConfigError: it belongs to other settings, files or training images, or to another precision.
     """
     if not path.is_file():
         return None
@@ -103,12 +102,13 @@ def load_checkpoint(path: Path, config: Config, data_digest: str, precision: str
                 f"{path} has format {version}, this flawmap reads up to {FORMAT}; update flawmap, or {REMEDY}"
             )
         checkpoint = Checkpoint(tensors, **header)
-        before = _comparable(parse(checkpoint.config))  # settings that are newer than the checkpoint get their default
+        before = parse(checkpoint.config)  # settings that are newer than the checkpoint get their default
     except ArtifactError:
         raise
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is not a readable checkpoint ({error}); {REMEDY}") from None
-    changed = _differences(before, _comparable(config))
+    files = file_digests(config)
+    changed = _differences(before.model_dump(mode="json"), config.model_dump(mode="json"), FREE | files.keys())
     if changed:
         raise ConfigError(
             f"{path} was written with other settings: {'; '.join(changed[:3])}; resume with the same ones, or remove "
@@ -119,24 +119,28 @@ def load_checkpoint(path: Path, config: Config, data_digest: str, precision: str
             f"{path} was written while training in {checkpoint.precision}, this machine would go on in {precision}; "
             f"resume with --set training.precision={checkpoint.precision}, or remove the checkpoint to start anew"
         )
+    other = [name for name, digest in files.items() if checkpoint.files.get(name) != digest]
+    if other:
+        raise ConfigError(
+            f"{path} was written while training with another file as {' and '.join(other)}; name that one, or remove "
+            "the checkpoint to start anew"
+        )
     if checkpoint.data_digest != data_digest:
         raise ConfigError(f"{path} was written while training on other images; remove it to start anew")
     return checkpoint
 
 
-def _comparable(config: Config) -> dict[str, Any]:
-    settings = config.model_dump(mode="json")
-    for name in FREE:
-        del settings["training"][name]
-    return settings
+def file_digests(config: Config) -> dict[str, str]:
+    """The SHA-256 of each file that the fit reads, by the setting that names it. Such a file may be moved."""
+    return {f"method.{name}": sha256_of(path) for name, path in config.method.files().items()}
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def _differences(old: dict[str, Any], new: dict[str, Any], free: Set[str], prefix: str = "") -> list[str]:
     found: list[str] = []
     for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
+        before, after, name = old.get(key), new.get(key), f"{prefix}{key}"
         if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key} was {before}, is {after}")
+            found += _differences(before, after, free, f"{name}.")
+        elif before != after and name not in free:
+            found.append(f"{name} was {before}, is {after}")
     return found

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import SerializeAsAny, field_validator, model_validator
 
+from flawmap.core.errors import ConfigError
 from flawmap.core.settings import (
     WINDOWED,
     ImageSettings,
@@ -42,8 +43,11 @@ class Config(Settings):
 
     @field_validator("method", mode="before")
     @classmethod
-    def _of_its_name(cls, value: Any) -> Any:
-        return method_type(value.get("name", USUAL)).model_validate(value) if isinstance(value, dict) else value
+    def _of_its_name(cls, value: Any) -> MethodSettings:
+        if isinstance(value, MethodSettings):
+            return value
+        name = value.get("name", USUAL) if isinstance(value, dict) else USUAL
+        return method_type(name).model_validate(value)
 
     @model_validator(mode="after")
     def _sane(self) -> Self:
@@ -94,7 +98,7 @@ class Config(Settings):
 
 
 def method_type(name: Any) -> type[MethodSettings]:
-    """The settings' type of a method. Raises ValueError for a name that no method has."""
+    """The settings' type of a method. Raises ConfigError for a name that no method has."""
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"method.name must be one of {', '.join(METHODS)}, got {name!r}")
+        raise ConfigError(f"method.name must be one of {', '.join(METHODS)}, got {name!r}")
     return METHODS[name].settings

@@ -23,7 +23,7 @@ from flawmap.core.device import autocast, choose_device, choose_precision
 from flawmap.core.errors import TrainingError
 from flawmap.core.interrupts import deferred_interrupt
 from flawmap.core.settings import TrainingSettings
-from flawmap.methods.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from flawmap.methods.checkpoint import Checkpoint, file_digests, load_checkpoint, save_checkpoint
 from flawmap.methods.config import Config
 from flawmap.methods.corruption import augment, corrupted
 from flawmap.methods.interface import FitContext, Patches, Progress, Row
@@ -85,7 +85,7 @@ class Trained:
 
 @dataclass
 class _Run:
-    """What changes while training goes on. pending: losses of the steps since the last row.
+    """What changes while training goes on. files: `file_digests`. pending: losses of the steps since the last row.
 
     busy: within a step, or within the row that ends with it. Nothing can go on from there.
     """
@@ -94,6 +94,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     steps: int
     constant_loss: float
+    files: dict[str, str] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
     history: list[Row] = field(default_factory=list)
@@ -274,12 +275,13 @@ def _begin(network: nn.Module, config: Config, stepper: _Stepper, context: FitCo
     )
     constant = stepper.constant_loss(patches)
     if saved is None:
-        return _Run(placed, optimizer, _count_steps(settings, stepper, placed), constant)
+        steps = _count_steps(settings, stepper, placed)
+        return _Run(placed, optimizer, steps, constant, {} if context.checkpoint is None else file_digests(config))
     saved.restore(placed, optimizer)
     log.info("resuming at step %d of %d", saved.step, saved.steps)
     history = [Row(**row) for row in saved.history]
     pending = [torch.tensor(loss, device=stepper.device) for loss in saved.pending]
-    return _Run(placed, optimizer, saved.steps, constant, saved.step, saved.seconds, history, pending)
+    return _Run(placed, optimizer, saved.steps, constant, saved.files, saved.step, saved.seconds, history, pending)
 
 
 def _count_steps(settings: TrainingSettings, stepper: _Stepper, network: nn.Module) -> int:
@@ -343,6 +345,7 @@ def _save(run: _Run, config: Config, stepper: _Stepper, context: FitContext) -> 
         run.optimizer,
         config=config,
         precision=str(stepper.precision).removeprefix("torch."),
+        files=run.files,
         data_digest=context.data_digest,
         step=run.step,
         steps=run.steps,

@@ -25,23 +25,11 @@ def parse(data: dict[str, Any]) -> Config:
     if not isinstance(data, dict):
         raise ConfigError(f"settings must be a table of sections, got {data!r}")
     name = _name_of(data.get("method"), USUAL)
+    method_type(name)
     try:
-        settings = method_type(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    problems: list[str] = []
-    method = settings.model_construct(name=name)
-    try:
-        method = settings.model_validate(data.get("method", {}))
+        return Config.model_validate(data)
     except ValidationError as error:
-        problems += _sentences(error, name)
-    try:
-        config = Config.model_validate(data | {"method": method})
-    except ValidationError as error:
-        problems += _sentences(error, name)
-    if problems:
-        raise ConfigError("; ".join(list(dict.fromkeys(problems))[:TOLD]))
-    return config
+        raise ConfigError("; ".join(list(dict.fromkeys(_sentences(error, name)))[:TOLD])) from None
 
 
 def read_config(path: Path, base: Config) -> Config:
@@ -132,28 +120,27 @@ def _sentences(error: ValidationError, method: str) -> list[str]:
     """The problems of a validation, a sentence each."""
     sentences: list[str] = []
     known = known_settings(method)
-    own = "" if error.title == Config.__name__ else "method."  # the method's settings are checked by themselves
     keys = {key for path in known for key in path.split(".")}
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"]]
         if problem["type"] == "extra_forbidden":
-            path = own + ".".join(parts)
-            owner, near = _owner(path), _nearest(path, known)
+            path = ".".join(parts)
+            owner, near = _owner(path, method), _nearest(path, known)
             sentences.append(f"unknown setting {path}" + (owner or (f"; did you mean {near}?" if near else "")))
             continue
-        where = own + ".".join(part for part in parts if part in keys)
+        where = ".".join(part for part in parts if part in keys)
         message = problem["msg"].removeprefix("Value error, ")
-        sentences.append(f"{where.rstrip('.')}: {message}" if where else message)
+        sentences.append(f"{where}: {message}" if where else message)
         if problem["type"] != "value_error":
             sentences[-1] += f", got {problem['input']!r}"
     return sentences
 
 
-def _owner(path: str) -> str:
+def _owner(path: str, method: str) -> str:
     """Which other methods have a setting that this one lacks."""
-    section, _, key = path.partition(".")
-    owners = [name for name, row in METHODS.items() if key.partition(".")[0] in row.settings.model_fields]
-    return f"; it belongs to the method {' or '.join(owners)}" if section == "method" and owners else ""
+    section, key, *_ = *path.split("."), ""
+    owners = [name for name, row in METHODS.items() if section == "method" and key in row.settings.model_fields]
+    return f"; it belongs to the method {' or '.join(owners)}" if owners and method not in owners else ""
 
 
 def _nearest(path: str, known: list[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -61,5 +62,5 @@ class FeatureMatchingSettings(AutoencoderSettings):
     features: FeatureSettings = FeatureSettings()
     feature_weight: float = Field(1.0, ge=0)  # lambda: weight of the features' squared distance
 
-    def check_files(self) -> None:
-        weights_file(self.features)
+    def files(self) -> dict[str, Path]:
+        return {"features.weights": weights_file(self.features)}
