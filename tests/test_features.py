@@ -22,13 +22,16 @@ from torch import Tensor, nn
 import flawmap
 from flawmap.commands import evaluate as commands_evaluate
 from flawmap.commands.cli import main
-from flawmap.core.errors import InputError
+from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.events import Events
 from flawmap.core.settings import FeatureName, FeatureSettings
+from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import good_images
 from flawmap.imaging.writing import write_image
 from flawmap.methods import gradient
+from flawmap.methods.autoencoder import train_network
 from flawmap.methods.config import Config
+from flawmap.methods.interface import FitContext, Progress
 from flawmap.methods.losses import l2_loss, loss_of
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
@@ -676,6 +679,35 @@ def test_a_model_needs_its_features_to_train_and_never_again(
     assert re.search(r"^method +fm, residual of the method", out, re.MULTILINE)
     assert re.search(rf"^features +alexnet, SHA-256 {digest[:12]}", out, re.MULTILINE)
     assert report.history[-1].loss > 0
+
+
+def test_a_training_goes_on_with_a_moved_file_and_not_with_another_one(
+    files: dict[FeatureName, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features count by their content, not by where they lie: the same bits from another folder, or a refusal."""
+    monkeypatch.setattr(gradient, "ROW_STEPS", 2)
+    source = PatchSource(map(TrainingImage, good_images("cloth", 2, (64, 64), 0)), 32)
+    here, there, path = tmp_path / "f.pth", tmp_path / "g.pth", tmp_path / "state"
+    here.write_bytes(files["alexnet"].read_bytes())
+    straight = train_network(config_of(here), source)
+
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_network(config_of(here), source, FitContext(checkpoint=path, on_progress=interrupt))
+    here.rename(there)
+    resumed = train_network(config_of(there), source, FitContext(checkpoint=path, resume=True))
+    assert [row.loss for row in straight.history] == [row.loss for row in resumed.history]
+    other = torch.load(there, weights_only=True)
+    other["features.0.bias"] += 1
+    torch.save(other, there)
+    with pytest.raises(ConfigError) as caught:
+        train_network(config_of(there), source, FitContext(checkpoint=path, resume=True))
+    assert str(caught.value) == (
+        f"{path} was written while training with another file as method.features.weights; name that one, or remove "
+        "the checkpoint to start anew"
+    )
 
 
 def test_without_features_nothing_is_trained(good: Path, cache: Path, tmp_path: Path) -> None:

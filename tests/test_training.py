@@ -200,7 +200,7 @@ def test_a_restored_state_lies_in_memory_as_it_did(tmp_path: Path) -> None:
         network(torch.rand(2, 1, PATCH, PATCH)).square().mean().backward()
         optimizer.step()
     where = {"config": config, "data_digest": "d", "step": 3, "steps": 20, "seconds": 1.5, "history": []}
-    where |= {"precision": "float32", "pending": [0.5]}
+    where |= {"precision": "float32", "files": {}, "pending": [0.5]}
     save_checkpoint(Checkpoint.of(network, optimizer, **where), path)
     saved = load_checkpoint(path, config, "d", "float32")
     assert saved is not None

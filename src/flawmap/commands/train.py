@@ -158,7 +158,7 @@ def _write_history(history: tuple[Row, ...], model: Path) -> None:
 def _ready(model: Path, config: Config, *, resume: bool) -> Path:
     """The checkpoint's path, after a check of what a training needs, before hours of it."""
     choose_device(config.training.device)
-    config.method.check_files()
+    config.method.files()  # an error where one is missing
     if model.is_dir():
         raise InputError(f"{model} is a folder, the model is a file; name one in it: -o {model / 'model.flawmap'}")
     checkpoint = _beside(model, ".checkpoint")

@@ -79,8 +79,13 @@ class MethodSettings(Settings):
 
     name: str
 
-    def check_files(self) -> None:
-        """Raise InputError if a file that the fit needs is missing; asked before any image is read."""
+    def files(self) -> dict[str, Path]:
+        """The files that the fit reads, by the settings of this section that name them; asked before any image is read.
+
+        Raises:
+            InputError: one is missing.
+        """
+        return {}
 
     def problem(self, config: Any) -> str | None:
         """What does not fit between these settings and the others of a Config, in a sentence; None: all fits."""
