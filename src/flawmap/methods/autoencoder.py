@@ -109,7 +109,11 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
         raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
     placed = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     run = start_engine(runtime.engine, placed, precision)
-    decode = sampled(config, placed, device, precision) if samples else _reconstructed(run, device, precision)
+    decode: Decode = (
+        sampled(config, placed, device, precision)
+        if samples
+        else lambda patches: Decoded(_forward(run, patches, device, precision))
+    )
     batch = ENGINES[runtime.engine].batch if device.type == "cpu" else BATCH_ELSEWHERE
     return comparing(config, decode, device, precision, batch)
 
@@ -130,10 +134,6 @@ def comparing(config: Config, decode: Decode, device: torch.device, precision: t
     return PatchScorer(
         score, device, precision, batch, lambda image, rebuilt: residual(image, Decoded(rebuilt)), context
     )
-
-
-def _reconstructed(run: Reconstruct, device: torch.device, precision: torch.dtype) -> Decode:
-    return lambda patches: Decoded(_forward(run, patches, device, precision))
 
 
 def sampled(config: Config, network: Autoencoder, device: torch.device, precision: torch.dtype) -> Decode:

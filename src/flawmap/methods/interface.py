@@ -54,10 +54,6 @@ class Progress:
     seconds_left: float
 
 
-def _ignored(progress: Progress) -> None:
-    return None
-
-
 @dataclass(frozen=True)
 class FitContext:
     """What a fit is given besides settings and patches.
@@ -71,7 +67,7 @@ class FitContext:
     checkpoint: Path | None = None
     resume: bool = False
     data_digest: str = ""
-    on_progress: Callable[[Progress], None] = _ignored
+    on_progress: Callable[[Progress], None] = lambda progress: None
 
 
 @dataclass(frozen=True)
@@ -119,10 +115,6 @@ class PatchScorer:
     context: int = 0
 
 
-Fit = Callable[["Config", Patches, FitContext], State]
-MakeScorer = Callable[["Config", State, Runtime], PatchScorer]
-
-
 class Method(NamedTuple):
     """One row of the table.
 
@@ -131,5 +123,5 @@ class Method(NamedTuple):
     """
 
     settings: type[MethodSettings]
-    fit: Fit
-    scorer: MakeScorer
+    fit: Callable[[Config, Patches, FitContext], State]
+    scorer: Callable[[Config, State, Runtime], PatchScorer]

@@ -99,18 +99,11 @@ def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSett
     return 0.5 * (torch.log1p(variance / least) + distance / (variance + least)).mean(dim=1)
 
 
-def _of(function: Callable[[Tensor, Tensor, ResidualSettings], Tensor]) -> Residual:
-    """A residual of reconstructions, whatever they come from."""
-    return lambda image, decoded, settings: function(image, decoded.reconstruction, settings)
-
-
-def _part_residual(part: str) -> Callable[[Tensor, Tensor, ResidualSettings], Tensor]:
-    def residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
-        similarity: Tensor = getattr(ssim_parts(image, reconstruction, settings.ssim, border="reflect"), part)
-        return _disagreement(similarity)
-
-    residual.__doc__ = f"""One part of SSIM, its {part}, by itself: (1 - {part}) / 2 per pixel, as `ssim_residual`."""
-    return residual
+def _part(name: str) -> Residual:
+    """One part of SSIM by itself: (1 - luminance) / 2 and so on, as `ssim_residual`."""
+    return lambda image, decoded, settings: _disagreement(
+        ssim_parts(image, decoded.reconstruction, settings.ssim, border="reflect")._asdict()[name]
+    )
 
 
 def _disagreement(similarity: Tensor) -> Tensor:
@@ -119,10 +112,8 @@ def _disagreement(similarity: Tensor) -> Tensor:
 
 
 RESIDUALS: dict[str, Residual] = {
-    "l2": _of(l2_residual),
-    "ssim": _of(ssim_residual),
-    "luminance": _of(_part_residual("luminance")),
-    "contrast": _of(_part_residual("contrast")),
-    "structure": _of(_part_residual("structure")),
+    "l2": lambda image, decoded, settings: l2_residual(image, decoded.reconstruction, settings),
+    "ssim": lambda image, decoded, settings: ssim_residual(image, decoded.reconstruction, settings),
+    **{name: _part(name) for name in ("luminance", "contrast", "structure")},
     "probability": probability_residual,
 }
