@@ -13,10 +13,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flawmap.core.device import autocast, choose_device, choose_precision
@@ -137,16 +139,11 @@ def train(network: nn.Module, objective: Objective, patches: Patches, config: Co
 
 
 def _row(
-    run: _Run,
-    stepper: _Stepper,
-    held_out: Tensor | None,
-    context: FitContext,
-    interrupted: Callable[[], bool],
+    run: _Run, stepper: _Stepper, held_out: Tensor | None, context: FitContext, interrupted: Callable[[], bool]
 ) -> None:
     """Train up to the next row of the history and write it, or up to an interruption."""
-    started, first = time.monotonic(), run.step
+    started, first, rate = time.monotonic(), run.step, 0.0
     until = min((run.step // ROW_STEPS + 1) * ROW_STEPS, run.steps)
-    rate = 0.0
     while run.step < until and not interrupted():
         rate = learning_rate(run.step, run.steps, stepper.settings)
         run.busy = True
@@ -164,7 +161,9 @@ def _row(
     run.history.append(Row(run.step, loss, validation, rate, run.seconds))
     run.busy = False
     _check_loss(run, stepper.settings, stepper.objective.advice)
-    context.on_progress(_progress(run, stepper.settings.batch, seconds / max(1, run.step - first)))
+    pace = seconds / max(1, run.step - first)
+    speed, left = stepper.settings.batch / max(pace, 1e-9), (run.steps - run.step) * pace
+    context.on_progress(Progress(run.history[-1], run.steps, speed, left))
 
 
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
@@ -192,8 +191,10 @@ class _Stepper:
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = self.batch(step)
-        patches = self._on_device(batch)
-        shown = self._on_device(self._corrupted(batch, step)) if self.settings.corrupt else patches
+        patches = shown = self.on_device(batch)
+        if self.settings.corrupt:
+            stains = self._generator(_STAINS, step, torch.device("cpu"))
+            shown = self.on_device(corrupted(batch, self.settings.corrupt, stains))
         optimizer.zero_grad(set_to_none=True)
         loss = self._loss(network, patches, shown, step)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -207,19 +208,11 @@ class _Stepper:
         if self.pool is None:
             drawn = self.source.draw(settings.batch, rng)
         else:
-            places = [self._place(step * settings.batch + offset) for offset in range(settings.batch)]
-            drawn = self.pool[places]
+            count, first = len(self.pool), step * settings.batch
+            places = [divmod(index, count) for index in range(first, first + settings.batch)]
+            drawn = self.pool[[_order(settings.seed, epoch, count)[place] for epoch, place in places]]
         patches = augment(self.source.cut(drawn), settings.augment, rng)
         return torch.from_numpy(np.ascontiguousarray(patches))
-
-    def _place(self, index: int) -> int:
-        """Place in the pool of the index-th patch since the start."""
-        assert self.pool is not None
-        epoch, offset = divmod(index, len(self.pool))
-        if getattr(self, "_order_epoch", None) != epoch:
-            rng = np.random.default_rng([self.settings.seed, _EPOCH, epoch])
-            self._order, self._order_epoch = rng.permutation(len(self.pool)), epoch
-        return int(self._order[offset])
 
     def evaluate(self, network: nn.Module, patches: Tensor) -> float:
         """Mean loss of patches, without training on them."""
@@ -227,14 +220,10 @@ class _Stepper:
         network.eval()
         with torch.no_grad():
             for part in torch.split(patches, self.settings.batch):
-                placed = self._on_device(part)
+                placed = self.on_device(part)
                 total += len(part) * float(self._loss(network, placed, placed, _HELD_OUT))
         network.train()
         return total / len(patches)
-
-    def constant_loss(self, patches: Tensor) -> float:
-        """Loss of the best reconstruction that has no structure: every patch's mean."""
-        return float(self.objective.constant(self._on_device(patches)))
 
     def first_patches(self) -> Tensor:
         """Patches for the initialisation."""
@@ -247,15 +236,18 @@ class _Stepper:
         with autocast(self.device, self.precision):
             return self.objective.loss(network, patches, shown, generator)
 
-    def _corrupted(self, patches: Tensor, step: int) -> Tensor:
-        return corrupted(patches, self.settings.corrupt, self._generator(_STAINS, step, torch.device("cpu")))
-
     def _generator(self, stream: int, step: int, device: torch.device) -> torch.Generator:
         seed = np.random.SeedSequence([self.settings.seed, stream, step]).generate_state(1, np.uint64)[0]
         return torch.Generator(device=device).manual_seed(int(seed))
 
-    def _on_device(self, patches: Tensor) -> Tensor:
+    def on_device(self, patches: Tensor) -> Tensor:
         return patches.to(self.device, memory_format=torch.channels_last)
+
+
+@lru_cache(maxsize=1)
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """In which order an epoch takes the patches of the pool."""
+    return np.random.default_rng([seed, _EPOCH, epoch]).permutation(count)
 
 
 def _begin(network: nn.Module, config: Config, stepper: _Stepper, context: FitContext) -> _Run:
@@ -273,7 +265,7 @@ def _begin(network: nn.Module, config: Config, stepper: _Stepper, context: FitCo
         weight_decay=settings.weight_decay,
         fused=stepper.device.type in FUSED,
     )
-    constant = stepper.constant_loss(patches)
+    constant = float(stepper.objective.constant(stepper.on_device(patches)))
     if saved is None:
         steps = _count_steps(settings, stepper, placed)
         return _Run(placed, optimizer, steps, constant, {} if context.checkpoint is None else file_digests(config))
@@ -328,11 +320,6 @@ def _check_loss(run: _Run, settings: TrainingSettings, advice: str) -> None:
             "(--scale), try another seed (--seed) or learning rate (training.learning_rate), or go on all the same "
             "(--set training.plateau_steps=0)"
         )
-
-
-def _progress(run: _Run, batch: int, seconds_per_step: float) -> Progress:
-    left = (run.steps - run.step) * seconds_per_step
-    return Progress(run.history[-1], run.steps, batch / max(seconds_per_step, 1e-9), left)
 
 
 def _save(run: _Run, config: Config, stepper: _Stepper, context: FitContext) -> None:

@@ -7,12 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from flawmap.methods.interface import Method
-from flawmap.methods.settings import (
-    FeatureMatchingSettings,
-    L2Settings,
-    StructuralSettings,
-    VariationalSettings,
-)
+from flawmap.methods.settings import FeatureMatchingSettings, L2Settings, StructuralSettings, VariationalSettings
 
 
 def when_called(module: str, name: str) -> Callable[..., Any]:
