@@ -64,7 +64,7 @@ try:
     from flawmap.nets.initialisation import initialise
     from flawmap.nets.ssim import ssim, window_weights
     from flawmap.scoring.pipeline import score_rows, smoothed
-    from flawmap.scoring.tiling import Grid, merge, split
+    from flawmap.scoring.tiling import Grid, Merger, patch_batches
     from measuring import (
         DEFAULT,
         LOOSE,
@@ -695,7 +695,7 @@ def own_score(bench: Bench, precision: torch.dtype, batch: int, image: Tensor) -
     scorer = comparing(config, lambda patches: Decoded(reconstruct(patches)), bench.where, precision, batch)
     size, grid = (image.shape[1], image.shape[2]), Grid(config.model.patch, config.tiling.stride)
     bands = score_rows([image], size, scorer, grid, config.tiling, smoothing=config.residual.smoothing)
-    return torch.cat([band.residual for band in bands])
+    return torch.cat(list(bands), dim=1)[0]
 
 
 def on_device(bench: Bench, image: Tensor, *, compiled: bool, graph: bool) -> Callable[[], Tensor]:
@@ -754,10 +754,14 @@ def parts(bench: Bench, image: Tensor) -> None:
     inspector = Inspector(bench, bench.trained, size)
     grid, tables, weights = inspector.grid, inspector.tables, config.tiling.weights
     auto = choose_precision("auto", bench.where)
+
+    def split() -> Tensor:
+        return next(patch_batches([image], grid, size, len(grid.positions(size))))
+
     with torch.no_grad():
-        patches = split(image, grid)
+        patches = split()
         rebuilt = own_reconstruction(bench, bench.trained, auto)(patches)
-        merged = merge(rebuilt, grid, size, weights)
+        merged = Merger(grid, size, weights).add(rebuilt)
         compare = residual_of(config.mapped)
         mapped = compare(image[None], Decoded(merged[None]))[0]
     each = operations(bench, backward=False)
@@ -769,7 +773,7 @@ def parts(bench: Bench, image: Tensor) -> None:
     strict = own_reconstruction(bench, bench.trained, torch.float32)
     works: dict[str, dict[str, Callable[[], Callable[[], Tensor]]]] = {
         "cut": {
-            "flawmap": lambda: lambda: split(image, grid),
+            "flawmap": lambda: split,
             "by rows and columns": lambda: lambda: split_by_rows(image, grid),
             "one gather": lambda: lambda: tables.split(image),
         },
@@ -781,7 +785,7 @@ def parts(bench: Bench, image: Tensor) -> None:
             "one batch, CUDA graph": lambda: captured(lambda: inspector.reconstruct(patches), bench),
         },
         "merge": {
-            "flawmap": lambda: lambda: merge(rebuilt, grid, size, weights),
+            "flawmap": lambda: lambda: Merger(grid, size, weights).add(rebuilt),
             "gathered": lambda: lambda: tables.merge(rebuilt),
             "index_add": lambda: lambda: tables.merge_by_addition(rebuilt),
         },

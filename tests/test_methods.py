@@ -20,8 +20,8 @@ from flawmap.methods.residuals import RESIDUALS, Decoded, l2_residual, residual_
 from flawmap.methods.settings import L2Settings, StructuralSettings
 from flawmap.methods.table import METHODS
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.scoring.pipeline import ScoredRows, score_rows
-from flawmap.scoring.tiling import Grid, merge, split
+from flawmap.scoring.pipeline import score_rows
+from flawmap.scoring.tiling import Grid, Merger, patch_batches
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -47,14 +47,13 @@ def residual_function(settings: ResidualSettings) -> Callable[[Tensor, Tensor], 
     return lambda image, reconstruction: function(image, Decoded(reconstruction))
 
 
-def score_image(image: Tensor, reconstruct: Callable[[Tensor], Tensor], config: Config) -> ScoredRows:
+def score_image(image: Tensor, reconstruct: Callable[[Tensor], Tensor], config: Config) -> tuple[Tensor, Tensor]:
     """The whole map and reconstruction of an image (C, H, W), with a function in place of a network."""
     scorer = comparing(config, lambda patches: Decoded(reconstruct(patches)), torch.device("cpu"), torch.float32, 32)
     size = image.shape[1], image.shape[2]
     grid = Grid(config.model.patch, config.tiling.stride)
-    bands = list(score_rows([image], size, scorer, grid, config.tiling, reconstruction=True))
-    pictures = [band.reconstruction for band in bands if band.reconstruction is not None]
-    return ScoredRows(torch.cat([band.residual for band in bands]), torch.cat(pictures, dim=1))
+    whole = torch.cat(list(score_rows([image], size, scorer, grid, config.tiling, reconstruction=True)), dim=1)
+    return whole[0], whole[1:]
 
 
 METHOD = {"l2": L2Settings(), "ssim": StructuralSettings(ssim=SSIMSettings(constants="wang"))}
@@ -201,18 +200,20 @@ def test_the_tables_name_what_the_settings_accept() -> None:
 def test_a_perfect_reconstruction_leaves_no_residual(average: str, weights: str, residual: str) -> None:
     """With `lambda p: p` for a network the map is 0 everywhere and the reconstruction is the image."""
     image = rand(1, 50, 71)
-    scored = score_image(image, lambda p: p, config_of(average=average, weights=weights, residual=residual))
-    assert scored.residual.shape == (50, 71)
-    assert scored.residual.abs().max() < 1e-5
-    torch.testing.assert_close(scored.reconstruction, image, rtol=0, atol=1e-6)
+    residual_map, rebuilt = score_image(
+        image, lambda p: p, config_of(average=average, weights=weights, residual=residual)
+    )
+    assert residual_map.shape == (50, 71)
+    assert residual_map.abs().max() < 1e-5
+    torch.testing.assert_close(rebuilt, image, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("average", ["reconstructions", "residuals"])
 def test_a_shifted_reconstruction_leaves_its_square(average: str) -> None:
     """A network that adds 0.25 leaves an l2 residual of 0.0625 at every pixel, whatever is averaged."""
     config = config_of(average=average, residual="l2", weights="hann")
-    scored = score_image(rand(3, 40, 45), lambda p: p + 0.25, config)
-    torch.testing.assert_close(scored.residual, torch.full((40, 45), 0.0625), rtol=0, atol=1e-5)
+    residual_map, _ = score_image(rand(3, 40, 45), lambda p: p + 0.25, config)
+    torch.testing.assert_close(residual_map, torch.full((40, 45), 0.0625), rtol=0, atol=1e-5)
 
 
 def by_patch(patches: Tensor) -> Tensor:
@@ -230,9 +231,9 @@ def test_the_two_averages_differ_and_each_equals_a_slow_loop(residual: str, weig
     found = {}
     for average in ("reconstructions", "residuals"):
         config = config_of(average=average, residual=residual, weights=weights)
-        found[average] = score_image(image, by_patch, config).residual.numpy()
+        found[average] = score_image(image, by_patch, config)[0].numpy()
         compare = residual_function(config.mapped)
-    outputs = by_patch(split(image, grid))
+    outputs = by_patch(next(patch_batches([image], grid, size, 100)))
     line = np.ones(32) if weights == "uniform" else np.sin(np.pi * (np.arange(32) + 0.5) / 32) ** 2
     total, cover, merged = np.zeros(size), np.zeros(size), np.zeros(size)
     for number, (top, left) in enumerate(grid.positions(size)):
@@ -250,20 +251,20 @@ def test_the_two_averages_differ_and_each_equals_a_slow_loop(residual: str, weig
 def test_the_method_decides_what_is_averaged_unless_told() -> None:
     """Without `average` the paper's way is taken: reconstructions are averaged, then compared."""
     image = rand(1, 44, 56)
-    default = score_image(image, by_patch, config_of()).residual
-    assert torch.equal(default, score_image(image, by_patch, config_of(average="reconstructions")).residual)
-    assert not torch.equal(default, score_image(image, by_patch, config_of(average="residuals")).residual)
+    default = score_image(image, by_patch, config_of())[0]
+    assert torch.equal(default, score_image(image, by_patch, config_of(average="reconstructions"))[0])
+    assert not torch.equal(default, score_image(image, by_patch, config_of(average="residuals"))[0])
 
 
 def test_many_patches_are_compared_piece_by_piece_with_the_same_result() -> None:
     """More patches than are compared at once give the map of all at once."""
     image = rand(1, 100, 120)
     config = config_of(average="residuals")
-    patches = split(image, Grid(32, 12))
+    patches = next(patch_batches([image], Grid(32, 12), (100, 120), 100))
     assert len(patches) == 63
     whole = residual_function(config.mapped)(patches, by_patch(patches))
-    expected = merge(whole[:, None], Grid(32, 12), (100, 120))[0]
-    torch.testing.assert_close(score_image(image, by_patch, config).residual, expected)
+    expected = Merger(Grid(32, 12), (100, 120)).add(whole[:, None])[0]
+    torch.testing.assert_close(score_image(image, by_patch, config)[0], expected)
 
 
 def test_an_image_smaller_than_a_patch_is_refused() -> None:

@@ -24,7 +24,7 @@ from flawmap.imaging.reading import opened_image, read_image
 from flawmap.imaging.resize import resized_bands, to_working_size
 from flawmap.imaging.rows import BlockReduce, RowBuffer, block_counts, map_bands, windows
 from flawmap.scoring.borders import border_corrected
-from flawmap.scoring.tiling import Grid, Merger, Weights, merge, patch_batches, split
+from flawmap.scoring.tiling import Grid, Merger, Weights, patch_batches
 
 CUTS = st.lists(st.integers(0, 80), max_size=8)
 """Rows at which an array is cut into bands; equal ones give bands of no rows."""
@@ -46,10 +46,10 @@ def blocks_of(array: Any, axis: int, cuts: list[int]) -> list[Any]:
     held=st.sampled_from([1, 6000, 2**22]),
 )
 def test_merging_by_rows_is_merging(cuts: list[int], grid: Grid, size: tuple[int, int], count: int, held: int) -> None:
-    """Bit for bit, for any number of patches at once; and patches taken by rows are those of `split`."""
+    """Bit for bit, for any number of patches at once; and patches taken by rows lie where the grid says."""
     image = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
     batches = list(patch_batches(blocks_of(image, 1, cuts), grid, size, count))
-    patches = split(image, grid)
+    patches = torch.stack([image[:, y : y + 16, x : x + 16] for y, x in grid.positions(size)])
     assert torch.equal(torch.cat(batches), patches)
     assert max(map(len, batches)) <= count
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +57,7 @@ def test_merging_by_rows_is_merging(cuts: list[int], grid: Grid, size: tuple[int
         for weights in get_args(Weights):
             merger = Merger(grid, size, weights)
             rows = [merger.add(batch) for batch in batches]
-            assert torch.equal(torch.cat(rows, dim=1), merge(patches, grid, size, weights))
+            assert torch.equal(torch.cat(rows, dim=1), Merger(grid, size, weights).add(patches))
 
 
 def test_rows_leave_before_the_last_patch_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_rows_leave_before_the_last_patch_is_in(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("flawmap.scoring.tiling.HELD", 1)
     grid, size = Grid(16, 12), (76, 40)
     merger = Merger(grid, size)
-    patches = split(torch.rand(1, *size), grid)
+    patches = next(patch_batches([torch.rand(1, *size)], grid, size, 100))
     assert [merger.add(row).shape[1] for row in patches.split(3)] == [12, 12, 12, 12, 12, 16]
 
 

@@ -29,7 +29,7 @@ from flawmap.methods.presets import preset
 from flawmap.methods.residuals import Decoded, residual_of
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact
-from flawmap.scoring.tiling import Grid, split
+from flawmap.scoring.tiling import Grid, patch_batches
 
 SCHEMA = 1
 LATENT, IMAGE = 500, (1024, 696)  # d, and (width, height) of NanoTWICE's defective images
@@ -64,7 +64,8 @@ def measure(
     detector = Detector.of(Artifact(config, network.state_dict(), 1.0), runtime)
     noise = np.random.default_rng(0).random((3, size[1], size[0]), dtype=np.float32)
     image, rebuilt = (torch.from_numpy(noise[place])[None, None].to(device) for place in (0, 1))
-    patches = split(image[0], Grid(config.model.patch, config.tiling.stride))
+    grid = Grid(config.model.patch, config.tiling.stride)
+    patches = torch.cat(list(patch_batches([image[0]], grid, (size[1], size[0]), config.model.patch)))
     residual = residual_of(config.mapped)
 
     def forward(batch: torch.Tensor) -> object:

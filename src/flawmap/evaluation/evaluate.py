@@ -27,8 +27,8 @@ from flawmap.evaluation.results import Evaluation, HeldOut, ImageRow, ImageSecti
 from flawmap.evaluation.scans import in_parallel, scan_good, scan_image
 from flawmap.imaging.reading import opened_image
 from flawmap.imaging.roi import label_in_roi
-from flawmap.scoring.detector import Detector, ScoreMaps
-from flawmap.scoring.inspection import inspected
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.inspection import Band, inspected, joined
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Case:
     sample: Sample
     label: Label
     inspection: MappedInspection
-    explained: ScoreMaps
+    explained: Band
     truth: Mask | None
 
 
@@ -104,13 +104,11 @@ def score_case(detector: Detector, sample: Sample) -> tuple[Case, str | None]:
         truth, problem = _truth(sample, image.shape[:2])
         bands = list(detector.scan(image, reconstruction=True))
         inspection = inspected(bands, _threshold(detector), path=sample.path, notes=lambda: image.notes)
-    inside = np.concatenate([band.inside for band in bands])
-    pictures = [band.reconstruction for band in bands if band.reconstruction is not None]
-    maps = ScoreMaps(inspection.residual, np.concatenate(pictures) if pictures else None, inside)
+    whole = joined(bands)
     if sample.label == "good":
-        truth = np.zeros(inside.shape, np.bool_)
-    label = label_in_roi(sample.label, truth, inside)
-    return Case(sample, label, inspection, maps, None if truth is None else truth & inside), problem
+        truth = np.zeros(whole.inside.shape, np.bool_)
+    label = label_in_roi(sample.label, truth, whole.inside)
+    return Case(sample, label, inspection, whole, None if truth is None else truth & whole.inside), problem
 
 
 def evaluate(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import tee
+from itertools import chain, tee
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch.nn import functional
 
 from flawmap.core.checks import image_array
 from flawmap.core.errors import ConfigError, InputError
-from flawmap.core.records import FloatMap, MappedInspection, Mask
+from flawmap.core.records import FloatMap, MappedInspection
 from flawmap.core.runtime import Runtime
 from flawmap.imaging.morphology import opened
 from flawmap.imaging.padding import padding_of
@@ -28,24 +27,12 @@ from flawmap.methods.config import Config
 from flawmap.methods.interface import PatchScorer
 from flawmap.methods.table import METHODS
 from flawmap.scoring.borders import border_corrected
-from flawmap.scoring.inspection import Band, inspected
+from flawmap.scoring.inspection import Band, inspected, joined
 from flawmap.scoring.model_file import Artifact, load_artifact
-from flawmap.scoring.pipeline import ScoredRows, score_rows
+from flawmap.scoring.pipeline import score_rows
 from flawmap.scoring.tiling import Grid
 
 AUTO = Runtime()
-
-
-class ScoreMaps(NamedTuple):
-    """Everything a picture of one image needs, in the image's own pixels.
-
-    residual: (H, W), 0 outside the region of interest. reconstruction: (H, W, C); None: the method has none. inside:
-    (H, W) bool, the region of interest.
-    """
-
-    residual: FloatMap
-    reconstruction: Pixels | None
-    inside: Mask
 
 
 @dataclass(frozen=True)
@@ -91,15 +78,9 @@ class Detector:
         """
         return np.concatenate([band.residual for band in self.scan(_rows(image, path), opening=False)])
 
-    def explain(self, image: Pixels, *, path: Path | str | None = None) -> ScoreMaps:
-        """The residual map together with the reconstruction that it comes from."""
-        bands = list(self.scan(_rows(image, path), opening=False, reconstruction=True))
-        pictures = [band.reconstruction for band in bands if band.reconstruction is not None]
-        return ScoreMaps(
-            np.concatenate([band.residual for band in bands]),
-            np.concatenate(pictures) if pictures else None,
-            np.concatenate([band.inside for band in bands]),
-        )
+    def explain(self, image: Pixels, *, path: Path | str | None = None) -> Band:
+        """The residual map as `score` gives it, with the reconstruction that it comes from, in one band."""
+        return joined(list(self.scan(_rows(image, path), opening=False, reconstruction=True)))
 
     def inspect(
         self, image: Pixels | Path | str, *, path: Path | str | None = None, threshold: float | None = None
@@ -145,28 +126,25 @@ class Detector:
         """(h, w): the residual of a region's box at the working scale, whole and not opened."""
         size, target = self._sizes(image, roi)
         scored = self._scored(_cut(map(self._checked, image.bands()), roi.box), size, target, reconstruction=False)
-        return torch.cat([rows.residual for rows in scored])
+        return torch.cat(list(scored), dim=1)[0]
 
     def _inspected(self, rows: ImageRows, threshold: float) -> MappedInspection:
         return inspected(self.scan(rows), threshold, path=rows.path, notes=lambda: rows.notes)
 
     def _bands(self, image: ImageRows, roi: Roi, *, opening: bool, reconstruction: bool) -> Iterator[Band]:
         height, width, _ = image.shape
-        size, target = self._sizes(image, roi)
         first, second = tee(map(self._checked, image.bands()))
-        residuals, pictures = self._unscaled(_cut(first, roi.box), size, target, reconstruction=reconstruction)
-        maps = _cleared(_spread(residuals, roi.box, (height, width)), roi, width)
+        maps = self._maps(first, image, roi, reconstruction=reconstruction)
         diameter = self.config.threshold.opening if opening else 0
         if diameter > 1:
-            maps = map_bands(maps, height, band_rows(width), diameter + 1, lambda rows: opened(rows, diameter))
-            maps = _cleared(maps, roi, width)
-        shown, scored = RowBuffer(second), RowBuffer(maps)
-        rebuilt = None if pictures is None else RowBuffer(pictures)
+            maps = map_bands(maps, height, band_rows(width), diameter + 1, lambda rows: _opened(rows, diameter))
+        shown, scored, box = RowBuffer(second), RowBuffer(maps), Roi(roi.box)
         for window in windows(height, band_rows(width), 0):
-            top, bottom = window.first, window.last
-            pixels = shown.take(top, bottom)
-            picture = None if rebuilt is None else _pasted(pixels, rebuilt, roi.box, top)
-            yield Band(top, pixels, scored.take(top, bottom), picture, roi.rows(top, bottom, width))
+            place = window.first, window.last
+            pixels, rows, inside = shown.take(*place), scored.take(*place), roi.rows(*place, width)
+            residual, rebuilt = np.where(inside, rows[:, :, 0], np.float32(0)), rows[:, :, 1:]
+            picture = np.where(box.rows(*place, width)[:, :, None], rebuilt, pixels) if rebuilt.size else None
+            yield Band(window.first, pixels, residual, picture, inside)
 
     def _sizes(self, image: ImageRows, roi: Roi) -> tuple[tuple[int, int], tuple[int, int]]:
         """(height, width) of a region's box, in pixels and at the working scale."""
@@ -174,23 +152,32 @@ class Detector:
         size = bottom - top, right - left
         return size, working_size(*size, scale_of_part(self.config.images.scale, image.whole, size))
 
-    def _unscaled(
-        self, blocks: Iterator[Pixels], size: tuple[int, int], target: tuple[int, int], *, reconstruction: bool
-    ) -> tuple[Iterator[FloatMap], Iterator[Pixels] | None]:
-        """Bands of the residual map (h, W) and of the reconstruction (h, W, C) in the pixels of the box."""
-        first, second, ahead = tee(self._scored(blocks, size, target, reconstruction=reconstruction), 3)
-        maps = (_array(rows.residual)[:, :, None] for rows in first)
-        residuals = (np.ascontiguousarray(rows[:, :, 0]) for rows in resized_bands(maps, target, size))
-        if not reconstruction or next(ahead).reconstruction is None:
-            return residuals, None
-        pictures = (_array(rows.reconstruction.permute(1, 2, 0)) for rows in second if rows.reconstruction is not None)
-        return residuals, resized_bands(pictures, target, size)
+    def _maps(
+        self, pixels: Iterator[Pixels], image: ImageRows, roi: Roi, *, reconstruction: bool
+    ) -> Iterator[NDArray[np.float32]]:
+        """Bands (h, W, 1 + C) as large as the image: the residual, 0 outside the region, and the reconstruction, 0
+        outside its box; (h, W, 1) without the latter."""
+        (height, width, _), (left, top, right, bottom) = image.shape, roi.box
+        size, target = self._sizes(image, roi)
+        scored = self._scored(_cut(pixels, roi.box), size, target, reconstruction=reconstruction)
+        blocks: Iterator[FloatMap] = (_array(rows.permute(1, 2, 0)) for rows in scored)
+        depth = 1
+        if reconstruction:
+            first = next(blocks)
+            blocks, depth = chain((first,), blocks), first.shape[2]
+        yield from _zeros(top, width, depth)
+        for rows in _resized(blocks, depth, target, size):
+            placed = np.pad(rows, ((0, 0), (left, width - right), (0, 0)))
+            placed[~roi.rows(top, top + len(rows), width), 0] = 0
+            top += len(rows)
+            yield placed
+        yield from _zeros(height - bottom, width, depth)
 
     @torch.no_grad()
     def _scored(
         self, blocks: Iterator[Pixels], size: tuple[int, int], target: tuple[int, int], *, reconstruction: bool
-    ) -> Iterator[ScoredRows]:
-        """Bands at the working scale, without padding, with the border corrected if the model does that."""
+    ) -> Iterator[Tensor]:
+        """Bands of `score_rows` at the working scale, without padding, with the border corrected if the model does."""
         config, (height, width) = self.config, target
         small = resized_bands(blocks, size, target)
         padding = left, right, top, bottom = padding_of(height, width, config.model.patch, pad=config.tiling.pad)
@@ -209,19 +196,15 @@ class Detector:
             smoothing=config.residual.smoothing,
             reconstruction=reconstruction,
         )
-        start = -top
+        start, border = -top, self.artifact.border
         for rows in scored:
-            window = slice(max(0, -start), max(0, height - start))
-            residual = rows.residual[window, left : left + width]
-            picture = None if rows.reconstruction is None else rows.reconstruction[:, window, left : left + width]
-            if len(residual):
-                yield ScoredRows(self._corrected(residual, max(0, start), height), picture)
-            start += len(rows.residual)
-
-    def _corrected(self, residual: Tensor, top: int, height: int) -> Tensor:
-        """A band of the map, from row `top` of `height`, with the border correction of the model, if it has one."""
-        border = self.artifact.border
-        return residual if border is None else border_corrected(residual, border, top=top, height=height)
+            band = rows[:, max(0, -start) : max(0, height - start), left : left + width]
+            if band.shape[1] and border is not None:
+                residual = border_corrected(band[0], border, top=max(0, start), height=height)
+                band = torch.cat((residual[None], band[1:]))
+            if band.shape[1]:
+                yield band
+            start += rows.shape[1]
 
     def _checked(self, image: Pixels) -> Pixels:
         image_array(image)
@@ -254,34 +237,23 @@ def _cut(bands: Iterable[Pixels], box: Box) -> Iterator[Pixels]:
             yield inside
 
 
-def _spread(scored: Iterable[FloatMap], box: Box, shape: tuple[int, int]) -> Iterator[FloatMap]:
-    """The map of a box within that of its image, 0 outside."""
-    (left, top, right, bottom), (height, width) = box, shape
-    yield from _zeros(top, width)
-    for rows in scored:
-        yield np.pad(rows, ((0, 0), (left, width - right)))
-    yield from _zeros(height - bottom, width)
+def _resized(
+    blocks: Iterator[FloatMap], depth: int, size: tuple[int, int], target: tuple[int, int]
+) -> Iterator[FloatMap]:
+    """Bands (h, W, depth) at another size: the residual and the reconstruction each within its own range."""
+    if depth == 1:
+        return resized_bands(blocks, size, target)
+    first, second = tee(blocks)
+    residuals = resized_bands((rows[:, :, :1] for rows in first), size, target)
+    pictures = resized_bands((rows[:, :, 1:] for rows in second), size, target)
+    return map(np.dstack, zip(residuals, pictures, strict=True))
 
 
-def _zeros(rows: int, width: int) -> Iterator[FloatMap]:
-    step = band_rows(width)
-    for start in range(0, rows, step):
-        yield np.zeros((min(step, rows - start), width), np.float32)
+def _zeros(rows: int, width: int, depth: int) -> Iterator[FloatMap]:
+    for window in windows(rows, band_rows(width), 0):
+        yield np.zeros((window.last - window.first, width, depth), np.float32)
 
 
-def _cleared(maps: Iterable[FloatMap], roi: Roi, width: int) -> Iterator[FloatMap]:
-    """Bands of a map, 0 outside the region of interest."""
-    top = 0
-    for rows in maps:
-        yield np.where(roi.rows(top, top + len(rows), width), rows, np.float32(0))
-        top += len(rows)
-
-
-def _pasted(pixels: Pixels, rebuilt: RowBuffer[NDArray[Any]], box: Box, top: int) -> Pixels:
-    """Rows of an image, from row `top`, with the reconstruction in place of the box."""
-    left, first, right, last = box
-    start, stop = max(first, top), min(last, top + len(pixels))
-    picture = pixels.copy()
-    if start < stop:
-        picture[start - top : stop - top, left:right] = rebuilt.take(start - first, stop - first)
-    return picture
+def _opened(rows: FloatMap, diameter: int) -> FloatMap:
+    """Rows (h, W, 1 + C) with the residual opened."""
+    return np.dstack((opened(rows[:, :, 0], diameter), rows[:, :, 1:]))

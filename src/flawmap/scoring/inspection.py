@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,18 @@ class Band(NamedTuple):
     residual: FloatMap
     reconstruction: Pixels | None
     inside: Mask
+
+
+def joined(bands: Sequence[Band]) -> Band:
+    """All bands of an image as one."""
+    pictures = [band.reconstruction for band in bands if band.reconstruction is not None]
+    return Band(
+        top=0,
+        image=np.concatenate([band.image for band in bands]),
+        residual=np.concatenate([band.residual for band in bands]),
+        reconstruction=np.concatenate(pictures) if pictures else None,
+        inside=np.concatenate([band.inside for band in bands]),
+    )
 
 
 class InspectionBuilder:

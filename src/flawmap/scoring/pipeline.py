@@ -8,31 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import chain, tee
-from typing import NamedTuple
+from itertools import tee
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from flawmap.core.settings import TilingSettings
-from flawmap.imaging.rows import RowBuffer, band_rows, map_bands, windows
+from flawmap.imaging.rows import RowBuffer, band_rows, windows
 from flawmap.methods.interface import PatchScorer
 from flawmap.nets.filters import blur, gaussian_weights
 from flawmap.scoring.tiling import Grid, Merger, patch_batches
-
-
-class ScoredRows(NamedTuple):
-    """A band at the working scale. residual: (h, W). reconstruction: (C, h, W), the average of overlapping patches."""
-
-    residual: Tensor
-    reconstruction: Tensor | None
-
-
-class _Merged(NamedTuple):
-    """Rows that are final once a batch of patches was merged; their number may be 0."""
-
-    residual: Tensor | None
-    reconstruction: Tensor | None
 
 
 def batch_size(number: int, largest: int) -> int:
@@ -53,7 +39,7 @@ def score_rows(
     *,
     smoothing: float = 0.0,
     reconstruction: bool = False,
-) -> Iterator[ScoredRows]:
+) -> Iterator[Tensor]:
     """Stride over an image, score every patch once, average where patches overlap, and map the residual.
 
     The one place that knows whether reconstructions are averaged and then compared (Bergmann et al. 2019, section
@@ -63,44 +49,18 @@ def score_rows(
         blocks: (C, h, W) float32 in [0, 1], one below the other. size: (H, W) of the image, at least one patch.
         smoothing: sigma of a Gaussian over the map, pixels; 0: none.
         reconstruction: whether bands carry the reconstruction, where the method has one.
+    Returns:
+        Bands (1 + C, h, W), the residual and the reconstruction, or (1, h, W) without the latter.
     """
-    height, rows = size[0], band_rows(size[1])
-    residuals, pictures = _mapped(blocks, size, scorer, grid, tiling, reconstruction=reconstruction)
-    if smoothing:
-        margin = math.ceil(3 * smoothing)
-        residuals = map_bands(residuals, height, rows, margin, lambda part: smoothed(part, smoothing))
-    maps, shown = RowBuffer(residuals), None if pictures is None else RowBuffer(pictures, axis=1)
-    for window in windows(height, rows, 0):
-        residual = maps.take(window.first, window.last)
-        yield ScoredRows(residual, None if shown is None else shown.take(window.first, window.last))
-
-
-def _mapped(
-    blocks: Iterable[Tensor],
-    size: tuple[int, int],
-    scorer: PatchScorer,
-    grid: Grid,
-    tiling: TilingSettings,
-    *,
-    reconstruction: bool,
-) -> tuple[Iterator[Tensor], Iterator[Tensor] | None]:
-    """Bands of the map, not smoothed yet, and of the reconstruction, if it is asked for and the method has one."""
-    if scorer.compare is None:
-        merged = _merged(blocks, size, scorer, grid, tiling, reconstruction=reconstruction)
-        parts, others = tee(merged) if reconstruction else (merged, iter(()))
-        residuals = (part.residual for part in parts if part.residual is not None)
-        first = next(others, None)
-        if first is None or first.reconstruction is None:
-            return residuals, None
-        pictures = chain(
-            (first.reconstruction,), (part.reconstruction for part in others if part.reconstruction is not None)
-        )
-        return residuals, pictures
-    seen, again = tee(blocks)
-    merged = _merged(seen, size, scorer, grid, tiling, reconstruction=True)
-    rebuilt = (part.reconstruction for part in merged if part.reconstruction is not None)
-    compared, shown = tee(rebuilt) if reconstruction else (rebuilt, None)
-    return _compared(again, compared, size[0], scorer, band_rows(size[1])), shown
+    mapped = RowBuffer(
+        (_merged if scorer.compare is None else _compared)(
+            blocks, size, scorer, grid, tiling, reconstruction=reconstruction
+        ),
+        axis=1,
+    )
+    for window in windows(size[0], band_rows(size[1]), math.ceil(3 * smoothing)):
+        band = mapped.take(window.first, window.last)
+        yield torch.cat((smoothed(band[0], smoothing)[None], band[1:]))[:, window.inner]
 
 
 def _merged(
@@ -111,38 +71,44 @@ def _merged(
     tiling: TilingSettings,
     *,
     reconstruction: bool,
-) -> Iterator[_Merged]:
-    """Averages of overlapping patches: of residuals, of reconstructions, or of both, as far as they are needed."""
-    residuals = Merger(grid, size, tiling.weights) if scorer.compare is None else None
-    pictures = Merger(grid, size, tiling.weights) if scorer.compare is not None or reconstruction else None
+) -> Iterator[Tensor]:
+    """Averages of overlapping patches: of residuals unless there is `compare`, and of reconstructions if asked for."""
+    merger = Merger(grid, size, tiling.weights)
     count = batch_size(math.prod(map(len, grid.sides(size))), scorer.batch)
     for patches in patch_batches(blocks, grid, size, count):
-        number = len(patches)
-        filled = functional.pad(patches, (0, 0, 0, 0, 0, 0, 0, count - number))
-        scores = scorer.score(filled)
-        residual = picture = None
-        if residuals is not None:
+        scores = scorer.score(functional.pad(patches, (0, 0, 0, 0, 0, 0, 0, count - len(patches))))
+        parts = []
+        if scorer.compare is None:
             assert scores.residual is not None, "a method without compare() gives residuals"
-            residual = residuals.add(_per_pixel(scores.residual[:number], grid.patch)[:, None])[0]
-        if pictures is not None and scores.reconstruction is not None:
-            picture = pictures.add(scores.reconstruction[:number])
-        yield _Merged(residual, picture)
+            parts.append(_per_pixel(scores.residual, grid.patch)[:, None])
+        if reconstruction and scores.reconstruction is not None:
+            parts.append(scores.reconstruction)
+        yield merger.add(torch.cat(parts, dim=1)[: len(patches)])
+
+
+def _compared(
+    blocks: Iterable[Tensor],
+    size: tuple[int, int],
+    scorer: PatchScorer,
+    grid: Grid,
+    tiling: TilingSettings,
+    *,
+    reconstruction: bool,
+) -> Iterator[Tensor]:
+    """The residual of an image and its averaged reconstruction, and the latter if asked for."""
+    assert scorer.compare is not None
+    seen, again = tee(blocks)
+    image = RowBuffer(again, axis=1)
+    rebuilt = RowBuffer(_merged(seen, size, scorer, grid, tiling, reconstruction=True), axis=1)
+    for window in windows(size[0], band_rows(size[1]), scorer.context):
+        shown, merged = (rows.take(window.first, window.last) for rows in (image, rebuilt))
+        residual = scorer.compare(shown[None], merged[None])
+        yield torch.cat((residual, merged) if reconstruction else (residual,))[:, window.inner]
 
 
 def _per_pixel(residual: Tensor, side: int) -> Tensor:
     """(N, P, P): a patch's one residual counts for all of its pixels."""
     return residual if residual.ndim == 3 else residual[:, None, None].expand(-1, side, side)
-
-
-def _compared(
-    image: Iterable[Tensor], reconstruction: Iterable[Tensor], height: int, scorer: PatchScorer, rows: int
-) -> Iterator[Tensor]:
-    """The residual of an image and its reconstruction, both in blocks (C, h, W), by bands (h, W)."""
-    assert scorer.compare is not None
-    first, second = RowBuffer(image, axis=1), RowBuffer(reconstruction, axis=1)
-    for window in windows(height, rows, scorer.context):
-        pair = (buffer.take(window.first, window.last)[None] for buffer in (first, second))
-        yield scorer.compare(*pair)[0][window.inner]
 
 
 def smoothed(residual: Tensor, sigma: float) -> Tensor:

@@ -1,7 +1,8 @@
-"""Cutting an image into overlapping patches and averaging patches back into an image: a stateless pair.
+"""Cutting an image into overlapping patches and averaging patches back into an image, both as rows come.
 
-`merge(split(image, grid), grid, size) == image` for every size of at least one patch, to float32 rounding: the last
-row and column of patches lie flush with the border, so no pixel goes without a value whatever the stride.
+A `Merger` of the patches of `patch_batches` gives the image back, for every size of at least one patch, to float32
+rounding: the last row and column of patches lie flush with the border, so no pixel goes without a value whatever the
+stride.
 """
 
 from __future__ import annotations
@@ -61,18 +62,11 @@ class Grid:
         return self.offsets(height), self.offsets(width)
 
 
-def split(image: Tensor, grid: Grid) -> Tensor:
-    """The patches (N, C, P, P) of an image (C, H, W), row by row."""
-    if image.ndim != 3:
-        hint = "; for one image of a batch pass image[0]" if image.ndim == 4 else ""
-        raise InputError(f"image must be (C, H, W), got {shape_text(tuple(image.shape))}{hint}")
-    height, width = image.shape[-2:]
-    side = grid.patch
-    return torch.stack([image[:, y : y + side, x : x + side] for y, x in grid.positions((height, width))])
-
-
 def patch_batches(blocks: Iterable[Tensor], grid: Grid, size: tuple[int, int], count: int) -> Iterator[Tensor]:
-    """`split` for an image that comes as blocks of rows (C, h, W): at most `count` patches (n, C, P, P) at once."""
+    """The patches of an image that comes as blocks of rows (C, h, W), row by row, at most `count` at once.
+
+    Returns: batches (n, C, P, P).
+    """
     down, across = grid.sides(size)
     image = RowBuffer(blocks, axis=1)
     side, number = grid.patch, len(down) * len(across)
@@ -85,7 +79,9 @@ def patch_batches(blocks: Iterable[Tensor], grid: Grid, size: tuple[int, int], c
 
 
 class Merger:
-    """`merge` for patches that come in batches: rows leave as soon as no later patch covers them.
+    """Averages patches that come in batches into an image: rows leave as soon as no later patch covers them.
+
+    Every pixel is the weighted mean of the patches that cover it.
 
     Patches wait until their row is complete, and rows until HELD values have come together or the last patch is in.
 
@@ -102,7 +98,7 @@ class Merger:
     def add(self, patches: Tensor) -> Tensor:
         """The rows (C, h, W) that are final once these patches are in, below those that left before; h may be 0.
 
-        patches: (N, C, P, P), in the order of `split`.
+        patches: (N, C, P, P), in the order of `patch_batches`.
         """
         side, columns = self._grid.patch, len(self._across)
         if patches.ndim != 4 or patches.shape[-2:] != (side, side):
@@ -141,20 +137,6 @@ class Merger:
         down = _cover(self._down, self._top, bottom, profile)
         self._top = bottom
         return final / torch.outer(down, _cover(self._across, 0, width, profile))
-
-
-def merge(patches: Tensor, grid: Grid, size: tuple[int, int], weights: Weights = "uniform") -> Tensor:
-    """The image (C, H, W) whose every pixel is the weighted mean of the patches that cover it.
-
-    Args:
-        patches: (N, C, P, P), in the order of `split`.
-        size: (height, width) of the image.
-        weights: `uniform`, or `hann`, which trusts a patch's centre more than its edge.
-    """
-    merger, number = Merger(grid, size, weights), len(grid.positions(size))
-    if patches.ndim == 4 and patches.shape[-2:] == (grid.patch, grid.patch) and len(patches) != number:
-        raise InputError(f"{size[1]}x{size[0]} pixels are covered by {number} patches, got {len(patches)}")
-    return merger.add(patches)
 
 
 def _profile(patch: int, weights: Weights) -> Tensor:
