@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flawmap.methods.overrides import flat
 from flawmap.reporting.labels import DECIMALS, IMAGE_METRICS, PIXEL_METRICS
 from flawmap.reporting.tables import MISSING, Cell, Table, count, number, percent
 from paper.claims import MARKS, OVERLAP_RATE, Claim, Printed, printed_areas, printed_cells
@@ -294,16 +295,7 @@ def _scoring_changes(records: Iterable[Record]) -> str:
 
 def _changes(changes: Mapping[str, Any]) -> str:
     """Settings as the command line takes them: model.latent = 500."""
-    return ", ".join(f"{name} = {value}" for name, value in _leaves(changes))
-
-
-def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and values of a nested mapping, the names level by level joined with a dot."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}.{rest}", text) for rest, text in _leaves(value))
-        else:
-            yield str(name), MISSING if value is None else str(value)
+    return ", ".join(f"{name} = {MISSING if value is None else value}" for name, value in flat(changes).items())
 
 
 def _number(value: float | None, digits: int = DECIMALS) -> Cell:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from flawmap.core.errors import ArtifactError, ConfigError
 from flawmap.core.files import sha256_of
 from flawmap.core.tensor_file import load_tensors, save_tensors
 from flawmap.methods.config import Config
-from flawmap.methods.overrides import parse
+from flawmap.methods.overrides import flat, parse
 
 KEY = "flawmap-checkpoint"
 FORMAT = 1
@@ -45,10 +44,9 @@ class Checkpoint:
 
     @classmethod
     def of(cls, network: nn.Module, optimizer: torch.optim.Optimizer, *, config: Config, **where: Any) -> Checkpoint:
-        names = [name for name, _ in network.named_parameters()]
         tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
         moments = optimizer.state_dict()["state"]
-        for place, name in enumerate(names):
+        for place, (name, _) in enumerate(network.named_parameters()):
             tensors |= {f"optimizer.{key}.{name}": value for key, value in moments[place].items()}
         return cls(
             {name: tensor.detach().clone() for name, tensor in tensors.items()}, config.model_dump(mode="json"), **where
@@ -108,7 +106,9 @@ def load_checkpoint(path: Path, config: Config, data_digest: str, precision: str
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is not a readable checkpoint ({error}); {REMEDY}") from None
     files = file_digests(config)
-    changed = _differences(before.model_dump(mode="json"), config.model_dump(mode="json"), FREE | files.keys())
+    old, new = (flat(settings.model_dump(mode="json")) for settings in (before, config))
+    names = sorted((old.keys() | new.keys()) - FREE - files.keys())
+    changed = [f"{name} was {old.get(name)}, is {new.get(name)}" for name in names if old.get(name) != new.get(name)]
     if changed:
         raise ConfigError(
             f"{path} was written with other settings: {'; '.join(changed[:3])}; resume with the same ones, or remove "
@@ -133,14 +133,3 @@ def load_checkpoint(path: Path, config: Config, data_digest: str, precision: str
 def file_digests(config: Config) -> dict[str, str]:
     """The SHA-256 of each file that the fit reads, by the setting that names it. Such a file may be moved."""
     return {f"method.{name}": sha256_of(path) for name, path in config.method.files().items()}
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], free: Set[str], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after, name = old.get(key), new.get(key), f"{prefix}{key}"
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, free, f"{name}.")
-        elif before != after and name not in free:
-            found.append(f"{name} was {before}, is {after}")
-    return found

@@ -6,6 +6,7 @@ import datetime
 import difflib
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,24 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by their names.
+
+    >>> flat({"training": {"batch": 64}, "method": {"ssim": {"size": 7}}})
+    {'training.batch': 64, 'method.ssim.size': 7}
+    """
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{name}": leaf for name, leaf in flat(value).items()}
+        else:
+            found[key] = value
+    return found
+
+
 def default_text(config: Config, path: str) -> str:
     """A setting's value as help shows it: "32" for training.batch, nothing for one that is unset."""
-    value: Any = config
-    for key in path.split("."):
-        value = getattr(value, key, None)
+    value = flat(config.model_dump()).get(path)
     return "" if value is None else json.dumps(value) if isinstance(value, bool) else str(value)
 
 
