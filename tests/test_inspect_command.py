@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -319,7 +320,30 @@ def test_one_page_is_inspected(model: Path, stack: Path, tmp_path: Path) -> None
     assert (tmp_path / "out" / "stack_p002_mask.png").is_file()
     single, several = flawmap.inspect(model, [stack], tmp_path / "out")
     assert single.error is None
-    assert "has 3 pages, an image has one; choose one with --page N, or take all with --pages" in str(several.error)
+    assert "has 3 pages, an image has one; `flawmap inspect` takes --page N or --pages, " in str(several.error)
+
+
+def bomb(path: Path, width: int, height: int) -> None:
+    """A file of a few kB whose header claims so many pixels."""
+    sizes = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 0, 0, 0, 0, 256, 0)
+    path.write_bytes(b"BM" + struct.pack("<IHHI", 2000, 0, 0, 54 + 1024) + sizes + bytes(2000))
+
+
+def test_a_hostile_header_costs_one_row(model: Path, tmp_path: Path) -> None:
+    """Files that claim more pixels than fit on any disk are listed as unreadable, and the others are inspected."""
+    folder = tmp_path / "upload"
+    folder.mkdir()
+    bomb(folder / "bomb.bmp", 7_274_624, 13_107_296)
+    tifffile.imwrite(folder / "bomb.tif", np.zeros((16, 16), np.uint8), compression="zlib", tile=(16, 16))
+    with tifffile.TiffFile(folder / "bomb.tif", mode="r+") as tiff:
+        for tag in ("ImageWidth", "ImageLength"):
+            tiff.pages[0].tags[tag].overwrite(2**31)
+    Image.fromarray(np.full((64, 64), 90, np.uint8)).save(folder / "plain.png")
+    bmp, tif, plain = flawmap.inspect(model, [folder], tmp_path / "out", runtime=PLAIN)
+    assert bmp.error is not None
+    assert "the limit is 400,000,000" in bmp.error
+    assert tif.error is not None
+    assert plain.error is None
 
 
 def test_pages_are_resumed_one_by_one(model: Path, stack: Path, tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ REFUSED: list[tuple[str, Write, str]] = [
     (
         "pages.tif",
         by_tifffile(np.zeros((4, 9, 8), np.uint8), photometric="minisblack"),
-        "has 4 pages, an image has one; choose one with --page N, or take all with --pages$",
+        "has 4 pages, an image has one; `flawmap inspect` takes --page N or --pages, "
+        "elsewhere save each page as a file$",
     ),
     ("stack.tif", by_tifffile(np.zeros((5, 9, 8), np.uint8), imagej=True), "has 5 pages, an image has one"),
     (

@@ -80,7 +80,8 @@ def inspect(
     found_in = detector.artifact.calibration.get("precision", run["precision"])
     if outputs.threshold is None and found_in != run["precision"]:
         events.message(f"the threshold was found in {found_in}, scores are computed in {run['precision']}")
-    with InspectionLog(usable_folder(out, bytes_needed(items, outputs)), run, resume=resume) as records:
+    folder = usable_folder(out, bytes_needed(items, outputs, detector.config.images.pixel_limit))
+    with InspectionLog(folder, run, resume=resume) as records:
         clean_stale_parts(out)
         before = {(record["path"], record.get("page")): record for record in records.kept}
         done = {item: _row_of(before[item.key]) for item in items if item.key in before}

@@ -18,6 +18,7 @@ from flawmap.imaging.codecs import page_count, read_header
 log = logging.getLogger(__name__)
 
 PICTURE_BYTES, RESIDUAL_BYTES = 2, 4  # for each pixel: mask and overlay, residual map
+DENSEST = 8 * 1032  # pixels that a byte of a TIFF can stand for: of one bit each, by Deflate
 
 Pages = int | Literal["all"] | None
 """Which page of a file is inspected, counted from 1, or all of them; None: files must have one page."""
@@ -53,12 +54,16 @@ def items_of(inputs: Sequence[Path | str], out: Path, pages: Pages = None) -> li
     ]
 
 
-def bytes_needed(items: Iterable[Item], outputs: InspectionOutputs) -> int:
-    """About what an inspection writes; unreadable images need nothing."""
+def bytes_needed(items: Iterable[Item], outputs: InspectionOutputs, pixel_limit: int) -> int:
+    """About what an inspection writes; images that cannot be read, or that their size rules out, need nothing."""
     pixels = 0
     for item in items:
         with suppress(InputError):
-            pixels += pixels_of(item)
+            header = read_header(item.path, page=item.page)
+            if header.pixels <= pixel_limit:
+                pixels += header.pixels
+            elif header.format == "TIFF":  # read by rows; others are refused
+                pixels += min(header.pixels, DENSEST * item.path.stat().st_size)
     return pixels * (PICTURE_BYTES * outputs.overlays + RESIDUAL_BYTES * outputs.residuals + 1)
 
 

@@ -194,7 +194,7 @@ def outliers(images: Sequence[ImageStatistics]) -> tuple[tuple[Path, str], ...]:
     reasons: dict[Path, str] = {}
     for image in images:
         if image.deviation / unit < FLAT:
-            reasons[image.path] = f"it is flat: all of its pixels are about {image.mean / unit:.2f}"
+            reasons[image.path] = f"it is flat: all of its values are about {image.largest:g}"
     if len(images) >= FEWEST:
         measures = {
             "brightness": [image.mean / unit for image in images],

@@ -45,7 +45,8 @@ def open_tiff(path: Path, file: IO[bytes], page: int | None) -> TiffSource | Who
     tiff, pages = opened_pages(path, file)
     if page is None and len(pages) > 1:
         raise InputError(
-            f"{path} has {len(pages)} pages, an image has one; choose one with --page N, or take all with --pages"
+            f"{path} has {len(pages)} pages, an image has one; `flawmap inspect` takes --page N or --pages, elsewhere "
+            "save each page as a file"
         )
     if page is not None and not 1 <= page <= len(pages):
         raise InputError(f"{path} has {len(pages)} page{'s' * (len(pages) > 1)}, there is no page {page}")
