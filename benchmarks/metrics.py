@@ -21,6 +21,7 @@ import numpy as np
 
 from flawmap.core.records import FloatMap, Mask
 from flawmap.evaluation.bootstrap import bootstrap
+from flawmap.evaluation.histograms import Distinct
 from flawmap.evaluation.metrics import PixelMetrics, curve_metrics, image_metrics
 from measuring import medians, parsed, parser, report
 
@@ -53,7 +54,10 @@ def every_metric(maps: Maps) -> dict[str, Any]:
 
 
 def exact(maps: Maps) -> dict[str, Any]:
-    return _results(PixelMetrics.exact(maps), maps)
+    metrics = PixelMetrics(Distinct.among(score for score, _, _ in maps))
+    for image in maps:
+        metrics.add(*image)
+    return _results(metrics, maps)
 
 
 def _results(metrics: PixelMetrics, maps: Maps) -> dict[str, Any]:

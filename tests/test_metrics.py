@@ -22,11 +22,10 @@ from flawmap.core.records import Curve
 from flawmap.evaluation.curves import roc, roc_exact, thin
 from flawmap.evaluation.formulas import PIXEL_METRICS, Cumulative, area_up_to, aupimo, weighted_quantiles
 from flawmap.evaluation.histograms import (
+    FLOAT_BITS,
+    Binning,
     Distinct,
-    HistogramSum,
     ScoreHistogram,
-    bin_edge,
-    bin_of,
     grouped,
     quantile_from_good,
 )
@@ -62,11 +61,16 @@ def coarse(pairs: list[Pair], levels: int = 64) -> list[Pair]:
     return [((np.round(scores * levels) / levels).astype(np.float32), mask) for scores, mask in pairs]
 
 
-def gather(pairs: list[Pair]) -> PixelMetrics:
-    metrics = PixelMetrics()
+def gather(pairs: list[Pair], binning: Binning = FLOAT_BITS, inside: NDArray[np.bool_] | None = None) -> PixelMetrics:
+    metrics = PixelMetrics(binning)
     for scores, mask in pairs:
-        metrics.add(scores, mask)
+        metrics.add(scores, mask, inside)
     return metrics
+
+
+def sorted_out(pairs: list[Pair], inside: NDArray[np.bool_] | None = None) -> PixelMetrics:
+    """With a bin for each distinct score: what a sort gives."""
+    return gather(pairs, Distinct.among(scores for scores, _ in pairs), inside)
 
 
 def pooled(pairs: list[Pair]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -238,7 +242,7 @@ def test_a_tiny_set_counted_by_hand() -> None:
     assert sure(au_pro(metrics, 0.9)) == pytest.approx((0.4 * 0.5 + 0.4 * 0.75 + 0.1 * (0.75 + 0.875) / 2) / 0.9)
     found = overlap_quantiles(metrics.histogram, metrics.regions, 0.45)
     assert found is not None
-    assert found.to_dict() == {
+    assert found == {
         "q25": 0.625,
         "q50": 0.75,
         "q75": 0.875,
@@ -364,10 +368,10 @@ def test_bins_keep_the_order_of_floats_and_their_edges_are_exact() -> None:
     rng = np.random.default_rng(17)
     values = (rng.standard_normal(2000) * 10.0 ** rng.integers(-20, 20, 2000)).astype(np.float32)
     values = np.concatenate([values, np.array([0, 1, -1, 3.4028235e38, -3.4028235e38], np.float32)])
-    bins = bin_of(values)
+    bins = FLOAT_BITS.of(values)
     order = np.argsort(values)
     assert (np.diff(bins[order]) >= 0).all()
-    upper, lower = bin_edge(bins).astype(np.float64), bin_edge(bins - 1).astype(np.float64)
+    upper, lower = FLOAT_BITS.edge(bins).astype(np.float64), FLOAT_BITS.edge(bins - 1).astype(np.float64)
     assert (values <= upper).all()
     assert (values > lower).all()
     large = np.abs(values) > 1e-30
@@ -551,7 +555,7 @@ def test_aupimo_equals_a_slow_reference(limits: tuple[float, float], seed: int) 
     """Exactly with a bin for each score, within its bound with bins of floats."""
     pairs = with_more_good(seed)
     slow = slow_aupimo(pairs, *limits)
-    exact = PixelMetrics.exact([(scores, mask, None) for scores, mask in pairs])
+    exact = sorted_out(pairs)
     binned = gather(pairs)
     values = [value for value in slow if value is not None]
     assert 0.05 < np.mean(values) < 0.99
@@ -604,7 +608,7 @@ def test_exact_mode_equals_scikit_learn_and_bins_stay_within_1e_4(seed: int) -> 
     """A bin for each distinct score gives what a sort gives; bins of floats are within 1e-4 of it, and their bounds."""
     pairs = a_set(seed, images=8, shape=(150, 160))
     scores, mask = pooled(pairs)
-    exact = results(PixelMetrics.exact([(values, truth, None) for values, truth in pairs]))
+    exact = results(sorted_out(pairs))
     assert exact["auroc"] == pytest.approx(roc_auc_score(mask, scores), abs=1e-12)
     assert exact["average_precision"] == pytest.approx(average_precision_score(mask, scores), abs=1e-12)
     precision, recall, _ = precision_recall_curve(mask, scores)
@@ -625,11 +629,8 @@ def test_exact_mode_with_a_region_of_interest() -> None:
     inside = np.zeros((60, 70), np.bool_)
     inside[10:50, 5:60] = True
     pairs = coarse(a_set(4))
-    exact = results(PixelMetrics.exact([(scores, mask, inside) for scores, mask in pairs]))
-    binned = PixelMetrics()
-    for scores, mask in pairs:
-        binned.add(scores, mask, inside)
-    found = results(binned)
+    exact = results(sorted_out(pairs, inside))
+    found = results(gather(pairs, inside=inside))
     for name in ("auroc", "average_precision", "f1_max", "iou_max", "au_pro_30", "aupimo", "good_pixels", "regions"):
         assert found[name] == pytest.approx(exact[name], abs=1e-12)
 
@@ -703,16 +704,12 @@ def test_bands_may_be_changed_after_they_were_counted() -> None:
 
 
 def test_a_sum_holds_what_its_histograms_hold() -> None:
-    """A dense sum and `+` of sparse histograms are the histogram of all scores at once."""
+    """`+` of histograms gives the histogram of all scores at once."""
     pairs = a_set(22)
-    total, merged = HistogramSum(), ScoreHistogram.empty()
-    for scores, mask in pairs:
-        total.add(ScoreHistogram.of(scores, mask))
-        merged = merged + ScoreHistogram.of(scores, mask)
+    merged = reduce(add, [ScoreHistogram.of(scores, mask) for scores, mask in pairs], ScoreHistogram.empty())
     whole = ScoreHistogram.of(*pooled(pairs))
-    for found in (total.total(), merged):
-        for name in ("bins", "good", "defective"):
-            assert np.array_equal(getattr(found, name), getattr(whole, name)), name
+    for name in ("bins", "good", "defective"):
+        assert np.array_equal(getattr(merged, name), getattr(whole, name)), name
     assert ((whole.good + whole.defective) > 0).all()
     assert (np.diff(whole.bins) > 0).all()
 

@@ -17,7 +17,7 @@ from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.records import Mask
 from flawmap.data.splits import ImageRegion
-from flawmap.evaluation.histograms import HistogramSum, ScoreHistogram, grouped, quantile_from_good
+from flawmap.evaluation.histograms import ScoreHistogram, grouped, quantile_from_good
 from flawmap.evaluation.scans import in_parallel, scan_good
 from flawmap.imaging.reading import opened_image
 from flawmap.imaging.resize import to_size
@@ -159,13 +159,13 @@ def threshold_from_good(
         InputError: one of them cannot be read.
     """
     settings = detector.config.threshold
-    pooled, scores = HistogramSum(), []
+    good, scores = ScoreHistogram.empty(), []
     scans = in_parallel(partial(scan_good, detector, threshold=math.inf), areas)
     for done, (area, scan) in enumerate(scans, start=1):
         if isinstance(scan, InputError):
             raise scan
         if scan is not None:
-            pooled.add(scan.counts.histogram)
+            good = good + scan.counts.histogram
             scores.append(scan.inspection.score)
         events.progress(done, len(areas), str(area.path))
     if not scores:
@@ -173,7 +173,7 @@ def threshold_from_good(
             "a threshold is found on good images that were held out, but none were; hold a share out for validation "
             "(--set split.validation=0.1)"
         )
-    good, largest, by_quantile = pooled.total(), max(scores), settings.rule == "quantile"
+    largest, by_quantile = max(scores), settings.rule == "quantile"
     rate = settings.false_positive_rate if by_quantile else 0.0
     warning = _unresolved(rate, good.good_pixels)
     if warning is not None:

@@ -5,15 +5,14 @@ range need be known beforehand, bins are 0.05 % of a value wide, and histograms 
 add up to that of the whole set. Where all scores fit in memory, `Distinct` gives every score a bin of its own, and
 nothing is lost. Everywhere "above a threshold" means strictly above, and larger scores are worse.
 
-A histogram holds its occupied bins alone, a few thousand for an image; `HistogramSum` has room for all bins and adds
-images in place.
+A histogram holds its occupied bins alone, a few thousand for an image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,37 +28,32 @@ Floats = NDArray[np.float32]
 Counts = NDArray[np.int64]
 
 
-class Binning(Protocol):
-    """Maps scores to numbered bins; larger scores have larger numbers.
+@dataclass(frozen=True)
+class FloatBits:
+    """Bins by the upper bits of a float's pattern, the same for every set.
 
     count: of all bins. dropped_bits: of a bin's number, by `image_counts.ImageScores`.
     """
 
-    @property
-    def count(self) -> int: ...
-
-    @property
-    def dropped_bits(self) -> int: ...
-
-    def of(self, scores: NDArray[Any]) -> NDArray[np.int64]:
-        """The bin of each score."""
-
-    def edge(self, bins: NDArray[np.integer[Any]]) -> Floats:
-        """The largest float32 of each bin; of the bin before the first one a number below all scores."""
-
-
-@dataclass(frozen=True)
-class FloatBits:
-    """Bins by the upper bits of a float's pattern, the same for every set."""
-
     count: int = BINS
     dropped_bits: int = 3  # leaves bins 0.4 % of a value wide
 
-    def of(self, scores: NDArray[Any]) -> NDArray[np.int64]:
-        return bin_of(scores)
+    def of(self, scores: Floats) -> NDArray[np.int64]:
+        """The bin of each score: the upper bits of its pattern, turned so that their order is the scores' order."""
+        if scores.dtype != np.float32:
+            raise InputError(f"scores must be float32, got {scores.dtype}; pass scores.astype(np.float32)")
+        finite(scores, "scores")
+        bits = np.ascontiguousarray(scores + np.float32(0)).view(np.uint32)  # + 0: -0 and 0 are one score
+        negative = (bits.view(np.int32) >> 31).view(np.uint32)  # all ones below zero: there the order reverses
+        keys = bits ^ (negative | np.uint32(1 << 31))
+        return (keys >> (32 - BITS)).astype(np.int64)
 
     def edge(self, bins: NDArray[np.integer[Any]]) -> Floats:
-        return bin_edge(bins)
+        """The largest float32 of each bin: a threshold there has exactly the higher bins strictly above it."""
+        keys = (((bins.astype(np.int64) + 1) << (32 - BITS)) - 1).astype(np.uint32)
+        bits = np.where(keys >> 31, keys ^ np.uint32(1 << 31), ~keys)
+        # -0 has a pattern of its own below that of 0, but is no smaller: 0 would not lie above it.
+        return np.where(bits == 1 << 31, np.uint32((1 << 31) + 1), bits).view(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +75,21 @@ class Distinct:
         return len(self.values)
 
     def of(self, scores: NDArray[Any]) -> NDArray[np.int64]:
+        """The bin of each score."""
         places = np.searchsorted(self.values, scores)
         if scores.size and (places.max() == self.count or not np.array_equal(self.values[places], scores)):
             raise InputError("scores must be among those that the bins were made of; make them of all scores")
         return places
 
     def edge(self, bins: NDArray[np.integer[Any]]) -> Floats:
+        """The score of each bin; of the bin before the first one a number below all scores."""
         below_all = np.nextafter(self.values[0], self.values.dtype.type(-np.inf))
         edges: Floats = np.where(bins < 0, below_all, self.values[np.maximum(bins, 0)])
         return edges
 
+
+Binning = FloatBits | Distinct
+"""Maps scores to numbered bins; larger scores have larger numbers."""
 
 FLOAT_BITS = FloatBits()
 
@@ -161,23 +160,6 @@ class ScoreHistogram:
         return undefined_because(self.good_pixels, self.defective_pixels, "pixels")
 
 
-class HistogramSum:
-    """The sum of many histograms of one binning, added in place: two counts for every bin, 16 MiB."""
-
-    def __init__(self, binning: Binning = FLOAT_BITS) -> None:
-        self.binning = binning
-        self.good, self.defective = np.zeros((2, binning.count), np.int64)
-
-    def add(self, histogram: ScoreHistogram) -> None:
-        self.good[histogram.bins] += histogram.good
-        self.defective[histogram.bins] += histogram.defective
-
-    def total(self) -> ScoreHistogram:
-        """The histogram of what was added so far."""
-        bins = np.flatnonzero(self.good | self.defective)
-        return ScoreHistogram(bins, self.good[bins], self.defective[bins], self.binning)
-
-
 def quantile_from_good(good: ScoreHistogram, rate: float) -> float:
     """The smallest edge of a bin with at most a given fraction of the good pixels strictly above it.
 
@@ -199,25 +181,6 @@ def quantile_place(histogram: ScoreHistogram, rate: float) -> int:
     """The place among the occupied bins of the lowest one with at most this rate of good pixels in higher bins."""
     cumulative = np.cumsum(histogram.good)
     return int(np.argmax((cumulative[-1] - cumulative) / cumulative[-1] <= rate))
-
-
-def bin_of(scores: Floats) -> NDArray[np.int64]:
-    """The bin of each score: the upper bits of its bit pattern, turned so that their order is the scores' order."""
-    if scores.dtype != np.float32:
-        raise InputError(f"scores must be float32, got {scores.dtype}; pass scores.astype(np.float32)")
-    finite(scores, "scores")
-    bits = np.ascontiguousarray(scores + np.float32(0)).view(np.uint32)  # + 0: -0 and 0 are one score
-    negative = (bits.view(np.int32) >> 31).view(np.uint32)  # all ones below zero: there the order of patterns reverses
-    keys = bits ^ (negative | np.uint32(1 << 31))
-    return (keys >> (32 - BITS)).astype(np.int64)
-
-
-def bin_edge(bins: NDArray[np.integer[Any]]) -> Floats:
-    """The largest float32 of each bin: a threshold there has exactly the higher bins strictly above it."""
-    keys = (((bins.astype(np.int64) + 1) << (32 - BITS)) - 1).astype(np.uint32)
-    bits = np.where(keys >> 31, keys ^ np.uint32(1 << 31), ~keys)
-    # -0 has a pattern of its own below that of 0, but is no smaller: 0 would not lie above it.
-    return np.where(bits == 1 << 31, np.uint32((1 << 31) + 1), bits).view(np.float32)
 
 
 def grouped(good: NDArray[Any], defective: NDArray[Any], most: int) -> NDArray[np.int64]:

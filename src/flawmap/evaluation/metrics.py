@@ -8,7 +8,6 @@ Everywhere "above a threshold" means strictly above, and larger scores are worse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,8 +29,6 @@ from flawmap.evaluation.formulas import (
 from flawmap.evaluation.histograms import (
     FLOAT_BITS,
     Binning,
-    Distinct,
-    HistogramSum,
     ScoreHistogram,
     check_rate,
     quantile_place,
@@ -50,20 +47,6 @@ class Measure(NamedTuple):
     reason: str | None = None
 
 
-class Overlap(NamedTuple):
-    """Quantiles over ground-truth regions of the fraction of each that is found.
-
-    At `threshold`, which `false_positive_rate` of the good pixels exceed.
-    """
-
-    quantiles: dict[str, float]  # "q25", "q50", ... -> fraction
-    threshold: float
-    false_positive_rate: float
-
-    def to_dict(self) -> dict[str, float]:
-        return {**self.quantiles, "threshold": self.threshold, "false_positive_rate": self.false_positive_rate}
-
-
 @dataclass(frozen=True)
 class PixelResult:
     """Every pixel metric of a set of images, by the names of `PIXEL_METRICS`, and what was counted.
@@ -72,7 +55,7 @@ class PixelResult:
     """
 
     measures: dict[str, Measure]
-    overlap_at_5: Overlap | None
+    overlap_at_5: dict[str, float] | None
     overlap_reason: str | None
     images: int
     good_pixels: int
@@ -86,7 +69,7 @@ class PixelResult:
             why["overlap_at_5"] = self.overlap_reason
         return {
             **{name: measure.value for name, measure in self.measures.items()},
-            "overlap_at_5": None if self.overlap_at_5 is None else self.overlap_at_5.to_dict(),
+            "overlap_at_5": self.overlap_at_5,
             "images": self.images,
             "good_pixels": self.good_pixels,
             "defective_pixels": self.defective_pixels,
@@ -99,30 +82,19 @@ class PixelResult:
 class PixelMetrics:
     """Accumulates the pixels of a labelled set, image by image; `+` merges two accumulators of one binning.
 
-    Memory: 24 MiB; and for each image 8 bytes for an occupied coarse bin, of which there are up to a few thousand, and
-    24 bytes at most for a defective pixel.
+    histogram: all pixels that were added. per_image: what each image adds.
+    Memory: up to 32 MiB; and for each image 8 bytes for an occupied coarse bin, of which there are up to a few
+    thousand, and 24 bytes at most for a defective pixel.
     """
 
     def __init__(self, binning: Binning = FLOAT_BITS) -> None:
-        self.images = 0
         self.per_image: list[ImageScores] = []
-        self._sum = HistogramSum(binning)
+        self.histogram = ScoreHistogram.empty(binning)
         self._normal = np.zeros(binning.count)  # sums over good images of the fraction of the pixels of each
-
-    @classmethod
-    def exact(cls, maps: Sequence[tuple[FloatMap, Mask, Mask | None]]) -> PixelMetrics:
-        """All (residual, mask, inside) of a set at once, as `add` takes them, by a sort: nothing is lost to bins.
-
-        To check the histograms by, and for sets that fit in memory: some 40 bytes a pixel.
-        """
-        metrics = cls(Distinct.among(residual for residual, _, _ in maps))
-        for residual, mask, inside in maps:
-            metrics.add(residual, mask, inside)
-        return metrics
 
     def add(self, residual: FloatMap, mask: Mask, inside: Mask | None = None) -> CountedImage:
         """Count one image, given whole, and return its own counts. For the arguments see `ImageCounts.add`."""
-        counts = ImageCounts(self._sum.binning)
+        counts = ImageCounts(self.histogram.binning)
         counts.add(residual, mask, inside)
         image = counts.counted()
         self.add_image(image)
@@ -131,26 +103,17 @@ class PixelMetrics:
     def add_image(self, image: CountedImage) -> None:
         """Add one image that was counted; one without defective pixels is good."""
         histogram, regions = image
-        self.images += 1
         self.per_image.append(ImageScores.of(image))
-        self._sum.add(histogram)
+        self.histogram = self.histogram + histogram
         if not len(regions.area) and len(histogram.bins):
             self._normal[histogram.bins] += histogram.good / histogram.good_pixels
 
     def __add__(self, other: PixelMetrics) -> PixelMetrics:
-        merged = PixelMetrics(self._sum.binning)
-        for part in (self, other):
-            merged.images += part.images
-            merged.per_image += part.per_image
-            merged._sum.good += part._sum.good
-            merged._sum.defective += part._sum.defective
-            merged._normal += part._normal
+        merged = PixelMetrics(self.histogram.binning)
+        merged.per_image = self.per_image + other.per_image
+        merged.histogram = self.histogram + other.histogram
+        merged._normal = self._normal + other._normal
         return merged
-
-    @property
-    def histogram(self) -> ScoreHistogram:
-        """All pixels that were added."""
-        return self._sum.total()
 
     @property
     def regions(self) -> RegionScores:
@@ -198,7 +161,7 @@ class PixelMetrics:
             },
             overlap_at_5=overlap_quantiles(histogram, regions, OVERLAP_RATE),
             overlap_reason=histogram.undefined,
-            images=self.images,
+            images=len(self.per_image),
             good_pixels=histogram.good_pixels,
             defective_pixels=histogram.defective_pixels,
             regions=len(regions.area),
@@ -228,15 +191,13 @@ def _own_aupimo(regions: RegionScores, bins: NDArray[np.int64], spans: Floats, b
     return Measure(float(weights @ below[place]), bound=float(weights[mixed] @ spans[place[mixed]]))
 
 
-def overlap_quantiles(
-    histogram: ScoreHistogram, regions: RegionScores, rate: float, quantiles: Sequence[float] = OVERLAP_QUANTILES
-) -> Overlap | None:
+def overlap_quantiles(histogram: ScoreHistogram, regions: RegionScores, rate: float) -> dict[str, float] | None:
     """Quantiles over ground-truth regions of the fraction of each that is found, at a false positive rate.
 
     The threshold is the smallest border of a bin with at most `rate` of the good pixels above it.
 
     Returns:
-        None without good or without defective pixels.
+        "q25", "q50" and "q75", the threshold, and the rate there; None without good or without defective pixels.
     Raises:
         InputError: the rate is not in [0, 1).
     """
@@ -246,12 +207,12 @@ def overlap_quantiles(
     place = quantile_place(histogram, rate)
     bins = histogram.bins[[place]]
     fractions = regions.fractions_above(bins)
-    levels = weighted_quantiles(fractions, np.ones(fractions.shape, np.int64), quantiles)[0]
-    return Overlap(
-        {f"q{100 * name:g}": float(level) for name, level in zip(quantiles, levels, strict=True)},
-        float(histogram.binning.edge(bins)[0]),
-        int(histogram.good[place + 1 :].sum()) / histogram.good_pixels,
-    )
+    levels = weighted_quantiles(fractions, np.ones(fractions.shape, np.int64), OVERLAP_QUANTILES)[0]
+    return {
+        **{f"q{100 * name:g}": float(level) for name, level in zip(OVERLAP_QUANTILES, levels, strict=True)},
+        "threshold": float(histogram.binning.edge(bins)[0]),
+        "false_positive_rate": int(histogram.good[place + 1 :].sum()) / histogram.good_pixels,
+    }
 
 
 def image_metrics(scores: ArrayLike, defective: ArrayLike) -> dict[str, Measure]:
@@ -259,18 +220,18 @@ def image_metrics(scores: ArrayLike, defective: ArrayLike) -> dict[str, Measure]
 
     scores: (N,), finite, larger is worse. defective: (N,) bool.
     """
-    values, flawed = labelled(scores, defective)
-    reason = undefined_because(int((~flawed).sum()), int(flawed.sum()), "images")
+    found = curve_metrics(exact_histogram(*labelled(scores, defective)), "images")
+    return {name: measure._replace(bound=0.0) for name, measure in found.items()}
+
+
+def curve_metrics(histogram: ScoreHistogram, what: str = "pixels") -> dict[str, Measure]:
+    """AUROC, average precision and F1-max of a histogram; no values where they are undefined, but why.
+
+    what: its scores are scores of these.
+    """
+    reason = undefined_because(histogram.good_pixels, histogram.defective_pixels, what)
     if reason is not None:
         return {name: Measure(None, reason=reason) for name in CURVE_METRICS}
-    found = curve_metrics(exact_histogram(values, flawed))
-    return {name: Measure(measure.value) for name, measure in found.items()}
-
-
-def curve_metrics(histogram: ScoreHistogram) -> dict[str, Measure]:
-    """AUROC, average precision and F1-max of the pixels of a histogram, of one image say; None where undefined."""
-    if histogram.undefined is not None:
-        return {name: Measure(None, reason=histogram.undefined) for name in CURVE_METRICS}
     false, true = (np.cumsum(counts[::-1]).astype(np.float64) for counts in (histogram.good, histogram.defective))
     return {name: measure_of(formula(false, true)) for name, formula in CURVE_METRICS.items()}
 
