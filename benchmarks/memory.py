@@ -22,7 +22,7 @@ MIB = 2**20
 
 def rows_of(dataset: plan.DataSet, data: Path, steps: int, work: Path) -> list[Row]:
     training = next(row for row in plan.trainings("all") if row.name == f"{dataset.key}-ssim-seed0")
-    recipe = runs.RunContext(data=data, out=work)
+    recipe = runs.RunContext(plan.ExperimentRequest(what="all"), data, work)
     config = override(recipe.config(training), {"training": {"steps": steps, "epochs": None}})
     settings, model, folder = work / "settings.toml", work / "model.flawmap", recipe.folder(training)
     settings.write_text(to_toml(config), encoding="utf-8")

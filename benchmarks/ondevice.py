@@ -103,7 +103,7 @@ def cut(images: Tensor, places: Places, side: int) -> Tensor:
 
 
 def split_by_rows(image: Tensor, grid: Grid) -> Tensor:
-    """As tiling.split, by one slice for each row and each column of patches."""
+    """As tiling.patch_batches, by one slice for each row and each column of patches."""
     height, width = image.shape[-2:]
     rows = torch.stack([image[:, y : y + grid.patch] for y in grid.offsets(height)])
     return torch.stack([rows[..., x : x + grid.patch] for x in grid.offsets(width)], dim=1).flatten(0, 1)
@@ -127,12 +127,12 @@ class Tables:
         self.cover = self.merge(tiles / self.window)
 
     def split(self, image: Tensor) -> Tensor:
-        """As tiling.split, by one gather."""
+        """As tiling.patch_batches, by one gather."""
         windows = image.unfold(-2, self.grid.patch, 1).unfold(-2, self.grid.patch, 1).permute(1, 2, 0, 3, 4)
         return windows[self.tops[:, None], self.lefts].flatten(0, 1)
 
     def merge(self, patches: Tensor) -> Tensor:
-        """As tiling.merge. Each pixel gathers what covers it, along one axis and then the other, in one order."""
+        """As tiling.Merger. Each pixel gathers what covers it, along one axis and then the other, in one order."""
         tiles = self._tiles(patches)
         strips = _gathered(tiles.permute(0, 2, 3, 1, 4).flatten(-2), self.across)  # (rows, C, P, W)
         total = _gathered(strips.permute(1, 3, 0, 2).flatten(-2), self.down)  # (C, W, H)
@@ -143,7 +143,7 @@ class Tables:
         return (patches * self.window).reshape(len(self.tops), len(self.lefts), *patches.shape[1:])
 
     def merge_by_addition(self, patches: Tensor) -> Tensor:
-        """As tiling.merge, by index_add: on a GPU in whatever order, so that last bits differ from run to run."""
+        """As tiling.Merger, by index_add: on a GPU in whatever order, so that last bits differ from run to run."""
         (height, width), side = self.size, self.grid.patch
         steps = torch.arange(side, device=patches.device)
         tiles = self._tiles(patches)

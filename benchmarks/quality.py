@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parsed(options, arguments)
     row = next(row for row in plan.trainings("all") if row.name == given.row)
     config = override(
-        runs.RunContext(data=given.data, out=Path()).config(row),
+        runs.RunContext(plan.ExperimentRequest(what="all"), given.data, Path()).config(row),
         {"model": {"channels": 1}, "training": {"device": "cpu", "steps": given.steps, "epochs": None}},
     )
     good, score = scoring(given.data, row, config)

@@ -43,6 +43,7 @@ from paper.plan import (
     STEPS_A_MINUTE,
     Budget,
     DataSet,
+    ExperimentRequest,
     RunSpec,
     chosen_sets,
     config_of,
@@ -53,7 +54,7 @@ from paper.plan import (
     usual_budget,
 )
 from paper.records import Record, read_record
-from paper.reproduce import ExperimentRequest, all_records, reproduce
+from paper.reproduce import all_records, reproduce
 
 pytestmark = pytest.mark.slow
 
@@ -209,7 +210,7 @@ ABSENT = DataSet("fabric03", "absent", "Not there", {})
 
 def request(what: str = "figure1", **changes: Any) -> ExperimentRequest:
     plain = ExperimentRequest(
-        what=what, budget=Budget(steps=3), table=(CLOTH,), settings=TINY, device="cpu", precision="float32", seeds=1
+        what=what, budget=Budget(steps=3), table=(CLOTH,), settings=TINY, runtime=Runtime("cpu", "float32"), seeds=1
     )
     return replace(plain, **changes)
 
@@ -330,7 +331,7 @@ def test_other_settings_do_not_take_over_a_record(made: tuple[Path, dict[str, An
         f"{out / 'records' / 'nanotwice-l2-seed0.json'} was made with other settings (preset, budget or data set) than "
         "are asked for; name another folder with -o, or remove it to make it anew"
     )
-    assert reproduce(request(precision="bfloat16"), data, out)["failed"] == []
+    assert reproduce(request(runtime=Runtime("cpu", "bfloat16")), data, out)["failed"] == []
 
 
 def test_a_model_without_its_record_is_scored(
@@ -343,7 +344,7 @@ def test_a_model_without_its_record_is_scored(
         (tmp_path / "models" / path.name).write_bytes(path.read_bytes())
     monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("trained again"))
     training = trainings("figure1", sets=(CLOTH,))[0]
-    record = runs.perform(training, request().context(data, tmp_path))
+    record = runs.perform(training, runs.RunContext(request(), data, tmp_path))
     kept = read_record(out / "records" / f"{training.name}.json")
     assert (record["scorings"], record["training"]) == (kept["scorings"], kept["training"])
 
@@ -351,7 +352,7 @@ def test_a_model_without_its_record_is_scored(
 def test_a_stopped_training_goes_on(data: Path, tmp_path: Path) -> None:
     """Interrupted after 40 steps, a training goes on there and not from the start."""
     often = {**TINY, "training": {**TINY["training"], "checkpoint_minutes": 1e-9}}
-    context = request(settings=often, budget=Budget(steps=60)).context(data, tmp_path)
+    context = runs.RunContext(request(settings=often, budget=Budget(steps=60)), data, tmp_path)
     training = RunSpec("nanotwice-l2-seed0", CLOTH, "l2", 0)
     first, second = Heard(stop_at=40), Heard()
     with pytest.raises(KeyboardInterrupt):
@@ -420,7 +421,7 @@ def test_several_at_once(
     """A pool of workers gives the records that one process gives, and what goes to it can be sent to a process."""
     asked = request("figure7", jobs=2, methods=("l2", "ssim"), budget=Budget(steps=3))
     rows = asked.trainings()
-    context = asked.context(data, tmp_path)
+    context = runs.RunContext(asked, data, tmp_path)
     assert pickle.loads(pickle.dumps((rows, context))) == (rows, context)
     asked_of: list[int] = []
 
@@ -524,32 +525,30 @@ def test_without_records_every_claim_is_open() -> None:
 )
 def test_ssim_leads(areas: dict[str, float], holds: bool | None) -> None:
     """True with all four and a clear lead; False as soon as one is not behind; open while one is missing."""
-    assert paper_claims.ssim_leads(four("nanotwice", **areas), "faithful").holds is holds
+    assert paper_claims.ssim_leads(four("nanotwice", **areas)).holds is holds
 
 
 def test_vae_and_feature_matching() -> None:
     """The VAE's and FM's claims follow their difference to l2, set by set."""
     good = four("nanotwice", l2=0.6, vae=0.605, fm=0.7) + four("grid", l2=0.8, vae=0.7, fm=0.8)
-    assert paper_claims.vae_is_no_better(good, "faithful").holds is True
-    assert paper_claims.fm_helps_on_nanotwice_alone(good, "faithful").holds is True
+    assert paper_claims.vae_is_no_better(good).holds is True
+    assert paper_claims.fm_helps_on_nanotwice_alone(good).holds is True
     bad = four("nanotwice", l2=0.6, vae=0.65, fm=0.6) + four("grid", l2=0.8, vae=0.7, fm=0.8)
-    assert paper_claims.vae_is_no_better(bad, "faithful").holds is False
-    assert paper_claims.fm_helps_on_nanotwice_alone(bad, "faithful").holds is False
-    assert paper_claims.fm_helps_on_nanotwice_alone(good[:3], "faithful").holds is None, (
-        "one set alone does not say `only`"
-    )
+    assert paper_claims.vae_is_no_better(bad).holds is False
+    assert paper_claims.fm_helps_on_nanotwice_alone(bad).holds is False
+    assert paper_claims.fm_helps_on_nanotwice_alone(good[:3]).holds is None, "one set alone does not say `only`"
 
 
 def test_area_and_overlap() -> None:
     """The headline figures, as means over seeds; a cell of table 2 is none of them."""
     seeds = [run_of("nanotwice", "ssim", area, name=f"s{area}", overlap=0.95) for area in (0.960, 0.964)]
-    claim = paper_claims.ssim_reaches_the_papers_area([*seeds, cell_of("optimum", 0.1)], "faithful")
+    claim = paper_claims.ssim_reaches_the_papers_area([*seeds, cell_of("optimum", 0.1)])
     assert claim.holds is True
     assert claim.evidence == "0.962 (mean of 2 seeds, 0.960 to 0.964)"
-    assert paper_claims.ssim_reaches_the_papers_area(seeds[:1], "faithful").holds is False
-    assert paper_claims.half_of_the_defects_are_covered(seeds, "faithful").holds is True
+    assert paper_claims.ssim_reaches_the_papers_area(seeds[:1]).holds is False
+    assert paper_claims.half_of_the_defects_are_covered(seeds).holds is True
     short = [run_of("nanotwice", "ssim", 0.9, overlap=0.91)]
-    assert paper_claims.half_of_the_defects_are_covered(short, "faithful").holds is False
+    assert paper_claims.half_of_the_defects_are_covered(short).holds is False
 
 
 def test_insensitivity() -> None:
@@ -557,11 +556,11 @@ def test_insensitivity() -> None:
     optimum = cell_of("optimum", 0.95)
     windows = [cell_of(f"window{size}", 0.94, window=size) for size in (3, 7, 15, 19)]
     statement = paper_claims.insensitive(1, "K")
-    assert statement([optimum, *windows], "faithful").holds is True
-    assert statement([optimum, *windows[:3]], "faithful").holds is None
-    assert statement([optimum, cell_of("window3", 0.9, window=3)], "faithful").holds is False
+    assert statement([optimum, *windows]).holds is True
+    assert statement([optimum, *windows[:3]]).holds is None
+    assert statement([optimum, cell_of("window3", 0.9, window=3)]).holds is False
     latents = [cell_of(f"latent{d}", area, latent=d) for d, area in ((50, 0.7), (200, 0.94), (1000, 0.95))]
-    assert paper_claims.insensitive(0, "d")([optimum, *latents], "faithful").holds is True
+    assert paper_claims.insensitive(0, "d")([optimum, *latents]).holds is True
 
 
 def test_only_what_is_verified_stands_beside_ours() -> None:
@@ -655,7 +654,7 @@ def test_kept_records_are_of_the_plan(preset: Preset, path: Path, tmp_path: Path
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / path.name).write_bytes(path.read_bytes())
     (training,) = (row for row in asked.trainings() if row.name == path.stem)
-    record = runs.perform(training, asked.context(tmp_path / "no data", tmp_path))
+    record = runs.perform(training, runs.RunContext(asked, tmp_path / "no data", tmp_path))
     assert record == read_record(path)
     assert set(record) == RECORD_KEYS
     assert set(record["scorings"]) == set(scorings(training))

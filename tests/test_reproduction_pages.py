@@ -209,7 +209,7 @@ def test_methods_differ_in_colour_and_in_line() -> None:
 def test_a_method_that_was_not_run_is_not_drawn(records: list[dict[str, Any]], tmp_path: Path) -> None:
     """Without its records a method leaves no line of its colour; of no records at all there is a drawing, too."""
     few = [record for record in records if record["method"] != "fm" and record["set"] != "grid"]
-    figures.roc(few, tmp_path / "few.png", "smoothed")
+    figures.roc(few, tmp_path / "few.png")
     assert rgb("ssim") in colours(tmp_path / "few.png")
     figures.roc([], tmp_path / "none.png")
     assert not {rgb(method) for method in METHODS} & colours(tmp_path / "none.png")

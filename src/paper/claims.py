@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any, Literal, NamedTuple
 
 from paper.plan import METHODS, OPTIMUM, TABLE_2, series_of
-from paper.records import FAITHFUL, Record, cell_of, column_runs, curves_of, is_cell, main_runs, values_of
+from paper.records import Record, cell_of, column_runs, curves_of, is_cell, main_runs, values_of
 
 
 class Claim(NamedTuple):
@@ -96,16 +96,16 @@ def printed_cells(paper: Iterable[Printed], axis: int) -> dict[int, Printed]:
 # ------------------------------------------------------------------------------------------------------ what it claims
 
 
-def claims(records: Sequence[Record], scoring: str = FAITHFUL) -> tuple[Claim, ...]:
-    """Every claim of the paper on the records of one way of scoring; None where they do not decide it."""
-    return tuple(check(records, scoring) for check in CHECKS)
+def claims(records: Sequence[Record]) -> tuple[Claim, ...]:
+    """Every claim of the paper, checked on records scored as the paper scores."""
+    return tuple(check(records) for check in CHECKS)
 
 
-def ssim_leads(records: Sequence[Record], scoring: str) -> Claim:
+def ssim_leads(records: Sequence[Record]) -> Claim:
     """It "outperforms all other tested architectures significantly"."""
     states: list[bool | None] = []
     rows = []
-    for name, areas in _areas(records, scoring).items():
+    for name, areas in _areas(records).items():
         ours = areas.pop("ssim", None)
         others = [method for method in METHODS if method != "ssim"]
         states += [None if ours is None or method not in areas else ours > areas[method] + ALIKE for method in others]
@@ -116,16 +116,16 @@ def ssim_leads(records: Sequence[Record], scoring: str) -> Claim:
     return Claim(text, _all(states), _evidence(rows))
 
 
-def vae_is_no_better(records: Sequence[Record], scoring: str) -> Claim:
+def vae_is_no_better(records: Sequence[Record]) -> Claim:
     """The VAE "could not improve on the deterministic network"."""
-    gains = _gains(records, scoring, "vae")
+    gains = _gains(records, "vae")
     text = f"The VAE is no better than l2 on any set, by no more than {ALIKE:g} of pixel AUROC"
     return Claim(text, _all(gain <= ALIKE for gain in gains.values()), _evidence(_signed("VAE - l2", gains)))
 
 
-def fm_helps_on_nanotwice_alone(records: Sequence[Record], scoring: str) -> Claim:
+def fm_helps_on_nanotwice_alone(records: Sequence[Record]) -> Claim:
     """Feature matching helps on NanoTWICE and brings no benefit on the fabrics."""
-    gains = _gains(records, scoring, "fm")
+    gains = _gains(records, "fm")
     states: list[bool | None] = [(gain > ALIKE) == (name == "nanotwice") for name, gain in gains.items()]
     if "nanotwice" not in gains or len(gains) == 1:
         states.append(None)
@@ -133,10 +133,10 @@ def fm_helps_on_nanotwice_alone(records: Sequence[Record], scoring: str) -> Clai
     return Claim(text, _all(states), _evidence(_signed("FM - l2", gains)))
 
 
-def ssim_reaches_the_papers_area(records: Sequence[Record], scoring: str) -> Claim:
+def ssim_reaches_the_papers_area(records: Sequence[Record]) -> Claim:
     """The headline value, the optimum of table 2."""
     (printed,) = (one.value for one in printed_areas(PAPER, "nanotwice", "ssim"))
-    values = values_of(main_runs(records, "nanotwice", "ssim"), scoring)
+    values = values_of(main_runs(records, "nanotwice", "ssim"))
     text = f"SSIM reaches a pixel AUROC of {printed:g} on NanoTWICE, missing it by at most {REACHED:g}"
     if not values:
         return Claim(text, None, _evidence([]))
@@ -144,10 +144,10 @@ def ssim_reaches_the_papers_area(records: Sequence[Record], scoring: str) -> Cla
     return Claim(text, mean(values) >= printed - REACHED, f"{mean(values):.3f} ({seeds})")
 
 
-def half_of_the_defects_are_covered(records: Sequence[Record], scoring: str) -> Claim:
+def half_of_the_defects_are_covered(records: Sequence[Record]) -> Claim:
     """Figure 7: "more than half of the defects" with an overlap above 91 % at 5 % false positives."""
     text = "SSIM covers more than half of NanoTWICE's defects by more than 91 % at a false positive rate of 5 %"
-    curves = curves_of(main_runs(records, "nanotwice", "ssim"), scoring, "overlap")
+    curves = curves_of(main_runs(records, "nanotwice", "ssim"), "overlap")
     medians = [curve["q50"][curve["rates"].index(OVERLAP_RATE)] for curve in curves]
     if not medians:
         return Claim(text, None, _evidence([]))
@@ -155,12 +155,12 @@ def half_of_the_defects_are_covered(records: Sequence[Record], scoring: str) -> 
     return Claim(text, mean(medians) > 0.91, f"median overlap {listed}, by seed")
 
 
-def insensitive(axis: int, name: str) -> Callable[[Sequence[Record], str], Claim]:
+def insensitive(axis: int, name: str) -> Callable[[Sequence[Record]], Claim]:
     """Table 2: "insensitive" to K and to the patch side, and to d once it is large enough."""
     wanted = {value for value in TABLE_2[axis].values if axis or value >= LARGE_LATENT}
 
-    def check(records: Sequence[Record], scoring: str) -> Claim:
-        found = {value: values_of(runs, scoring) for value, runs in column_runs(records, axis).items()}
+    def check(records: Sequence[Record]) -> Claim:
+        found = {value: values_of(runs) for value, runs in column_runs(records, axis).items()}
         cells = {value: mean(areas) for value, areas in found.items() if areas and value in wanted}
         text = f"The area depends little on {name}: pixel AUROC on NanoTWICE varies by at most {INSENSITIVE:g}"
         span = max(cells.values(), default=0.0) - min(cells.values(), default=0.0)
@@ -170,7 +170,7 @@ def insensitive(axis: int, name: str) -> Callable[[Sequence[Record], str], Claim
     return check
 
 
-CHECKS: tuple[Callable[[Sequence[Record], str], Claim], ...] = (
+CHECKS: tuple[Callable[[Sequence[Record]], Claim], ...] = (
     ssim_leads,
     vae_is_no_better,
     fm_helps_on_nanotwice_alone,
@@ -209,18 +209,18 @@ def _verified(record: Record) -> dict[str, Any]:
     return {"paper": None, "mark": None}
 
 
-def _areas(records: Sequence[Record], scoring: str) -> dict[str, dict[str, float]]:
+def _areas(records: Sequence[Record]) -> dict[str, dict[str, float]]:
     """Mean AUROC over seeds, by set and method."""
     areas: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(record["set"] for record in records if series_of(record["name"]) == "figures"):
-        found = {method: values_of(main_runs(records, name, method), scoring) for method in METHODS}
+        found = {method: values_of(main_runs(records, name, method)) for method in METHODS}
         areas[name] = {method: mean(values) for method, values in found.items() if values}
     return areas
 
 
-def _gains(records: Sequence[Record], scoring: str, method: str) -> dict[str, float]:
+def _gains(records: Sequence[Record], method: str) -> dict[str, float]:
     """How much more AUROC a method has than l2, by set; sets without either are left out."""
-    areas = _areas(records, scoring)
+    areas = _areas(records)
     return {name: found[method] - found["l2"] for name, found in areas.items() if {method, "l2"} <= set(found)}
 
 

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from flawmap.core.errors import InputError
 from flawmap.reporting.charts import COLOURS, FAINT, INK, blank_figure, dress, save_figure
-from paper.claims import VERIFIED, Printed, printed_cells
+from paper.claims import PAPER, VERIFIED, Printed, printed_cells
 from paper.plan import METHODS, TABLE_2
 from paper.records import (
-    FAITHFUL,
     NOT_RUN,
     Record,
     column_runs,
@@ -49,14 +48,13 @@ QUANTILES = {"q75": "75 %", "q50": "50 %", "q25": "25 %"}  # of the fraction tha
 # ------------------------------------------------------------------------------------------------------- from records
 
 
-def roc(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
+def roc(records: Sequence[Record], path: Path) -> None:
     """Figure 6: ROC curves of the four methods, a panel for each set, with the areas under them.
 
     Several seeds are thin lines; the legend has the mean of their areas, and the smallest and the largest.
 
     Args:
         records: of any runs, see `main_runs`. path: the PNG file to write; its folder exists.
-        scoring: the way of scoring, a key of the records' scorings.
     Raises:
         InputError: the file cannot be written.
     """
@@ -69,9 +67,9 @@ def roc(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=(0, (2, 3)))
         for method, name in METHODS.items():
             runs = main_runs(records, set_name, method)
-            for curve in curves_of(runs, scoring, "roc"):
+            for curve in curves_of(runs, "roc"):
                 axes.plot(curve["x"], curve["y"], linewidth=_width(runs), **LINES[method])
-            area = mean_and_range(values_of(runs, scoring))
+            area = mean_and_range(values_of(runs))
             axes.plot([], [], label=f"{name}   {area}", linewidth=1.8, **_line(method, area != NOT_RUN))
         axes.set(xlim=(0, 1), ylim=(0, 1.005))
         axes.set_title(title, loc="left", fontsize=12)
@@ -88,13 +86,13 @@ def roc(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
     save_figure(figure, path)
 
 
-def overlap(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> None:
+def overlap(records: Sequence[Record], path: Path) -> None:
     """Figure 7: how much of the ground-truth regions is found at a false positive rate, a column of panels a set.
 
     The rows are the 75, 50 and 25 % quantiles over all regions of the fraction that is found; every seed is a line.
 
     Args:
-        records, path, scoring: as for `roc`.
+        records, path: as for `roc`.
     Raises:
         InputError: the file cannot be written.
     """
@@ -102,7 +100,7 @@ def overlap(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> N
     figure = blank_figure(0.8 + 2.75 * len(sets), 7.1)
     panels = figure.subplots(len(QUANTILES), len(sets), squeeze=False, sharex=True, sharey=True)
     for column, (set_name, title) in zip(panels.T, sets.items(), strict=True):
-        curves = {method: curves_of(main_runs(records, set_name, method), scoring, "overlap") for method in METHODS}
+        curves = {method: curves_of(main_runs(records, set_name, method), "overlap") for method in METHODS}
         for axes, quantile in zip(column, QUANTILES, strict=True):
             for method, found in curves.items():
                 for curve in found:
@@ -125,14 +123,14 @@ def overlap(records: Sequence[Record], path: Path, scoring: str = FAITHFUL) -> N
     save_figure(figure, path)
 
 
-def table2(records: Sequence[Record], path: Path, paper: Iterable[Printed] = (), scoring: str = FAITHFUL) -> None:
+def table2(records: Sequence[Record], path: Path, paper: Iterable[Printed] = PAPER) -> None:
     """Table 2 as three panels: the area under the ROC curve against latent dimension, window and patch, NanoTWICE.
 
     Dots are seeds, the line is their mean. The paper's numbers are hollow diamonds; one that is only recalled is not
     drawn.
 
     Args:
-        records, path, scoring: as for `roc`. paper: the paper's numbers.
+        records, path: as for `roc`. paper: the paper's numbers.
     Raises:
         InputError: the file cannot be written.
     """
@@ -141,7 +139,7 @@ def table2(records: Sequence[Record], path: Path, paper: Iterable[Printed] = (),
     panels = figure.subplots(1, len(TABLE_2), sharey=True)
     lowest = 1.0
     for place, (axes, column) in enumerate(zip(panels, TABLE_2, strict=True)):
-        found = {value: values_of(runs, scoring) for value, runs in column_runs(records, place).items()}
+        found = {value: values_of(runs) for value, runs in column_runs(records, place).items()}
         ours = {value: areas for value, areas in found.items() if areas}
         theirs = {value: printed.value for value, printed in printed_cells(verified, place).items()}
         lowest = min([lowest, *(min(areas) for areas in ours.values()), *theirs.values()])

@@ -5,12 +5,15 @@ Every training is one row with a name of its own; experiments share rows, so tha
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from flawmap.core.errors import ConfigError
-from flawmap.core.settings import Preset
+from flawmap.core.runtime import Runtime
+from flawmap.core.settings import FeatureName, Preset
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset as settings_of
@@ -239,6 +242,56 @@ def config_of(
 def pictured(training: RunSpec) -> bool:
     """Whether figure 1 or 5 shows images of its model, so that the model is kept."""
     return series_of(training.name) == "figures" and training.seed == 0 and training.method in ("l2", "ssim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentRequest:
+    """What a user asks for.
+
+    what: an experiment or `all`. sets, methods: keys; none: all of them. seeds: of SSIM on NanoTWICE. features: a file
+    of weights for feature matching. jobs: trainings at once, each in a process with an equal part of the threads.
+    table: the data sets there are. settings: laid over every training's own.
+    """
+
+    what: str
+    preset: Preset = "fast"
+    budget: Budget = field(default_factory=Budget)
+    sets: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    seeds: int = 3
+    features: Path | None = None
+    feature_network: FeatureName | None = None
+    runtime: Runtime = field(default_factory=Runtime)
+    jobs: int = 1
+    keep_models: bool = False
+    table: tuple[DataSet, ...] = SETS
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise ConfigError(f"jobs counts the trainings at once and must be at least 1, got {self.jobs}")
+
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        return EXPERIMENTS if self.what == ALL else (self.what,)
+
+    def trainings(self) -> tuple[RunSpec, ...]:
+        """Raises ConfigError over an unknown experiment, set or method."""
+        sets = chosen_sets(self.sets, self.table)
+        return trainings(self.what, sets=sets, methods=self.methods or tuple(METHODS), seeds=self.seeds)
+
+    def command(self) -> str:
+        """What a user types to get the same, without the folders and files of this machine."""
+        words = ["flawmap", "reproduce", self.what, "--data", "DATA", "-o", "OUT", "--preset", self.preset]
+        options = {name: f"{value:g}" for name, value in self.budget.changes.items()} | {
+            "sets": ",".join(self.sets),
+            "methods": ",".join(self.methods),
+            "seeds": str(self.seeds),
+            "features": self.features.name if self.features else "",
+            "feature-network": self.feature_network or "",
+        }
+        words += [word for name, value in options.items() if value for word in (f"--{name}", value)]
+        return shlex.join(words)
 
 
 # ---------------------------------------------------------------------------------------------------- rows of the plan

@@ -71,11 +71,8 @@ def column_runs(records: Iterable[Record], axis: int) -> dict[int, list[Record]]
 
 def set_titles(records: Iterable[Record]) -> dict[str, str]:
     """The sets and their titles: those of the plan, and whatever else was run."""
-    return {dataset.key: dataset.short for dataset in SETS} | {
-        record["set"]: str(record["set"])
-        for record in records
-        if record["set"] not in {dataset.key for dataset in SETS}
-    }
+    planned = {dataset.key: dataset.short for dataset in SETS}
+    return planned | {name: str(name) for record in records if (name := record["set"]) not in planned}
 
 
 def _by_seed(records: Iterable[Record]) -> list[Record]:
@@ -85,19 +82,19 @@ def _by_seed(records: Iterable[Record]) -> list[Record]:
 # ------------------------------------------------------------------------------------------------------- their values
 
 
-def values_of(runs: Iterable[Record], scoring: str = FAITHFUL, metric: str = "auroc") -> list[float]:
-    """A metric of each run that was scored so and where it is defined."""
-    found = (run["scorings"].get(scoring, {}).get("metrics", {}).get(metric) for run in runs)
+def values_of(runs: Iterable[Record], scoring: str = FAITHFUL) -> list[float]:
+    """The area under the ROC curve of each run that was scored so and where it is defined."""
+    found = (run["scorings"].get(scoring, {}).get("metrics", {}).get("auroc") for run in runs)
     return [float(value) for value in found if value is not None]
 
 
-def curves_of(runs: Iterable[Record], scoring: str, name: str) -> list[Mapping[str, Any]]:
+def curves_of(runs: Iterable[Record], name: str, scoring: str = FAITHFUL) -> list[Mapping[str, Any]]:
     """The curves "roc" or "overlap" of the runs that have them."""
     found = (run["scorings"].get(scoring, {}).get(name) for run in runs)
     return [curve for curve in found if curve is not None]
 
 
-def mean_and_range(values: Sequence[float], digits: int = 3) -> str:
+def mean_and_range(values: Sequence[float]) -> str:
     """A value over seeds: the mean and, of several, the smallest and the largest.
 
     >>> mean_and_range([0.9321, 0.9361]), mean_and_range([0.688]), mean_and_range([])
@@ -105,5 +102,5 @@ def mean_and_range(values: Sequence[float], digits: int = 3) -> str:
     """
     if not values:
         return NOT_RUN
-    middle = f"{mean(values):.{digits}f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    middle = f"{mean(values):.3f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.3f} to {max(values):.3f})"

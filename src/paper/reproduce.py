@@ -6,13 +6,11 @@ import json
 import logging
 import multiprocessing
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -20,21 +18,16 @@ from flawmap.commands.train import MODEL_BYTES
 from flawmap.core.errors import ConfigError, FlawmapError, InputError
 from flawmap.core.events import SILENT, Events, named
 from flawmap.core.files import enough_space, writable_folder
-from flawmap.core.runtime import Runtime
-from flawmap.core.settings import FeatureName, Preset
 from flawmap.reporting.logs import write_json
 from paper import examples, figure2, figure3, figures, page, timing
-from paper.claims import PAPER, Claim, claims, comparison
+from paper.claims import Claim, claims, comparison
 from paper.plan import (
     ALL,
     BOARDS_STEPS,
-    EXPERIMENTS,
     FABRICS,
-    METHODS,
-    SETS,
     STEPS_A_MINUTE,
-    Budget,
     DataSet,
+    ExperimentRequest,
     RunSpec,
     chosen_sets,
     pictured,
@@ -46,71 +39,7 @@ from paper.runs import RunContext, perform
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True)
-class ExperimentRequest:
-    """What a user asks for.
-
-    what: an experiment or `all`. sets, methods: keys; none: all of them. seeds: of SSIM on NanoTWICE. jobs: trainings
-    at once, each in a process with an equal part of the threads. table: the data sets there are. settings: laid over
-    every training's own.
-    """
-
-    what: str
-    preset: Preset = "fast"
-    budget: Budget = field(default_factory=Budget)
-    sets: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    seeds: int = 3
-    features: Path | None = None
-    feature_network: FeatureName | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    jobs: int = 1
-    keep_models: bool = False
-    table: tuple[DataSet, ...] = SETS
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise ConfigError(f"jobs counts the trainings at once and must be at least 1, got {self.jobs}")
-
-    @property
-    def experiments(self) -> tuple[str, ...]:
-        return EXPERIMENTS if self.what == ALL else (self.what,)
-
-    @property
-    def runtime(self) -> Runtime:
-        return Runtime(self.device, self.precision)
-
-    def trainings(self) -> tuple[RunSpec, ...]:
-        """Raises ConfigError over an unknown experiment, set or method."""
-        sets = chosen_sets(self.sets, self.table)
-        return trainings(self.what, sets=sets, methods=self.methods or tuple(METHODS), seeds=self.seeds)
-
-    def command(self) -> str:
-        """What a user types to get the same, without the folders and files of this machine."""
-        words = ["flawmap", "reproduce", self.what, "--data", "DATA", "-o", "OUT", "--preset", self.preset]
-        words += [word for name, value in self.budget.changes.items() for word in (f"--{name}", f"{value:g}")]
-        words += ["--sets", ",".join(self.sets)] if self.sets else []
-        words += ["--methods", ",".join(self.methods)] if self.methods else []
-        words += ["--seeds", str(self.seeds)]
-        words += ["--features", self.features.name] if self.features is not None else []
-        words += ["--feature-network", self.feature_network] if self.feature_network is not None else []
-        return shlex.join(words)
-
-    def context(self, data: Path, out: Path) -> RunContext:
-        given = {"weights": self.features, "network": self.feature_network}
-        return RunContext(
-            data=data,
-            out=out,
-            preset=self.preset,
-            budget=self.budget,
-            settings=self.settings,
-            features={name: value for name, value in given.items() if value is not None},
-            runtime=self.runtime,
-            command=self.command(),
-        )
+Result = TypeVar("Result")
 
 
 class RunResult(NamedTuple):
@@ -138,7 +67,7 @@ def reproduce(
     Raises:
         ConfigError, InputError: before anything is trained: no such experiment, set or method, or no data at all.
     """
-    context, rows = request.context(data, out), request.trainings()
+    context, rows = RunContext(request, data, out), request.trainings()
     planned = [plan_row(row, context) for row in rows]
     lines = plan_lines(planned, request)
     for line in lines[:1] if listing else lines:
@@ -162,8 +91,9 @@ def reproduce(
             context.model(result.training).unlink(missing_ok=True)
     records = all_records(out)
     found = [*claims(records)] if records else []
-    for name, draw in _drawings(request, context, records, events).items():
-        error = _failure(lambda draw=draw: found.extend(draw()))  # type: ignore[misc]
+    for name, draw in _drawings(context, records, events).items():
+        settled, error = _attempt(draw)
+        found += settled or ()
         if error is not None:
             failed[name] = error
             events.message(f"{name} failed: {error}")
@@ -186,7 +116,8 @@ def plan_row(training: RunSpec, context: RunContext) -> dict[str, Any]:
     model = context.model(training)
     begun = model.exists() or model.with_suffix(".checkpoint").exists()
     state = "begun" if begun else "to do" if context.folder(training).is_dir() else "no data"
-    budget = context.budget if context.budget.changes else usual_budget(training, context.preset)
+    asked = context.request
+    budget = asked.budget if asked.budget.changes else usual_budget(training, asked.preset)
     return {
         "name": training.name,
         "set": training.dataset.key,
@@ -235,7 +166,7 @@ def perform_all(
         for number, row in enumerate(rows, start=1):
             if not context.record(row).exists():
                 events.message(f"{number} of {len(rows)}: {row.name}")
-            yield _result(row, partial(perform, row, context, events=events))
+            yield RunResult(row, *_attempt(partial(perform, row, context, events=events)))
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, and hang
@@ -244,7 +175,7 @@ def perform_all(
         try:
             for number, future in enumerate(as_completed(running), start=1):
                 events.message(f"{number} of {len(rows)}: {running[future].name}")
-                yield _result(running[future], future.result)
+                yield RunResult(running[future], *_attempt(future.result))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -264,22 +195,15 @@ def all_records(out: Path) -> list[Record]:
     return sorted(found, key=lambda record: order.get(record["name"], len(order)))
 
 
-def _result(row: RunSpec, work: Callable[[], Record]) -> RunResult:
-    records: list[Record] = []
-    error = _failure(lambda: records.append(work()))
-    return RunResult(row, records[0] if records else None, error)
-
-
-def _failure(work: Callable[[], object]) -> str | None:
-    """Do the work; why it failed, if it did. No failure may lose the rest of the plan."""
+def _attempt(work: Callable[[], Result]) -> tuple[Result | None, str | None]:
+    """What the work gives, or why it failed. No failure may lose the rest of the plan."""
     try:
-        work()
+        return work(), None
     except FlawmapError as error:
-        return str(error)
+        return None, str(error)
     except Exception as error:
         log.exception("unexpected")
-        return f"{type(error).__name__}: {error}"
-    return None
+        return None, f"{type(error).__name__}: {error}"
 
 
 # ------------------------------------------------------------------------------------------------- drawings and page
@@ -288,21 +212,17 @@ Draw = Callable[[], Sequence[Claim]]
 """Draws or times something, and gives the claims that it settles."""
 
 
-def _drawings(
-    request: ExperimentRequest, context: RunContext, records: Sequence[Record], events: Events
-) -> dict[str, Draw]:
+def _drawings(context: RunContext, records: Sequence[Record], events: Events) -> dict[str, Draw]:
     """What is drawn and timed once the trainings are done, by name."""
-    out = context.out
+    request, out = context.request, context.out
     known: dict[str, Draw] = {
         "figure2": lambda: _figure2(_picture(out, "figure2")),
         "figure3": lambda: _figure3(request, out, named(events, "figure3")),
-        "figure6": lambda: _drawn(lambda path: figures.roc(records, path), out, "figure6"),
-        "figure7": lambda: _drawn(lambda path: figures.overlap(records, path), out, "figure7"),
-        "table2": lambda: _drawn(lambda path: figures.table2(records, path, PAPER), out, "table2"),
         "timing": lambda: _timing(request, out),
     }
-    if not records:
-        known = {name: draw for name, draw in known.items() if name not in ("figure6", "figure7", "table2")}
+    if records:
+        of_records = {"figure6": figures.roc, "figure7": figures.overlap, "table2": figures.table2}
+        known |= {name: partial(_drawn, partial(draw, records), out, name) for name, draw in of_records.items()}
     found = {name: known[name] for name in request.experiments if name in known}
     for dataset in chosen_sets(request.sets, request.table):
         name = "figure1" if dataset.key == "nanotwice" else "figure5" if dataset.key in FABRICS else ""
@@ -333,7 +253,7 @@ def _examples(dataset: DataSet, context: RunContext, records: Sequence[Record], 
             context.data / dataset.folder,
             path,
             thresholds={row.method: examples.threshold_at(histograms[row.name]) for row in rows},
-            runtime=context.runtime,
+            runtime=context.request.runtime,
         )
 
 
@@ -345,7 +265,8 @@ def _figure2(path: Path) -> Sequence[Claim]:
 def _figure3(request: ExperimentRequest, out: Path, events: Events) -> Sequence[Claim]:
     """Train on checkerboards once; the values are kept, the network is not."""
     place, path = out / "records" / "figure3.json", _picture(out, "figure3")
-    training = {**_boards_budget(request), "device": request.device, "precision": request.precision}
+    runtime = request.runtime
+    training = {**_boards_budget(request), "device": runtime.device, "precision": runtime.precision}
     if place.exists() and path.exists():
         kept = read_record(place)
         if kept["training"] != training:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from flawmap.core.errors import ConfigError
 from flawmap.core.events import SILENT, Events, named
 from flawmap.core.files import writable_folder
 from flawmap.core.runtime import Runtime
-from flawmap.core.settings import FeatureSettings, Preset
+from flawmap.core.settings import FeatureSettings
 from flawmap.data.layouts import find_dataset
 from flawmap.data.samples import Sample
 from flawmap.data.splits import ImageRegion, Split
@@ -31,14 +32,14 @@ from flawmap.evaluation.bootstrap import bootstrap
 from flawmap.evaluation.calibration import calibrated
 from flawmap.evaluation.curves import roc, thin
 from flawmap.evaluation.evaluate import Case, located, score_case, unseen_samples
-from flawmap.evaluation.histograms import ScoreHistogram, bin_edge
+from flawmap.evaluation.histograms import ScoreHistogram
 from flawmap.evaluation.metrics import PixelMetrics, image_metrics, overlap_quantiles
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override, parse
 from flawmap.reporting.logs import write_json
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact
-from paper.plan import MATCHING, Budget, RunSpec, config_of, scorings
+from paper.plan import MATCHING, ExperimentRequest, RunSpec, config_of, scorings
 from paper.records import FAITHFUL, SCHEMA, read_record
 
 log = logging.getLogger(__name__)
@@ -48,31 +49,23 @@ RATES = tuple(sorted({*(round(float(rate), 6) for rate in np.geomspace(0.001, 0.
 """False positive rates of the region overlap."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RunContext:
-    """What all trainings of a call share.
+    """A request with its folders. data: that of the data sets' folders. out: that of records and models."""
 
-    data: the folder of the data sets' folders. out: the folder of records and models. settings: laid over every
-    training's own. features: settings of feature matching, for `fm` alone. command: what a user types to get these
-    records again.
-    """
-
+    request: ExperimentRequest
     data: Path
     out: Path
-    preset: Preset = "fast"
-    budget: Budget = field(default_factory=Budget)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    features: Mapping[str, Any] = field(default_factory=dict)
-    runtime: Runtime = field(default_factory=Runtime)
-    command: str = ""
 
     def config(self, training: RunSpec) -> Config:
-        runtime = {"device": self.runtime.device, "precision": self.runtime.precision}
-        own: dict[str, Any] = {"training": runtime}
-        if training.method == "fm" and self.features:
-            network = self.features.get("network") or FeatureSettings().network
-            own["method"] = {"features": dict(self.features), "feature_weight": MATCHING[network]}
-        return override(config_of(training, self.preset, self.budget, self.settings), own)
+        asked = self.request
+        own: dict[str, Any] = {"training": {"device": asked.runtime.device, "precision": asked.runtime.precision}}
+        given = {"weights": asked.features, "network": asked.feature_network}
+        features = {name: value for name, value in given.items() if value is not None}
+        if training.method == "fm" and features:
+            network = asked.feature_network or FeatureSettings().network
+            own["method"] = {"features": features, "feature_weight": MATCHING[network]}
+        return override(config_of(training, asked.preset, asked.budget, asked.settings), own)
 
     def folder(self, training: RunSpec) -> Path:
         """Where the training's images lie."""
@@ -117,7 +110,7 @@ def record_of(training: RunSpec, context: RunContext, artifact: Artifact, events
     split = Split.from_dict(provenance["data"]["split"])
     ways = scorings(training)
     areas = {"training": located(dataset, split.train), "held_out": located(dataset, split.validation)}
-    detectors = detectors_of(artifact, ways, **areas, runtime=context.runtime)
+    detectors = detectors_of(artifact, ways, **areas, runtime=context.request.runtime)
     samples = unseen_samples(dataset, split)
     pools = score_all(detectors, samples, events)
     return {
@@ -128,8 +121,8 @@ def record_of(training: RunSpec, context: RunContext, artifact: Artifact, events
         "method": training.method,
         "seed": training.seed,
         "changes": dict(training.changes),
-        "command": context.command,
-        "preset": context.preset,
+        "command": context.request.command(),
+        "preset": context.request.preset,
         "date": datetime.date.today().isoformat(),
         "machine": provenance["machine"],
         "versions": provenance["versions"],
@@ -248,7 +241,7 @@ def overlap_of(pixels: PixelMetrics) -> dict[str, list[float]] | None:
         return None
     return {
         "rates": list(RATES),
-        **{name: _numbers(row.quantiles[name] for row in kept) for name in ("q25", "q50", "q75")},
+        **{name: _numbers(row[name] for row in kept) for name in ("q25", "q50", "q75")},
     }
 
 
@@ -256,7 +249,7 @@ def histogram_of(histogram: ScoreHistogram) -> dict[str, Any] | None:
     """Counts of good and of defective pixels in bins of one width from the least to the largest score."""
     if not len(histogram.bins):
         return None
-    scores = bin_edge(histogram.bins).astype(np.float64)
+    scores = histogram.binning.edge(histogram.bins).astype(np.float64)
     edges = np.linspace(scores[0], max(scores[-1], np.nextafter(scores[0], np.inf)), HISTOGRAM_BINS + 1)
     counts = {
         name: np.histogram(scores, edges, weights=values)[0].astype(int).tolist()
@@ -291,10 +284,10 @@ def seconds_per_image(detector: Detector, samples: Sequence[Sample]) -> dict[str
         started = time.perf_counter()
         detector.inspect(path)
         durations.append(time.perf_counter() - started)
-    timed = sorted(durations[1:])
+    timed = durations[1:]
     if not timed:
         return None
-    return {"median": round(timed[len(timed) // 2], 4), "least": round(timed[0], 4), "images": len(timed)}
+    return {"median": round(median_high(timed), 4), "least": round(min(timed), 4), "images": len(timed)}
 
 
 def features_of(artifact: Artifact) -> dict[str, str] | None:

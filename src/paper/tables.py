@@ -265,7 +265,7 @@ def _interval(runs: Sequence[Record]) -> str:
 
 def _overlap(run: Record, scoring: str = FAITHFUL) -> tuple[float, float, float] | None:
     """The three quantiles at the curve's rate that comes nearest to 5 %."""
-    for curve in curves_of([run], scoring, "overlap"):
+    for curve in curves_of([run], "overlap", scoring):
         place = int(np.argmin(np.abs(np.asarray(curve["rates"]) - OVERLAP_RATE)))
         return curve["q25"][place], curve["q50"][place], curve["q75"][place]
     return None

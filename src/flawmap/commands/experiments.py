@@ -13,6 +13,7 @@ from flawmap.commands import tables
 from flawmap.commands.console import Output
 from flawmap.commands.outputs import SOME_FAILED
 from flawmap.core.errors import ConfigError
+from flawmap.core.runtime import Runtime
 
 What = Literal["figure1", "figure2", "figure3", "figure5", "figure6", "figure7", "table2", "ours", "timing", "all"]
 
@@ -57,18 +58,17 @@ def reproduce(
     Goes on where it was stopped: what is recorded in the output folder is not trained again.
     """
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
-    paper = _experiments()
-    request = paper.ExperimentRequest(
+    paper, plan = _experiments()
+    request = plan.ExperimentRequest(
         what=what,
         preset=preset,
-        budget=paper.Budget(minutes, steps, epochs),
+        budget=plan.Budget(minutes, steps, epochs),
         sets=opt.names_of(sets),
         methods=opt.names_of(methods),
         seeds=seeds,
         features=features,
         feature_network=feature_network,
-        device=device,
-        precision=precision,
+        runtime=Runtime(device, precision),
         jobs=jobs,
         keep_models=keep_models,
     )
@@ -79,10 +79,10 @@ def reproduce(
         raise typer.Exit(SOME_FAILED)
 
 
-def _experiments() -> Any:
-    """The package of the experiments, which is not in flawmap's wheel."""
+def _experiments() -> tuple[Any, Any]:
+    """Modules of the experiments, whose package is not in flawmap's wheel."""
     try:
-        return import_module("paper.reproduce")
+        return import_module("paper.reproduce"), import_module("paper.plan")
     except ModuleNotFoundError as error:
         if error.name not in ("paper", "paper.reproduce"):
             raise
