@@ -253,7 +253,7 @@ def test_formats(  # noqa: PLR0917
     assert image.pixels.flags.c_contiguous
     np.testing.assert_allclose(image.pixels, expected, rtol=0, atol=6e-8)
     assert image.notes == notes
-    assert image.stored == header.stored == stored
+    assert header.stored == stored
     assert (header.height, header.width, header.channels) == image.pixels.shape
 
 

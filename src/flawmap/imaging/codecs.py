@@ -10,6 +10,7 @@ import io
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -55,44 +56,22 @@ def decode(path: Path, pixel_limit: int, *, page: int | None = None) -> Decoded:
     """
     with _opened(path, page) as source:
         _refuse_large(path, source, max(source.header.pixels, source.at_once), pixel_limit)
-        return StoredRows(path, source).read(0, source.header.height)
-
-
-class StoredRows:
-    """The stored values of an image file, some rows at a time."""
-
-    def __init__(self, path: Path, source: Source) -> None:
-        self.header = source.header
-        self._path, self._source = path, source
-
-    def read(self, top: int, bottom: int) -> Decoded:
-        """Rows `top` to `bottom`, the latter not among them; fastest from the top down.
-
-        Raises:
-            InputError: these rows are damaged.
-        """
-        with _system_errors(self._path):
-            decoded = self._source.rows(top, bottom)
-        expected = bottom - top, self.header.width, self.header.channels
-        if decoded.values.shape != expected:
-            reason = f"its header says {expected}, it decodes to {decoded.values.shape}"
-            raise damaged(self._path, self.header.format, reason)
-        return decoded
+        return source.read(0, source.header.height)
 
 
 @contextmanager
-def opened_rows(path: Path, pixel_limit: int, *, page: int | None = None) -> Iterator[StoredRows]:
+def opened_rows(path: Path, pixel_limit: int, *, page: int | None = None) -> Iterator[Source]:
     """An image file to be read by rows, of any size if it is a TIFF.
 
     What has to be decoded at once must keep to the limit: all of a file that is no TIFF, a TIFF that EXIF turns by a
-    quarter, a row of a TIFF's strips or tiles.
+    quarter, a row of a TIFF's strips or tiles. Rows are read fastest from the top down.
 
     Raises:
         InputError: missing, foreign, damaged, of several pages, too large, or of a kind that is not supported.
     """
     with _opened(path, page) as source:
         _refuse_large(path, source, source.at_once, pixel_limit)
-        yield StoredRows(path, source)
+        yield source
 
 
 def _refuse_large(path: Path, source: Source, at_once: int, pixel_limit: int) -> None:
@@ -108,13 +87,24 @@ def _refuse_large(path: Path, source: Source, at_once: int, pixel_limit: int) ->
 
 @contextmanager
 def _opened(path: Path, page: int | None) -> Iterator[Source]:
-    """The file's reader, open as long as the block."""
+    """The file's reader, open as long as the block; what it reads has the shape that its header says."""
     with _file(path) as file:
         with _system_errors(path):
             source = _source(path, file, page)
-        if source.header.width < 1 or source.header.height < 1:
-            raise damaged(path, source.header.format, "its header says that it has no pixels")
-        yield source
+        header = source.header
+        if header.width < 1 or header.height < 1:
+            raise damaged(path, header.format, "its header says that it has no pixels")
+
+        def read(top: int, bottom: int) -> Decoded:
+            with _system_errors(path):
+                decoded = source.read(top, bottom)
+            expected = bottom - top, header.width, header.channels
+            if decoded.values.shape != expected:
+                reason = f"its header says {expected}, it decodes to {decoded.values.shape}"
+                raise damaged(path, header.format, reason)
+            return decoded
+
+        yield replace(source, read=read)
 
 
 def _source(path: Path, file: IO[bytes], page: int | None) -> Source:
@@ -123,19 +113,8 @@ def _source(path: Path, file: IO[bytes], page: int | None) -> Source:
         return open_tiff(path, file, page)
     if page not in (None, 1):
         raise InputError(f"{path} has 1 page, there is no page {page}")
-    return _one_page(path, file, name)
-
-
-def _one_page(path: Path, file: IO[bytes], name: str) -> Source:
-    match name:
-        case "WebP":
-            return open_webp(path, file)
-        case "JPEG 2000":
-            return open_jpeg2000(path, file)
-        case "PGM" | "PPM":
-            return open_pnm(path, file, name)
-        case _:
-            return open_raster(path, file, name)
+    readers = {"WebP": open_webp, "JPEG 2000": open_jpeg2000, "PGM": open_pnm, "PPM": open_pnm}
+    return readers.get(name, open_raster)(path, file, name)
 
 
 def _format(path: Path, file: IO[bytes]) -> str:

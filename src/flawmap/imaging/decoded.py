@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,31 +53,51 @@ class Decoded:
     inverted: bool = False
 
 
-class Source(Protocol):
-    """An open image file."""
+@dataclass(frozen=True)
+class Source:
+    """An open image file.
 
-    @property
-    def header(self) -> Header: ...
-    @property
-    def at_once(self) -> int:
-        """Pixels that have to be decoded together."""
+    read: the stored values of some rows, from the first to the last, the latter not among them. at_once: pixels that
+    have to be decoded together.
+    """
 
-    def rows(self, top: int, bottom: int) -> Decoded: ...
+    header: Header
+    read: Callable[[int, int], Decoded]
+    at_once: int
 
 
-class WholeSource:
+def whole_source(header: Header, decode: Callable[[], Decoded], at_once: int = 0) -> Source:
     """An open file that is decoded in one piece. at_once: pixels, if more than the picture has."""
+    kept = cache(decode)
 
-    def __init__(self, header: Header, decode: Callable[[], Decoded], at_once: int = 0) -> None:
-        self.header, self._decode = header, decode
-        self.at_once = max(header.pixels, at_once)
-        self._whole: Decoded | None = None
+    def read(top: int, bottom: int) -> Decoded:
+        if (top, bottom) == (0, header.height):
+            return decode()
+        return replace(kept(), values=kept().values[top:bottom])
 
-    def rows(self, top: int, bottom: int) -> Decoded:
-        if (top, bottom) == (0, self.header.height):
-            return self._decode()
-        self._whole = self._whole or self._decode()
-        return replace(self._whole, values=self._whole.values[top:bottom])
+    return Source(header, read, max(header.pixels, at_once))
+
+
+def library_source(
+    path: Path,
+    file: IO[bytes],
+    header: Header,
+    decoder: Callable[[bytes], Stored],
+    *,
+    notes: Sequence[str] = (),
+    orientation: int = 1,
+    full: int | None = None,
+) -> Source:
+    """A file whose bytes a library's function turns into (H, W) or (H, W, C), not upright, maybe with alpha."""
+
+    def decode() -> Decoded:
+        said = [*notes]
+        file.seek(0)
+        with decoding(path, header.format):
+            values = three_axes(decoder(file.read()))
+        return Decoded(upright(without_alpha(values, said), orientation, said), header, tuple(said), full)
+
+    return whole_source(header, decode)
 
 
 def damaged(path: Path, format_name: str, reason: object) -> InputError:

@@ -17,44 +17,33 @@ _FOREIGN_SUFFIXES = frozenset(
 
 READ = "PNG, TIFF, JPEG, BMP, WebP, JPEG 2000, PGM or PPM"
 
-# Format, place of the signature, signature.
+# Format, place of the signature, signatures.
 _SIGNATURES = (
-    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
-    ("JPEG", 0, b"\xff\xd8\xff"),
-    ("BMP", 0, b"BM"),
-    ("TIFF", 0, b"II*\0"),
-    ("TIFF", 0, b"MM\0*"),
-    ("TIFF", 0, b"II+\0"),
-    ("TIFF", 0, b"MM\0+"),
-    ("WebP", 8, b"WEBP"),
-    ("JPEG 2000", 0, b"\0\0\0\x0cjP  "),
-    ("JPEG 2000", 0, b"\xff\x4f\xff\x51"),
-    ("PGM", 0, b"P2"),
-    ("PGM", 0, b"P5"),
-    ("PPM", 0, b"P3"),
-    ("PPM", 0, b"P6"),
+    ("PNG", 0, (b"\x89PNG\r\n\x1a\n",)),
+    ("JPEG", 0, (b"\xff\xd8\xff",)),
+    ("BMP", 0, (b"BM",)),
+    ("TIFF", 0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    ("WebP", 8, (b"WEBP",)),
+    ("JPEG 2000", 0, (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
+    ("PGM", 0, (b"P2", b"P5")),
+    ("PPM", 0, (b"P3", b"P6")),
 )
 _FOREIGN = (
-    ("GIF", 0, b"GIF8"),
-    ("PDF", 0, b"%PDF"),
-    ("AVIF", 4, b"ftypavi"),
-    ("HEIC", 4, b"ftyphe"),
-    ("HEIC", 4, b"ftypmif1"),
-    ("HEIC", 4, b"ftypmsf1"),
-    ("JPEG XL", 0, b"\xff\x0a"),
-    ("JPEG XL", 0, b"\0\0\0\x0cJXL "),
-    ("JPEG XR", 0, b"II\xbc"),
-    ("Photoshop", 0, b"8BPS"),
-    ("OpenEXR", 0, b"v/1\x01"),
-    ("Radiance HDR", 0, b"#?"),
-    ("QOI", 0, b"qoif"),
-    ("FITS", 0, b"SIMPLE"),
-    ("DDS", 0, b"DDS "),
-    ("PBM", 0, b"P1"),
-    ("PBM", 0, b"P4"),
-    ("PAM", 0, b"P7"),
-    ("PFM", 0, b"PF"),
-    ("PFM", 0, b"Pf"),
+    ("GIF", 0, (b"GIF8",)),
+    ("PDF", 0, (b"%PDF",)),
+    ("AVIF", 4, (b"ftypavi",)),
+    ("HEIC", 4, (b"ftyphe", b"ftypmif1", b"ftypmsf1")),
+    ("JPEG XL", 0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    ("JPEG XR", 0, (b"II\xbc",)),
+    ("Photoshop", 0, (b"8BPS",)),
+    ("OpenEXR", 0, (b"v/1\x01",)),
+    ("Radiance HDR", 0, (b"#?",)),
+    ("QOI", 0, (b"qoif",)),
+    ("FITS", 0, (b"SIMPLE",)),
+    ("DDS", 0, (b"DDS ",)),
+    ("PBM", 0, (b"P1", b"P4")),
+    ("PAM", 0, (b"P7",)),
+    ("PFM", 0, (b"PF", b"Pf")),
 )
 
 
@@ -69,8 +58,8 @@ def format_of(path: Path, start: bytes) -> str:
     raise InputError(f"{path} is no known image, whatever its name says; convert it to {READ}")
 
 
-def _known(start: bytes, signatures: tuple[tuple[str, int, bytes], ...]) -> str | None:
-    return next((name for name, place, mark in signatures if start[place:].startswith(mark)), None)
+def _known(start: bytes, signatures: tuple[tuple[str, int, tuple[bytes, ...]], ...]) -> str | None:
+    return next((name for name, place, marks in signatures if start[place:].startswith(marks)), None)
 
 
 def is_image(path: Path) -> bool:

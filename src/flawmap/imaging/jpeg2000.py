@@ -9,12 +9,12 @@ from typing import IO
 import imagecodecs
 
 from flawmap.core.errors import InputError
-from flawmap.imaging.decoded import Decoded, Header, WholeSource, damaged, decoding, three_axes, without_alpha
+from flawmap.imaging.decoded import Header, Source, damaged, library_source
 
 _BOXES = 1000  # more are refused; a file has about five
 
 
-def open_jpeg2000(path: Path, file: IO[bytes]) -> WholeSource:
+def open_jpeg2000(path: Path, file: IO[bytes], name: str) -> Source:
     """Grey or RGB of 1 to 16 bits, alpha is dropped. InputError: damaged, or of a kind that is not supported.
 
     Files count as lossy: nothing in them says whether values were thrown away.
@@ -31,16 +31,9 @@ def open_jpeg2000(path: Path, file: IO[bytes]) -> WholeSource:
             f"{path} holds {'signed ' * signed}values of {bits} bits; 1 to 16 bits without sign are supported"
         )
     channels = 1 if len(components) < 3 else 3
-    header = Header(width, height, channels, "uint8" if bits <= 8 else "uint16", "JPEG 2000", lossy=True)
-
-    def decode() -> Decoded:
-        file.seek(0)
-        with decoding(path, "JPEG 2000"):
-            values = three_axes(imagecodecs.jpeg2k_decode(file.read()))
-        notes: list[str] = []
-        return Decoded(without_alpha(values, notes), header, tuple(notes), None if bits in (8, 16) else 2**bits - 1)
-
-    return WholeSource(header, decode)
+    header = Header(width, height, channels, "uint8" if bits <= 8 else "uint16", name, lossy=True)
+    full = None if bits in (8, 16) else 2**bits - 1
+    return library_source(path, file, header, imagecodecs.jpeg2k_decode, full=full)
 
 
 def _size(path: Path, file: IO[bytes]) -> tuple[int, int, list[tuple[int, int, int]]]:

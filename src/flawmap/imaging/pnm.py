@@ -12,14 +12,14 @@ from typing import IO
 import numpy as np
 
 from flawmap.core.errors import InputError
-from flawmap.imaging.decoded import Decoded, Header, Stored, WholeSource, damaged, decoding
+from flawmap.imaging.decoded import Decoded, Header, Source, Stored, damaged, decoding, whole_source
 
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])"  # white space and comments
 _HEADER = re.compile(rb"P([2356])" + 3 * (_GAP + rb"+(\d{1,9})") + rb"\s")
 _HEADER_BYTES = 2**16
 
 
-def open_pnm(path: Path, file: IO[bytes], name: str) -> WholeSource:
+def open_pnm(path: Path, file: IO[bytes], name: str) -> Source:
     """A PGM or PPM file of one image. Its largest value is what it says. InputError: damaged, or several images."""
     found = _HEADER.match(file.read(_HEADER_BYTES))
     if found is None:
@@ -38,7 +38,7 @@ def open_pnm(path: Path, file: IO[bytes], name: str) -> WholeSource:
             raise damaged(path, name, f"its values go from {values.min()} to {values.max()}, {white} is its largest")
         return Decoded(values.astype(stored), header, (), None if white in (255, 65535) else white)
 
-    return WholeSource(header, decode)
+    return whole_source(header, decode)
 
 
 def _binary_values(path: Path, file: IO[bytes], header: Header) -> Stored:

@@ -19,14 +19,16 @@ from flawmap.imaging import jpeg
 from flawmap.imaging.decoded import (
     Decoded,
     Header,
+    Source,
     Stored,
-    WholeSource,
     damaged,
     decoding,
     is_grey,
+    library_source,
     three_axes,
     upright,
     upright_size,
+    whole_source,
     without_alpha,
 )
 from flawmap.imaging.exif import no_warnings, orientation_of
@@ -40,7 +42,7 @@ _GREY_MODES, _COLOUR_MODES = ("1", "L", "LA"), ("RGB", "RGBA", "CMYK")
 _PNG_GREY = (0, 4)  # PNG's colour types: grey, grey with alpha
 
 
-def open_raster(path: Path, file: IO[bytes], name: str) -> WholeSource:
+def open_raster(path: Path, file: IO[bytes], name: str) -> Source:
     """A PNG, JPEG or BMP file. InputError: damaged, an animation, or of a kind that is not supported."""
     depth, colour_type = _png_samples(path, file) if name == "PNG" else (8, None)
     with decoding(path, name), no_warnings():
@@ -59,16 +61,18 @@ def open_raster(path: Path, file: IO[bytes], name: str) -> WholeSource:
     size = upright_size(*image.size, orientation)
     header = Header(*size, 1 if grey else 3, stored, name, lossy=name == "JPEG")
 
+    if depth == 16:
+        return library_source(path, file, header, imagecodecs.png_decode, notes=notes, orientation=orientation)
+
     def decode() -> Decoded:
-        said = list(notes)
+        said = [*notes]
         content = _jpeg_content(path, file) if name == "JPEG" else b""
-        values = _deep_values(path, file) if depth == 16 else _values(path, image, header, said)
-        values = without_alpha(values, said)[:, :, : header.channels]
+        values = without_alpha(_values(path, image, header, said), said)[:, :, : header.channels]
         if content:
             said += jpeg.warnings_of(content)
         return Decoded(upright(values, orientation, said), header, tuple(said))
 
-    return WholeSource(header, decode)
+    return whole_source(header, decode)
 
 
 def _values(path: Path, image: ImageFile.ImageFile, header: Header, notes: list[str]) -> Stored:
@@ -93,12 +97,6 @@ def _jpeg_content(path: Path, file: IO[bytes]) -> bytes:
     if (count := jpeg.scans(content)) > jpeg.SCANS:
         raise InputError(f"{path} has {count} scans, at most {jpeg.SCANS} are read; save it as a baseline JPEG")
     return content
-
-
-def _deep_values(path: Path, file: IO[bytes]) -> Stored:
-    file.seek(0)
-    with decoding(path, "PNG"):
-        return three_axes(imagecodecs.png_decode(file.read()))
 
 
 def _png_samples(path: Path, file: IO[bytes]) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +31,10 @@ class LoadedImage:
     """An image as it is worked on, and what was done to the file's values on the way.
 
     pixels: (H, W, C) float32 in [0, 1], C in {1, 3}, upright. notes: sentences for the user; none for plain 8 bit.
-    stored: the file's own type of a value: "bool", "uint8", "uint16", "float32", ...
     """
 
     pixels: Pixels
     notes: tuple[str, ...]
-    stored: str
-
-    @property
-    def grey_as_colour(self) -> bool:
-        """Whether the image has three channels that are equal everywhere."""
-        return self.pixels.shape[2] == 3 and is_grey(self.pixels)
 
 
 def read_image(path: Path, settings: ImageSettings, *, page: int | None = None) -> LoadedImage:
@@ -54,43 +47,30 @@ def read_image(path: Path, settings: ImageSettings, *, page: int | None = None) 
             values outside the range; the message names the file.
     """
     decoded = decode(path, settings.pixel_limit, page=page)
-    pixels, scaling = _converted(decoded, settings, str(path))
-    notes = _Notes()
-    notes.add(decoded, scaling, settings.mode)
-    return LoadedImage(pixels, notes.sentences(), decoded.header.stored)
+    scaled = _converted(decoded, settings, str(path))
+    return LoadedImage(scaled.pixels, tuple(_notes(decoded, scaled, scaled.clipped, settings.mode)))
 
 
-def _converted(decoded: Decoded, settings: ImageSettings, name: str) -> tuple[Pixels, Scaled]:
-    """Stored values as an image in [0, 1] in the mode asked for, and how they were scaled."""
+def _converted(decoded: Decoded, settings: ImageSettings, name: str) -> Scaled:
+    """Stored values as an image in [0, 1] in the mode asked for."""
     scaled = to_unit(decoded.values, settings.white, name=name, full=decoded.full)
-    pixels = scaled.pixels
     if decoded.inverted:
-        np.subtract(1, pixels, out=pixels)
-    return in_mode(pixels, settings.mode), scaled
+        np.subtract(1, scaled.pixels, out=scaled.pixels)
+    return scaled._replace(pixels=in_mode(scaled.pixels, settings.mode))
 
 
-class _Notes:
-    """Sentences about a file, from its bands."""
-
-    def __init__(self) -> None:
-        self._file: tuple[str, ...] = ()
-        self._scaling = self._mode = ""
-        self._clipped, self._white = 0, 0.0
-
-    def add(self, decoded: Decoded, scaled: Scaled, mode: str) -> None:
-        self._file, self._scaling, self._white = decoded.notes, scaled.note, scaled.white
-        self._clipped += scaled.clipped
-        if mode == "grey" and decoded.header.channels == 3:
-            self._mode = "colour converted to grey"
-        if mode == "colour" and decoded.header.channels == 1:
-            self._mode = "grey repeated to three channels"
-
-    def sentences(self) -> tuple[str, ...]:
-        clipped = f"{self._clipped:,} values above white = {self._white:.15g}, clipped" if self._clipped else ""
-        return (*self._file, *(note for note in (self._scaling, clipped, self._mode) if note not in ("", _PLAIN)))
-
-
-_PLAIN = "8-bit divided by 255"
+def _notes(decoded: Decoded, scaled: Scaled, clipped: int, mode: str) -> list[str]:
+    """Sentences about a file; `clipped` counts the values of all its bands so far."""
+    notes = [*decoded.notes]
+    if scaled.note != "8-bit divided by 255":
+        notes.append(scaled.note)
+    if clipped:
+        notes.append(f"{clipped:,} values above white = {scaled.white:.15g}, clipped")
+    if mode == "grey" and decoded.header.channels == 3:
+        notes.append("colour converted to grey")
+    if mode == "colour" and decoded.header.channels == 1:
+        notes.append("grey repeated to three channels")
+    return notes
 
 
 class ImageRows:
@@ -107,7 +87,7 @@ class ImageRows:
         *,
         path: Path | None = None,
         whole: tuple[int, int] | None = None,
-        notes: Callable[[], tuple[str, ...]] = tuple,
+        notes: Sequence[str] = (),
     ) -> None:
         self.shape, self.path, self.whole = shape, path, whole or (shape[0], shape[1])
         self._bands, self._notes = bands, notes
@@ -116,11 +96,11 @@ class ImageRows:
     def of(cls, pixels: Pixels, *, path: Path | None = None, notes: tuple[str, ...] = ()) -> ImageRows:
         """An array (H, W, C) as one band."""
         height, width, channels = pixels.shape
-        return cls((height, width, channels), lambda: iter([pixels]), path=path, notes=lambda: notes)
+        return cls((height, width, channels), lambda: iter([pixels]), path=path, notes=notes)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self._notes()
+        return tuple(self._notes)
 
     def bands(self) -> Iterator[Pixels]:
         """(h, W, C) float32 in [0, 1], one below the other; every call begins anew."""
@@ -156,18 +136,19 @@ def opened_image(path: Path, settings: ImageSettings, *, page: int | None = None
     with opened_rows(path, settings.pixel_limit, page=page) as rows:
         header = rows.header
         shape = header.height, header.width, {"grey": 1, "colour": 3, "auto": header.channels}[settings.mode]
-        latest = [_Notes()]
+        notes: list[str] = []
 
         def bands() -> Iterator[Pixels]:
-            latest[0] = notes = _Notes()
+            clipped = 0
             for window in windows(shape[0], shape[0] if header.pixels <= WHOLE_PIXELS else band_rows(shape[1]), 0):
                 decoded = rows.read(window.first, window.last)
-                pixels, scaled = _converted(decoded, settings, str(path))
-                notes.add(decoded, scaled, settings.mode)
-                del decoded, scaled
-                yield pixels
+                scaled = _converted(decoded, settings, str(path))
+                clipped += scaled.clipped
+                notes[:] = _notes(decoded, scaled, clipped, settings.mode)
+                del decoded
+                yield scaled.pixels
 
-        yield ImageRows(shape, bands, path=path, notes=lambda: latest[0].sentences())  # noqa: PLW0108 - the latest when asked
+        yield ImageRows(shape, bands, path=path, notes=notes)
 
 
 def to_channels(pixels: Pixels, channels: int) -> Pixels:

@@ -16,13 +16,14 @@ from flawmap.core.errors import InputError
 from flawmap.imaging.decoded import (
     Decoded,
     Header,
+    Source,
     Stored,
-    WholeSource,
     damaged,
     decoding,
     is_grey,
     upright,
     upright_size,
+    whole_source,
 )
 from flawmap.imaging.jpeg import frame_of
 from flawmap.imaging.tiff_pages import opened_pages
@@ -36,7 +37,7 @@ _CAMERA_WHITES = (1023, 4095, 16383)
 """Largest values of cameras of 10, 12 and 14 bits. Other values of the tag MaxSampleValue are mere statistics."""
 
 
-def open_tiff(path: Path, file: IO[bytes], page: int | None) -> TiffSource | WholeSource:
+def open_tiff(path: Path, file: IO[bytes], page: int | None) -> Source:
     """A page of a TIFF, counted from 1; None: the only one.
 
     Raises:
@@ -53,12 +54,21 @@ def open_tiff(path: Path, file: IO[bytes], page: int | None) -> TiffSource | Who
     place = pages[(page or 1) - 1]
     with decoding(path, "TIFF"):
         chosen: Any = tiff.pages[place.directory].aspage()
-        facts = _facts(chosen, place.image, tiff.filehandle.size)
-    source = TiffSource(path, facts)
-    if source.orientation < 5:
-        return source
+        facts = _facts(path, chosen, place.image, tiff.filehandle.size)
+    size = upright_size(facts.width, facts.height, facts.orientation)
+    stored = "bool" if facts.bits == 1 else str(facts.dtype)
+    header = Header(*size, _channels(path, facts), stored, "TIFF", lossy=facts.compression in _JPEG)
+    segments = _Segments(path, facts)
+
+    def read(top: int, bottom: int) -> Decoded:
+        if facts.orientation in (3, 4):  # the file's first row is the last
+            top, bottom = facts.height - bottom, facts.height - top
+        return _decoded(path, facts, header, segments.read(top, bottom))
+
+    if facts.orientation < 5:
+        return Source(header, read, segments.at_once)
     # Rows are columns of the file.
-    return WholeSource(source.header, lambda: source.stored_rows(0, facts.height), source.at_once)
+    return whole_source(header, lambda: read(0, facts.height), segments.at_once)
 
 
 # --------------------------------------------------------------------------------------------------------------- header
@@ -69,14 +79,13 @@ class _Facts(NamedTuple):
 
     page: Any
     planes: int
-    depth: int
     height: int
     width: int
     samples: int  # of each plane
-    dtype: np.dtype[Any] | None
-    bits: int | None  # None: channels differ
-    photometric: Any
-    compression: Any
+    dtype: np.dtype[Any]
+    bits: int
+    kind: str  # the colour model
+    compression: int
     extra: tuple[int, ...]
     orientation: int
     white: int | None  # the tag MaxSampleValue
@@ -88,30 +97,34 @@ class _Facts(NamedTuple):
     file_size: int
 
 
-def _facts(page: Any, image: int, file_size: int) -> _Facts:
+def _facts(path: Path, page: Any, image: int, file_size: int) -> _Facts:
+    """InputError: a page of a kind that is not supported. Any other error: damaged."""
     planes, depth, height, width, samples = (int(side) for side in page.shaped)
-    tiled = bool(page.is_tiled)
-    orientation, white = page.tags.get(_ORIENTATION), page.tags.get(_MAX_SAMPLE)
+    if depth != 1:
+        raise InputError(f"{path} is a volume of {depth} layers, an image has one; save each as a file")
+    if page.dtype is None or np.dtype(page.dtype).kind not in "buif" or isinstance(page.bitspersample, tuple):
+        raise InputError(f"{path} holds values of an unsupported type ({page.bitspersample} bits per sample)")
+    orientation, white = page.tags.valueof(_ORIENTATION), page.tags.valueof(_MAX_SAMPLE)
     # Behind a directory's first image the others follow, if they are not compressed.
     plain = int(page.dataoffsets[0]) + image * int(page.nbytes) if page.is_contiguous else None
     if image and plain is None:
         raise ValueError("pages behind the first one are compressed")
+    strip = min(int(page.rowsperstrip), height), width
     return _Facts(
         page=page,
         planes=planes,
-        depth=depth,
         height=height,
         width=width,
         samples=samples,
-        dtype=None if page.dtype is None else np.dtype(page.dtype),
-        bits=None if isinstance(page.bitspersample, tuple) else int(page.bitspersample),
-        photometric=_one(page.photometric),
-        compression=_one(page.compression),
+        dtype=np.dtype(page.dtype),
+        bits=int(page.bitspersample),
+        kind=_kind(path, _one(page.photometric), _one(page.compression)),
+        compression=int(page.compression),
         extra=tuple(int(code) for code in page.extrasamples),
-        orientation=int(orientation.value) if orientation is not None and orientation.value in range(1, 9) else 1,
-        white=white.value if white is not None and isinstance(white.value, int) else None,
+        orientation=int(orientation) if orientation in range(1, 9) else 1,
+        white=white if isinstance(white, int) else None,
         palette=np.asarray(page.colormap).T if page.colormap is not None else None,
-        segment=(int(page.tilelength), int(page.tilewidth)) if tiled else (min(int(page.rowsperstrip), height), width),
+        segment=(int(page.tilelength), int(page.tilewidth)) if page.is_tiled else strip,
         plain=plain,
         offsets=tuple(int(offset) for offset in page.dataoffsets),
         counts=tuple(int(count) for count in page.databytecounts),
@@ -126,43 +139,33 @@ def _one(value: Any) -> Any:
     return value
 
 
-def _refuse_unsupported(path: Path, facts: _Facts) -> None:
-    if facts.depth != 1:
-        raise InputError(f"{path} is a volume of {facts.depth} layers, an image has one; save each as a file")
-    if facts.dtype is None or facts.dtype.kind not in "buif" or facts.bits is None:
-        raise InputError(f"{path} holds values of an unsupported type ({facts.page.bitspersample} bits per sample)")
-    if int(facts.compression) not in _COMPRESSIONS:
+def _kind(path: Path, photometric: Any, compression: Any) -> str:
+    if int(compression) not in _COMPRESSIONS:
         raise InputError(
-            f"{path} is compressed with {_name(facts.compression)}, which is not supported in a TIFF; save it with LZW "
-            "or Deflate"
+            f"{path} is compressed with {getattr(compression, 'name', compression)}, which is not supported in a TIFF; "
+            "save it with LZW or Deflate"
         )
-
-
-def _name(number: Any) -> str:
-    return str(getattr(number, "name", number))
-
-
-def _kind(path: Path, facts: _Facts) -> str:
-    # JPEG inside a TIFF: the decoder already turns YCbCr into RGB.
-    if facts.photometric == 6 and facts.compression in _JPEG:
-        return "rgb"
     known = {0: "inverted", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk"}
-    if int(facts.photometric) not in known:
-        raise InputError(f"{path} has the colour model {_name(facts.photometric)}; save it as grey or RGB")
-    return known[int(facts.photometric)]
+    if compression in _JPEG:
+        known[6] = "rgb"  # the decoder already turns YCbCr into RGB
+    if photometric not in known:
+        raise InputError(
+            f"{path} has the colour model {getattr(photometric, 'name', photometric)}; save it as grey or RGB"
+        )
+    return known[photometric]
 
 
-def _channels(path: Path, facts: _Facts, kind: str) -> int:
+def _channels(path: Path, facts: _Facts) -> int:
     """Channels once alpha is dropped and a palette or CMYK converted; refuses other numbers of them."""
-    base = {"grey": 1, "inverted": 1, "palette": 1, "rgb": 3, "cmyk": 4}[kind]
+    base = {"grey": 1, "inverted": 1, "palette": 1, "rgb": 3, "cmyk": 4}[facts.kind]
     count = facts.planes * facts.samples
     spare = count - base
     if spare not in (0, 1) or (spare == 1 and base == 1 and tuple(facts.extra[:1]) not in _ALPHA):
         raise InputError(
-            f"{path} has {count} values per pixel ({kind}); "
+            f"{path} has {count} values per pixel ({facts.kind}); "
             "grey, grey with alpha, RGB and RGBA are supported: save the channels you need"
         )
-    if kind == "palette":
+    if facts.kind == "palette":
         if facts.palette is None or facts.palette.ndim != 2 or not facts.palette.size:
             raise damaged(path, "TIFF", "its palette is missing")
         return 1 if is_grey(facts.palette) else 3
@@ -172,65 +175,37 @@ def _channels(path: Path, facts: _Facts, kind: str) -> int:
 # --------------------------------------------------------------------------------------------------------------- pixels
 
 
-class TiffSource:
-    """A page of a TIFF whose rows are rows of the file."""
+def _decoded(path: Path, facts: _Facts, header: Header, values: Stored) -> Decoded:
+    """Rows (h, W, planes * samples) of a page, upright, without alpha, through the palette."""
+    kind, notes, full = facts.kind, list[str](), None
+    if facts.bits == 1 and kind != "palette":
+        values = values.astype(np.bool_)
+    elif facts.dtype.kind in "ui" and facts.bits < facts.dtype.itemsize * 8:
+        full = 2**facts.bits - 1
+    elif facts.dtype == np.uint16 and facts.white in _CAMERA_WHITES:
+        full = facts.white
+    if kind == "palette":
+        assert facts.palette is not None
+        values, full = _through_palette(path, values, facts.palette)[:, :, : header.channels], None
+        notes.append("palette expanded")
+    elif kind == "cmyk":
+        values = _without_ink(path, values)
+        notes.append("CMYK converted to RGB without a colour profile")
+    elif values.shape[2] in (2, 4):
+        values = values[:, :, :-1]
+        notes.append("alpha dropped" if facts.extra[:1] in _ALPHA else "fourth channel dropped")
+    if kind == "inverted":
+        notes.append("white is zero, inverted")
+    values = upright(values, facts.orientation, notes)
+    return Decoded(values, header, tuple(notes), full, inverted=kind == "inverted")
 
-    def __init__(self, path: Path, facts: _Facts) -> None:
-        _refuse_unsupported(path, facts)
-        self._path, self._facts = path, facts
-        self._kind = _kind(path, facts)
-        self.orientation = facts.orientation
-        stored = "bool" if facts.bits == 1 else str(facts.dtype)
-        size = upright_size(facts.width, facts.height, facts.orientation)
-        lossy = facts.compression in _JPEG
-        self.header = Header(*size, _channels(path, facts, self._kind), stored, "TIFF", lossy)
-        self._segments = _Segments(path, facts)
 
-    @property
-    def at_once(self) -> int:
-        return self._segments.at_once
-
-    def rows(self, top: int, bottom: int) -> Decoded:
-        if self.orientation in (3, 4):  # the file's first row is the last
-            top, bottom = self.header.height - bottom, self.header.height - top
-        return self.stored_rows(top, bottom)
-
-    def stored_rows(self, top: int, bottom: int) -> Decoded:
-        """Rows as the file counts them, upright and without alpha."""
-        facts, kind = self._facts, self._kind
-        values, notes, full = self._segments.read(top, bottom), list[str](), None
-        assert facts.dtype is not None
-        assert facts.bits is not None
-        if facts.dtype.kind in "ui" and facts.bits < facts.dtype.itemsize * 8:
-            full = 2**facts.bits - 1
-        elif facts.dtype == np.uint16 and facts.white in _CAMERA_WHITES:
-            full = facts.white
-        if facts.bits == 1 and kind != "palette":
-            values, full = values.astype(np.bool_), None
-        if kind == "palette":
-            values, full = self._through_palette(values), None
-            notes.append("palette expanded")
-        elif kind == "cmyk":
-            values = _without_ink(self._path, values)
-            notes.append("CMYK converted to RGB without a colour profile")
-        elif values.shape[2] in (2, 4):
-            values = values[:, :, :-1]
-            notes.append("alpha dropped" if facts.extra[:1] in _ALPHA else "fourth channel dropped")
-        if kind == "inverted":
-            notes.append("white is zero, inverted")
-        values = upright(values, self.orientation, notes)
-        return Decoded(values, self.header, tuple(notes), full, inverted=kind == "inverted")
-
-    def _through_palette(self, index: Stored) -> Stored:
-        """(H, W, 1 or 3) uint8. 16-bit colours are cut to 8; some writers store 8 at once: both as libtiff has it."""
-        colours = self._facts.palette
-        assert colours is not None
-        table = (colours if colours.max() < 256 else colours >> 8).astype(np.uint8)[:, : self.header.channels]
-        if int(index.max()) >= len(table):
-            raise damaged(
-                self._path, "TIFF", f"the palette has {len(table)} colours, a pixel asks for number {int(index.max())}"
-            )
-        return table[index[:, :, 0].astype(np.intp)]  # 1-bit numbers come as truth values, which would select
+def _through_palette(path: Path, index: Stored, colours: Stored) -> Stored:
+    """(H, W, 3) uint8. 16-bit colours are cut to 8; some writers store 8 at once: both as libtiff has it."""
+    table = (colours if colours.max() < 256 else colours >> 8).astype(np.uint8)
+    if int(index.max()) >= len(table):
+        raise damaged(path, "TIFF", f"the palette has {len(table)} colours, a pixel asks for number {int(index.max())}")
+    return table[index[:, :, 0].astype(np.intp)]  # 1-bit numbers come as truth values, which would select
 
 
 def _without_ink(path: Path, inks: Stored) -> Stored:
@@ -287,7 +262,6 @@ class _Segments:
             return
         facts = self._facts
         if facts.plain is not None:
-            assert facts.dtype is not None
             size = facts.planes * facts.height * facts.width * facts.samples * facts.dtype.itemsize
             offsets, counts = [facts.plain], [size]
         else:
@@ -304,7 +278,6 @@ class _Segments:
 
     def _plain_rows(self, start: int, plane: int, top: int, bottom: int) -> NDArray[Any]:
         facts = self._facts
-        assert facts.dtype is not None
         stored = facts.dtype.newbyteorder(facts.page.parent.byteorder)
         row = facts.width * facts.samples * stored.itemsize
         self._file.seek(start + (plane * facts.height + top) * row)
@@ -327,18 +300,16 @@ class _Segments:
     def _segment(self, index: int) -> _Segment:
         if index not in self._kept:
             facts = self._facts
-            jpeg = facts.compression in _JPEG
             self._file.seek(facts.offsets[index])
             content = self._file.read(facts.counts[index])
             tables: dict[str, Any] = {}
-            if jpeg:
-                with decoding(self._path, "TIFF"):
-                    tables = {"jpegtables": facts.page.jpegtables, "jpegheader": facts.page.jpegheader}
-                self._refuse_large_jpeg(index, content, tables["jpegheader"] or b"")
             with decoding(self._path, "TIFF"):
+                if facts.compression in _JPEG:
+                    tables = {"jpegtables": facts.page.jpegtables, "jpegheader": facts.page.jpegheader}
+                    self._refuse_large_jpeg(index, content, tables["jpegheader"] or b"")
                 values, (_, _, top, left, _), _ = facts.page.decode(content, index, **tables)
-            if values is None:
-                raise damaged(self._path, "TIFF", f"strip or tile {index} is empty")
+                if values is None:
+                    raise ValueError(f"strip or tile {index} is empty")
             self._kept[index] = _Segment(values[0, : facts.height - top, : facts.width - left], top, left)
         return self._kept[index]
 
@@ -348,4 +319,4 @@ class _Segments:
         if frame is None or frame.width > self._wide + 64 or frame.height > self._tall + 64:
             claimed = f"{frame.width} x {frame.height}" if frame else "none"
             reason = f"the JPEG in strip or tile {index} should be {self._wide} x {self._tall}, is {claimed}"
-            raise damaged(self._path, "TIFF", reason)
+            raise ValueError(reason)

@@ -9,24 +9,14 @@ from typing import IO
 import imagecodecs
 
 from flawmap.core.errors import InputError
-from flawmap.imaging.decoded import (
-    Decoded,
-    Header,
-    WholeSource,
-    damaged,
-    decoding,
-    three_axes,
-    upright,
-    upright_size,
-    without_alpha,
-)
+from flawmap.imaging.decoded import Header, Source, damaged, library_source, upright_size
 from flawmap.imaging.exif import orientation_of
 
 _ANIMATION = 2  # a flag of the extended header
 _CHUNKS = 1000  # more are refused; a still image has about six
 
 
-def open_webp(path: Path, file: IO[bytes]) -> WholeSource:
+def open_webp(path: Path, file: IO[bytes], name: str) -> Source:
     """A still WebP image, of three channels always. InputError: damaged, or an animation."""
     chunks = _chunks(path, file)
     extended = chunks.get(b"VP8X", b"")
@@ -34,19 +24,11 @@ def open_webp(path: Path, file: IO[bytes]) -> WholeSource:
         raise InputError(f"{path} is an animation; save the frame that you need as a file of its own")
     size = _size(chunks)
     if size is None or (extended and _canvas(extended) != size):
-        raise damaged(path, "WebP", "it holds no picture of the size that its header says")
+        raise damaged(path, name, "it holds no picture of the size that its header says")
     notes: list[str] = []
     orientation = orientation_of(chunks.get(b"EXIF"), notes)
-    header = Header(*upright_size(*size, orientation), 3, "uint8", "WebP", lossy=b"VP8L" not in chunks)
-
-    def decode() -> Decoded:
-        said = list(notes)
-        file.seek(0)
-        with decoding(path, "WebP"):
-            values = three_axes(imagecodecs.webp_decode(file.read()))
-        return Decoded(upright(without_alpha(values, said), orientation, said), header, tuple(said))
-
-    return WholeSource(header, decode)
+    header = Header(*upright_size(*size, orientation), 3, "uint8", name, lossy=b"VP8L" not in chunks)
+    return library_source(path, file, header, imagecodecs.webp_decode, notes=notes, orientation=orientation)
 
 
 def _chunks(path: Path, file: IO[bytes]) -> dict[bytes, bytes]:
