@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from flawmap.core.errors import InputError
 from flawmap.core.records import Region
-from flawmap.imaging.morphology import disk, find_regions, label, opened, threshold_mask
+from flawmap.imaging.morphology import RegionGathering, disk, label, opened, threshold_mask
 
 DIAMETERS = (2, 3, 4, 5, 7, 8)
 
@@ -159,6 +159,12 @@ def test_threshold_is_strict_between_float32_values_too() -> None:
     assert threshold_mask(image, 0.0, np.array([[True, False]])).tolist() == [[True, False]]
 
 
+def find_regions(mask: NDArray[np.bool_], residual: NDArray[np.float32]) -> tuple[Region, ...]:
+    gathering = RegionGathering()
+    gathering.add(mask, residual)
+    return gathering.regions()
+
+
 def test_regions_by_hand() -> None:
     """Diagonal neighbours are one region; box, centroid, area, peak and mean are those counted by hand."""
     values = np.zeros((5, 7), np.float32)
@@ -226,7 +232,6 @@ def test_labels_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: disk(0), "diameter must be at least 1 pixel, got 0"),
         (lambda: opened(a_map(0), -1), "diameter must be 0 (no opening) or more pixels, got -1"),
         (lambda: opened(np.zeros((1, 4, 4), np.float32), 4), "residual must be (H, W), got (1, 4, 4)"),
         (

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flawmap.core.settings import ImageSettings
 from flawmap.imaging.codecs import decode, opened_rows
-from flawmap.imaging.morphology import RegionGathering, find_regions
+from flawmap.imaging.morphology import RegionGathering
 from flawmap.imaging.reading import opened_image, read_image
 from flawmap.imaging.resize import resized_bands, to_working_size
 from flawmap.imaging.rows import BlockReduce, RowBuffer, block_counts, map_bands, windows
@@ -156,10 +156,11 @@ def test_regions_across_seams(mask: NDArray[np.bool_], cuts: list[int]) -> None:
 
 
 def same_regions(mask: NDArray[np.bool_], residual: NDArray[np.float32], cuts: list[int]) -> None:
-    gathering = RegionGathering()
+    gathering, at_once = RegionGathering(), RegionGathering()
     for band, values in zip(blocks_of(mask, 0, cuts), blocks_of(residual, 0, cuts), strict=True):
         gathering.add(band, values)
-    found, whole = gathering.regions(), find_regions(mask, residual)
+    at_once.add(mask, residual)
+    found, whole = gathering.regions(), at_once.regions()
     assert [replace(region, mean=0.0) for region in found] == [replace(region, mean=0.0) for region in whole]
     np.testing.assert_allclose([region.mean for region in found], [region.mean for region in whole], rtol=1e-12)
 

@@ -16,20 +16,11 @@ from flawmap.core.records import FloatMap, Mask, Region
 
 
 def disk(diameter: int) -> NDArray[np.uint8]:
-    """The circle of a diameter on the pixel grid, as 0 and 1.
+    """The circle of a diameter, at least 1, on the pixel grid: (diameter, diameter) of 0 and 1.
 
     A pixel belongs to it when its centre lies within diameter / 2 of the circle's centre. The circle's centre is the
     centre of a pixel for odd diameters and a corner between four pixels for even ones; 4 is 4x4 without its corners.
-
-    Args:
-        diameter: pixels, at least 1.
-    Returns:
-        (diameter, diameter) uint8.
-    Raises:
-        InputError: the diameter is below 1.
     """
-    if diameter < 1:
-        raise InputError(f"diameter must be at least 1 pixel, got {diameter}")
     twice = 2 * np.arange(diameter) - (diameter - 1)  # offsets in half pixels: the test stays in whole numbers
     return (twice[:, None] ** 2 + twice[None, :] ** 2 <= diameter**2).astype(np.uint8)
 
@@ -100,48 +91,39 @@ def threshold_mask(opened: FloatMap, threshold: float, inside: Mask | None = Non
     return mask
 
 
-def find_regions(mask: Mask, opened_residual: FloatMap) -> tuple[Region, ...]:
-    """The 8-connected components of a mask, by falling peak; equal peaks from the top, then from the left.
-
-    Args:
-        mask: (H, W) bool.
-        opened_residual: (H, W) float32, finite: where peak and mean are taken.
-    Returns:
-        One Region per component; () for an empty mask.
-    Raises:
-        InputError: a shape, a type, or a NaN.
-    """
-    gathering = RegionGathering()
-    gathering.add(mask, opened_residual)
-    return gathering.regions()
-
-
 class RegionGathering:
-    """`find_regions` for a mask that comes by bands of rows: components that a seam cuts are put together again.
+    """The 8-connected components of a mask that comes by bands of rows; those that a seam cuts are put together again.
 
     Memory grows with the number of components, not with the number of rows.
     """
 
     def __init__(self) -> None:
         self._closed: list[_Tally] = []  # components that no later band can touch
-        self._open = _no_components()
+        self._open: _Tally = np.zeros(0, _ENTRY)
         self._seam: NDArray[np.int64] | None = None  # numbers of the open components in the last row, -1 = none
         self._top = 0
 
     def add(self, mask: Mask, opened_residual: FloatMap) -> None:
-        """The band below the one before: (h, W) bool and (h, W) float32. InputError for a shape, a type, or a NaN."""
+        """The band below the one before.
+
+        Args:
+            mask: (h, W) bool.
+            opened_residual: (h, W) float32, finite: where peak and mean are taken.
+        Raises:
+            InputError: a shape, a type, or a NaN.
+        """
         _check_map(opened_residual, "opened_residual")
         check_mask(mask, opened_residual.shape, "mask")
         if mask.size == 0:
             return
         labels, tally = _components(mask, opened_residual, self._top)
         self._top += len(mask)
-        above, first, last = self._seam, labels[0].astype(np.int64) - 1, labels[-1].astype(np.int64) - 1
-        number = len(self._open)
-        group = _joined(number + len(tally), _touching(above, np.where(first >= 0, first + number, -1)))
+        before = len(self._open)
+        first, last = (np.where(row > 0, before + row.astype(np.int64) - 1, -1) for row in (labels[0], labels[-1]))
+        pairs = [] if self._seam is None else _touching(self._seam, first)
+        group = _joined(before + len(tally), pairs)
         tally = _added(np.concatenate((self._open, tally)), group)
-        ends = np.full(len(last), -1, np.int64)
-        ends[last >= 0] = group[last[last >= 0] + number]
+        ends = np.append(group, -1)[last]  # -1 stays -1
         going_on = np.unique(ends[ends >= 0])
         self._closed.append(np.delete(tally, going_on))
         self._open = tally[going_on]
@@ -161,14 +143,8 @@ _SUMS, _LEAST, _MOST = ("area", "x", "y", "residual"), ("left", "top"), ("right"
 _ENTRY = np.dtype([(name, np.float64) for name in (*_SUMS, *_LEAST, *_MOST)])  # exact for whole numbers up to 2^53
 
 
-def _no_components() -> _Tally:
-    return np.zeros(0, _ENTRY)
-
-
 def _components(mask: Mask, residual: FloatMap, top: int) -> tuple[NDArray[np.int32], _Tally]:
     """Labels from 1 of a band whose first row is `top`, and what they add up to."""
-    if not mask.any():
-        return np.zeros(mask.shape, np.int32), _no_components()
     count, marked, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     labels: NDArray[np.int32] = np.asarray(marked, dtype=np.int32)
     y, x = np.nonzero(labels)
@@ -185,17 +161,11 @@ def _components(mask: Mask, residual: FloatMap, top: int) -> tuple[NDArray[np.in
     return labels, tally
 
 
-def _touching(above: NDArray[np.int64] | None, below: NDArray[np.int64]) -> list[tuple[int, int]]:
+def _touching(above: NDArray[np.int64], below: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Pairs of numbers that are 8-neighbours across a seam: rows (W,) of numbers, -1 = none."""
-    if above is None:
-        return []
-    width, pairs = len(below), []
-    for shift in (-1, 0, 1):
-        upper = above[max(0, shift) : width + min(0, shift)]
-        lower = below[max(0, -shift) : width + min(0, -shift)]
-        both = (upper >= 0) & (lower >= 0)
-        pairs.append(np.stack((upper[both], lower[both]), axis=1))
-    return [(int(one), int(other)) for one, other in np.unique(np.concatenate(pairs), axis=0)]
+    wide = np.pad(above, 1, constant_values=-1)
+    pairs = np.concatenate([np.stack((wide[shift : shift + len(below)], below), axis=1) for shift in (0, 1, 2)])
+    return [(int(one), int(other)) for one, other in np.unique(pairs[(pairs >= 0).all(axis=1)], axis=0)]
 
 
 def _joined(number: int, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
@@ -216,13 +186,12 @@ def _joined(number: int, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
 
 def _added(tally: _Tally, group: NDArray[np.int64]) -> _Tally:
     """One entry for each group."""
-    together = np.zeros(int(group.max()) + 1 if len(group) else 0, _ENTRY)
-    for name in _SUMS:
-        np.add.at(together[name], group, tally[name])
-    for names, extreme, start in ((_LEAST, np.minimum, np.inf), (_MOST, np.maximum, -np.inf)):
+    order = np.argsort(group, kind="stable")
+    starts = np.unique(group[order], return_index=True)[1]
+    together = np.zeros(len(starts), _ENTRY)
+    for names, gather in ((_SUMS, np.add), (_LEAST, np.minimum), (_MOST, np.maximum)):
         for name in names:
-            together[name] = start
-            extreme.at(together[name], group, tally[name])
+            together[name] = gather.reduceat(tally[name][order], starts)
     return together
 
 

@@ -13,7 +13,7 @@ from flawmap.core.errors import InputError
 from flawmap.core.records import Mask
 from flawmap.core.settings import RegionOfInterest
 from flawmap.imaging.formats import IMAGE_SUFFIXES
-from flawmap.imaging.reading import ImageRows, Pixels, luma, read_mask
+from flawmap.imaging.reading import ImageRows, luma, read_mask
 from flawmap.imaging.rows import band_rows, map_bands
 
 Box = tuple[int, int, int, int]
@@ -73,41 +73,28 @@ def find_roi(image: ImageRows, settings: RegionOfInterest) -> Roi:
     """
     name, shape = image.path or Path("the image"), (image.shape[0], image.shape[1])
     if settings.brightness is not None:
-        return of_mask(_some(name, _bright(image, settings.brightness), "the brightness range"))
-    if settings.masks is not None:
+        mask, what = _bright(image, settings.brightness), "the brightness range"
+    elif settings.masks is not None:
         if image.path is None:
             raise InputError(
                 "the region of interest is a folder of masks, found by the image's name; pass the image as a file, or "
                 "its path= beside it"
             )
-        return of_mask(roi_file_mask(image.path, shape, settings.masks))
-    return Roi((0, 0, shape[1], shape[0]) if settings.box is None else box_within(name, shape, settings.box))
-
-
-def roi_file_mask(path: Path, shape: tuple[int, int], folder: Path) -> Mask:
-    """The mask (H, W) of an image in a folder of masks; at least one pixel is True."""
-    mask = _mask_for(path, folder)
-    return _some(path, read_mask(mask, shape), f"the mask {mask}")
-
-
-def roi_mask(path: Path, pixels: Pixels, region: RegionOfInterest) -> Mask | None:
-    """`find_roi` of an image in memory, as (H, W) bool; None: everywhere."""
-    if region.everywhere:
-        return None
-    height, width = pixels.shape[:2]
-    return find_roi(ImageRows.of(pixels, path=path), region).rows(0, height, width)
+        file = _mask_for(image.path, settings.masks)
+        mask, what = read_mask(file, shape), f"the mask {file}"
+    else:
+        return Roi((0, 0, shape[1], shape[0]) if settings.box is None else box_within(name, shape, settings.box))
+    if not mask.any():
+        raise InputError(f"{what} leaves nothing of {name}; change the region of interest or leave the image out")
+    return of_mask(mask)
 
 
 def roi_mask_of_shape(path: Path, shape: tuple[int, int], region: RegionOfInterest) -> Mask | None:
-    return None if region.everywhere else roi_of_shape(path, shape, region).rows(0, *shape)
-
-
-def roi_of_shape(path: Path, shape: tuple[int, int], settings: RegionOfInterest) -> Roi:
-    """`find_roi` without the pixels: for all regions but a brightness range."""
-    assert settings.brightness is None, "a brightness range needs the pixels"
-    if settings.masks is not None:
-        return of_mask(roi_file_mask(path, shape, settings.masks))
-    return Roi((0, 0, shape[1], shape[0]) if settings.box is None else box_within(path, shape, settings.box))
+    """`find_roi` without the pixels, as (H, W) bool: for all regions but a brightness range. None: everywhere."""
+    if region.everywhere:
+        return None
+    assert region.brightness is None, "a brightness range needs the pixels"
+    return find_roi(ImageRows((*shape, 1), lambda: iter(()), path=path), region).rows(0, *shape)
 
 
 def box_within(path: Path, shape: tuple[int, int], box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
@@ -151,11 +138,10 @@ def _mask_for(path: Path, folder: Path) -> Path:
     if not folder.is_dir():
         raise InputError(f"no such folder of masks: {folder}")
     parents = path.absolute().parts[:-1]
+    names = [path.stem + spelt for suffix in IMAGE_SUFFIXES for spelt in (suffix, suffix.upper())]
     for depth in (2, 1, 0):
         place = folder.joinpath(*parents[len(parents) - depth :])
-        found = sorted(
-            {place / (path.stem + suffix) for suffix in _spellings() if (place / (path.stem + suffix)).is_file()}
-        )
+        found = sorted({place / name for name in names if (place / name).is_file()})
         if len(found) > 1:
             raise InputError(f"{path} has several masks: {', '.join(str(mask) for mask in found)}; leave one")
         if found:
@@ -163,13 +149,3 @@ def _mask_for(path: Path, folder: Path) -> Path:
     raise InputError(
         f"no mask for {path} in {folder}; a mask has its image's name and one of {', '.join(IMAGE_SUFFIXES)}"
     )
-
-
-def _spellings() -> tuple[str, ...]:
-    return (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
-
-
-def _some(path: Path, inside: Mask, what: str) -> Mask:
-    if not inside.any():
-        raise InputError(f"{what} leaves nothing of {path}; change the region of interest or leave the image out")
-    return inside
