@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Barrier
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from flawmap.core.errors import InputError
 
@@ -26,8 +26,9 @@ def parallel_map(
 ) -> Generator[Result, None, None]:
     """The function's result for each item, in the items' order, computed by up to as many threads as torch has cores.
 
-    The cores are divided evenly among the threads. At most threads + 1 items are in progress, even if the caller
-    consumes slowly. An error arrives in the place of its result and ends the work.
+    The cores are divided evenly among the threads; one more has all of them, for large images. No thread changes its
+    number of cores after its start, so none disturbs another. At most threads + 1 items are in progress, even if the
+    caller consumes slowly. An error arrives in the place of its result and ends the work.
 
     Args:
         pixels: how many an item has; large ones wait for each other, and then get all cores. An item for which this
@@ -37,44 +38,26 @@ def parallel_map(
 
     cores = torch.get_num_threads()
     threads = max(1, min(cores, len(items), AT_ONCE))
-    waiting: deque[Future[Result]] = deque()
-    with Scheduler(threads, cores) as scheduler:
-        for item in items:
-            waiting.append(scheduler.submit(function, item, pixels))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    even, whole = _pool(threads, max(1, cores // threads)), _pool(1, cores)
 
-
-class Scheduler:
-    """Threads that divide the cores evenly, and one more that has all of them, for large images.
-
-    No thread changes its number of cores after its start, so none disturbs another. Leaving the context cancels what
-    has not begun and waits for the rest.
-    """
-
-    def __init__(self, threads: int, cores: int) -> None:
-        self._even = _pool(threads, max(1, cores // threads))
-        self._whole = _pool(1, cores)
-
-    def submit(self, function: Callable[[Item], Result], item: Item, pixels: Callable[[Item], int]) -> Future[Result]:
-        """The future result for an item, as `parallel_map` has it computed."""
-        return self._even.submit(self._run, function, item, pixels)
-
-    def _run(self, function: Callable[[Item], Result], item: Item, pixels: Callable[[Item], int]) -> Result:
+    def run(item: Item) -> Result:
         try:
             large = pixels(item) > LARGE_PIXELS
         except InputError:
             large = False  # the function meets the same error, and handles it
-        return self._whole.submit(function, item).result() if large else function(item)
+        return whole.submit(function, item).result() if large else function(item)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._even.shutdown(cancel_futures=True)
-        self._whole.shutdown()
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(even.submit(run, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # what has not begun is cancelled, the rest waited for
+        even.shutdown(cancel_futures=True)
+        whole.shutdown()
 
 
 def _pool(threads: int, cores: int) -> ThreadPoolExecutor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -31,14 +31,8 @@ class Region:
     mean: float
 
     def to_dict(self) -> dict[str, Any]:
-        left, top, width, height = self.box
-        return {
-            "area": self.area,
-            "box": [left, top, width, height],
-            "centroid": [round(self.centroid[0], 2), round(self.centroid[1], 2)],
-            "peak": self.peak,
-            "mean": self.mean,
-        }
+        centroid = [round(place, 2) for place in self.centroid]
+        return {**vars(self), "box": list(self.box), "centroid": centroid}
 
 
 @dataclass(frozen=True)
@@ -57,21 +51,13 @@ class Inspection:
     flawed_pixels: int
     regions: tuple[Region, ...]
     path: str | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON's types, without its arrays."""
-        return {
-            "path": self.path,
-            "width": self.width,
-            "height": self.height,
-            "score": self.score,
-            "threshold": self.threshold,
-            "verdict": self.verdict,
-            "flawed_pixels": self.flawed_pixels,
-            "regions": [region.to_dict() for region in self.regions],
-            "notes": list(self.notes),
-        }
+        plain = {field.name: getattr(self, field.name) for field in fields(Inspection)}
+        regions = [region.to_dict() for region in self.regions]
+        return {"path": self.path, **plain, "regions": regions, "notes": list(self.notes)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,9 +197,7 @@ class TrainingSettings(Settings):
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(0.0, ge=0)  # Adam's l2 penalty
     augment: Literal["none", "flips", "turns"] = "none"  # flips: mirror both ways; turns: also by quarter turns
-    corrupt: float = Field(
-        0.0, ge=0, le=1
-    )  # fraction of the patches that get a synthetic stain, which the network must remove
+    corrupt: float = Field(0.0, ge=0, le=1)  # fraction of the patches that get a synthetic stain to remove
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     memory_gb: float | None = Field(None, ge=0)  # for images, 10^9 bytes; None: half of what the machine has free
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

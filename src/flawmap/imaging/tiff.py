@@ -54,7 +54,7 @@ def open_tiff(path: Path, file: IO[bytes], page: int | None) -> Source:
     place = pages[(page or 1) - 1]
     with decoding(path, "TIFF"):
         chosen: Any = tiff.pages[place.directory].aspage()
-        facts = _facts(path, chosen, place.image, tiff.filehandle.size)
+        facts = _facts(path, chosen, place.image)
     size = upright_size(facts.width, facts.height, facts.orientation)
     stored = "bool" if facts.bits == 1 else str(facts.dtype)
     header = Header(*size, _channels(path, facts), stored, "TIFF", lossy=facts.compression in _JPEG)
@@ -94,10 +94,9 @@ class _Facts(NamedTuple):
     plain: int | None  # where the rows begin if they lie in the file one after the other, not compressed
     offsets: tuple[int, ...]
     counts: tuple[int, ...]
-    file_size: int
 
 
-def _facts(path: Path, page: Any, image: int, file_size: int) -> _Facts:
+def _facts(path: Path, page: Any, image: int) -> _Facts:
     """InputError: a page of a kind that is not supported. Any other error: damaged."""
     planes, depth, height, width, samples = (int(side) for side in page.shaped)
     if depth != 1:
@@ -128,7 +127,6 @@ def _facts(path: Path, page: Any, image: int, file_size: int) -> _Facts:
         plain=plain,
         offsets=tuple(int(offset) for offset in page.dataoffsets),
         counts=tuple(int(count) for count in page.databytecounts),
-        file_size=file_size,
     )
 
 
@@ -270,9 +268,9 @@ class _Segments:
             if len(offsets) < needed or len(counts) < needed:
                 offsets = []
         ends = [start + count for start, count in zip(offsets, counts, strict=False)]
-        if not ends or min(offsets) <= 0 or min(counts) <= 0 or max(ends) > facts.file_size:
+        if not ends or min(offsets) <= 0 or min(counts) <= 0 or max(ends) > self._file.size:
             raise InputError(f"{self._path} is truncated or sparse: parts of its picture are not in the file")
-        if sum(counts) > facts.file_size:
+        if sum(counts) > self._file.size:
             raise InputError(f"{self._path} is damaged: parts of its picture share their bytes")
         self._checked = True
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Full, Queue
 from typing import Any
@@ -70,10 +70,6 @@ _WAITING = 2  # blocks between the one who computes and the one who writes
 _PATIENCE = 0.2  # seconds between looks at whether the writer still lives
 
 
-class _Abandoned(Exception):
-    """The rest of the picture will not come."""
-
-
 @contextmanager
 def tiled_tiff(path: Path, shape: tuple[int, int], dtype: type[np.generic]) -> Iterator[Callable[[NDArray[Any]], None]]:
     """A function that takes the next rows (h, W) of a grey picture (H, W), written with Deflate to a BigTIFF.
@@ -85,11 +81,19 @@ def tiled_tiff(path: Path, shape: tuple[int, int], dtype: type[np.generic]) -> I
         OutputError: the file cannot be written.
     """
     with atomic(path) as part, ThreadPoolExecutor(1) as pool:
-        queue: Queue[NDArray[Any] | _Abandoned | None] = Queue(_WAITING)
+        queue: Queue[NDArray[Any] | None] = Queue(_WAITING)
         writing = pool.submit(_write, part, tiles(_arriving(queue), shape), shape, dtype)
 
+        def handed(rows: NDArray[Any] | None) -> bool:
+            """Whether the writer takes the rows; not if it ended."""
+            while not writing.done():
+                with suppress(Full):
+                    queue.put(rows, timeout=_PATIENCE)
+                    return True
+            return False
+
         def add(rows: NDArray[Any]) -> None:
-            if not _handed(queue, writing, rows):
+            if not handed(rows):
                 try:
                     writing.result()
                 except OSError as error:
@@ -97,11 +101,8 @@ def tiled_tiff(path: Path, shape: tuple[int, int], dtype: type[np.generic]) -> I
 
         try:
             yield add
-        except BaseException:
-            _handed(queue, writing, _Abandoned())
-            writing.exception()
-            raise
-        _handed(queue, writing, None)
+        finally:
+            handed(None)  # the end; the writer fails if rows are missing
         writing.result()
 
 
@@ -115,24 +116,9 @@ def tiles(blocks: Iterable[NDArray[Any]], shape: tuple[int, int]) -> Iterator[ND
             yield np.pad(part, ((0, TILE - part.shape[0]), (0, TILE - part.shape[1])))
 
 
-def _handed(
-    queue: Queue[NDArray[Any] | _Abandoned | None], writing: Future[None], item: NDArray[Any] | _Abandoned | None
-) -> bool:
-    """Whether the writer took the item or will; not if it ended."""
-    while not writing.done():
-        try:
-            queue.put(item, timeout=_PATIENCE)
-        except Full:
-            continue
-        return True
-    return False
-
-
-def _arriving(queue: Queue[NDArray[Any] | _Abandoned | None]) -> Iterator[NDArray[Any]]:
-    while (item := queue.get()) is not None:
-        if isinstance(item, _Abandoned):
-            raise item
-        yield item
+def _arriving(queue: Queue[NDArray[Any] | None]) -> Iterator[NDArray[Any]]:
+    while (rows := queue.get()) is not None:
+        yield rows
 
 
 def _write(part: Path, pieces: Iterator[NDArray[Any]], shape: tuple[int, int], dtype: type[np.generic]) -> None:
