@@ -80,11 +80,8 @@ def threshold_mask(opened: FloatMap, threshold: float, inside: Mask | None = Non
     _check_map(opened, "opened")
     if np.isnan(threshold):
         raise InputError("threshold must be a number, got NaN")
-    with np.errstate(over="ignore"):
-        limit = np.float32(threshold)
-    if float(limit) > threshold:  # rounded upwards: the next value below gives the same answer as the exact threshold
-        limit = np.nextafter(limit, np.float32(-np.inf))
-    mask: Mask = opened > limit
+    # A double in an array of one is compared as it is; a mere number would be rounded to float32 first.
+    mask: Mask = opened > np.array([threshold], np.float64)
     if inside is not None:
         check_mask(inside, opened.shape, "inside")
         mask &= inside

@@ -56,7 +56,7 @@ def _converted(decoded: Decoded, settings: ImageSettings, name: str) -> Scaled:
     scaled = to_unit(decoded.values, settings.white, name=name, full=decoded.full)
     if decoded.inverted:
         np.subtract(1, scaled.pixels, out=scaled.pixels)
-    return scaled._replace(pixels=in_mode(scaled.pixels, settings.mode))
+    return scaled._replace(pixels=_in_mode(scaled.pixels, settings.mode))
 
 
 def _notes(decoded: Decoded, scaled: Scaled, clipped: int, mode: str) -> list[str]:
@@ -128,11 +128,7 @@ class ImageRows:
 
 @contextmanager
 def opened_image(path: Path, settings: ImageSettings, *, page: int | None = None) -> Iterator[ImageRows]:
-    """An image file to be read by bands of rows, one for at most WHOLE_PIXELS pixels; see `opened_rows`.
-
-    Args:
-        page: of a TIFF of several pages, counted from 1; None: it has one.
-    """
+    """An image file to be read by bands of rows, one for at most WHOLE_PIXELS pixels; see `opened_rows`."""
     with opened_rows(path, settings.pixel_limit, page=page) as rows:
         header = rows.header
         shape = header.height, header.width, {"grey": 1, "colour": 3, "auto": header.channels}[settings.mode]
@@ -229,8 +225,7 @@ def _scaling_note(values: NDArray[Any], white: float | None, largest: float) -> 
     return f"{bits}-bit divided by {largest if white is None else white:.15g}"
 
 
-def in_mode(pixels: Pixels, mode: str) -> Pixels:
-    """An image as the mode asks: "grey", "colour" or, unchanged, "auto"."""
+def _in_mode(pixels: Pixels, mode: str) -> Pixels:
     if mode == "grey" and pixels.shape[2] == 3:
         return luma(pixels)[:, :, None]
     if mode == "colour" and pixels.shape[2] == 1:

@@ -54,7 +54,7 @@ def open_tiff(path: Path, file: IO[bytes], page: int | None) -> Source:
     place = pages[(page or 1) - 1]
     with decoding(path, "TIFF"):
         chosen: Any = tiff.pages[place.directory].aspage()
-        facts = _facts(path, chosen, place.image)
+        facts = _Facts(path, chosen, place.image)
     size = upright_size(facts.width, facts.height, facts.orientation)
     stored = "bool" if facts.bits == 1 else str(facts.dtype)
     header = Header(*size, _channels(path, facts), stored, "TIFF", lossy=facts.compression in _JPEG)
@@ -74,60 +74,35 @@ def open_tiff(path: Path, file: IO[bytes], page: int | None) -> Source:
 # --------------------------------------------------------------------------------------------------------------- header
 
 
-class _Facts(NamedTuple):
+class _Facts:
     """What is asked of tifffile's page, which reads tags when they are asked for."""
 
-    page: Any
-    planes: int
-    height: int
-    width: int
-    samples: int  # of each plane
-    dtype: np.dtype[Any]
-    bits: int
-    kind: str  # the colour model
-    compression: int
-    extra: tuple[int, ...]
-    orientation: int
-    white: int | None  # the tag MaxSampleValue
-    palette: Stored | None  # (entries, 3)
-    segment: tuple[int, int]  # height and width of a strip or tile
-    plain: int | None  # where the rows begin if they lie in the file one after the other, not compressed
-    offsets: tuple[int, ...]
-    counts: tuple[int, ...]
-
-
-def _facts(path: Path, page: Any, image: int) -> _Facts:
-    """InputError: a page of a kind that is not supported. Any other error: damaged."""
-    planes, depth, height, width, samples = (int(side) for side in page.shaped)
-    if depth != 1:
-        raise InputError(f"{path} is a volume of {depth} layers, an image has one; save each as a file")
-    if page.dtype is None or np.dtype(page.dtype).kind not in "buif" or isinstance(page.bitspersample, tuple):
-        raise InputError(f"{path} holds values of an unsupported type ({page.bitspersample} bits per sample)")
-    orientation, white = page.tags.valueof(_ORIENTATION), page.tags.valueof(_MAX_SAMPLE)
-    # Behind a directory's first image the others follow, if they are not compressed.
-    plain = int(page.dataoffsets[0]) + image * int(page.nbytes) if page.is_contiguous else None
-    if image and plain is None:
-        raise ValueError("pages behind the first one are compressed")
-    strip = min(int(page.rowsperstrip), height), width
-    return _Facts(
-        page=page,
-        planes=planes,
-        height=height,
-        width=width,
-        samples=samples,
-        dtype=np.dtype(page.dtype),
-        bits=int(page.bitspersample),
-        kind=_kind(path, _one(page.photometric), _one(page.compression)),
-        compression=int(page.compression),
-        extra=tuple(int(code) for code in page.extrasamples),
-        orientation=int(orientation) if orientation in range(1, 9) else 1,
-        white=white if isinstance(white, int) else None,
-        palette=np.asarray(page.colormap).T if page.colormap is not None else None,
-        segment=(int(page.tilelength), int(page.tilewidth)) if page.is_tiled else strip,
-        plain=plain,
-        offsets=tuple(int(offset) for offset in page.dataoffsets),
-        counts=tuple(int(count) for count in page.databytecounts),
-    )
+    def __init__(self, path: Path, page: Any, image: int) -> None:
+        """InputError: a page of a kind that is not supported. Any other error: damaged."""
+        self.page = page
+        self.planes, depth, self.height, self.width, self.samples = (int(side) for side in page.shaped)
+        if depth != 1:
+            raise InputError(f"{path} is a volume of {depth} layers, an image has one; save each as a file")
+        if page.dtype is None or np.dtype(page.dtype).kind not in "buif" or isinstance(page.bitspersample, tuple):
+            raise InputError(f"{path} holds values of an unsupported type ({page.bitspersample} bits per sample)")
+        self.dtype, self.bits = np.dtype(page.dtype), int(page.bitspersample)
+        self.compression = int(_one(page.compression))
+        self.kind = _kind(path, _one(page.photometric), page.compression)
+        self.extra = tuple(int(code) for code in page.extrasamples)
+        orientation, white = page.tags.valueof(_ORIENTATION), page.tags.valueof(_MAX_SAMPLE)
+        self.orientation = int(orientation) if orientation in range(1, 9) else 1
+        self.white = white if isinstance(white, int) else None
+        self.palette: Stored | None = np.asarray(page.colormap).T if page.colormap is not None else None
+        # Height and width of a strip or tile.
+        strip = min(int(page.rowsperstrip), self.height), self.width
+        self.segment = (int(page.tilelength), int(page.tilewidth)) if page.is_tiled else strip
+        self.offsets = tuple(int(offset) for offset in page.dataoffsets)
+        self.counts = tuple(int(count) for count in page.databytecounts)
+        # Where the rows begin if they lie in the file one after the other, not compressed. Behind a directory's first
+        # image the others follow, if they are not compressed.
+        self.plain = self.offsets[0] + image * int(page.nbytes) if page.is_contiguous else None
+        if image and self.plain is None:
+            raise ValueError("pages behind the first one are compressed")
 
 
 def _one(value: Any) -> Any:
