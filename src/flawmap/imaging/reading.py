@@ -187,10 +187,6 @@ def to_unit(values: NDArray[Any], white: float | None, *, name: str = "image", f
     kind = values.dtype.kind
     if kind == "b":
         return Scaled(values.astype(np.float32), "1-bit, 0 or 1", 1.0, 0)
-    if kind not in "uif":
-        raise InputError(f"{name} must hold integers or floating-point numbers, got {values.dtype}")
-    if values.size == 0:
-        raise InputError(f"{name} has no pixels")
     if kind == "f":
         finite(values, name)
     largest = float(full or np.iinfo(values.dtype).max) if kind in "ui" else 1.0

@@ -56,18 +56,14 @@ class RowBuffer(Generic[A]):
 
     def take(self, first: int, last: int) -> A:
         """Rows `first` to `last`, the latter not among them; `first` must not fall from one call to the next."""
-        fresh: list[A] = []
-        while self._held is None or self._last < last:
-            block = next(self._blocks, None)
-            assert block is not None, f"row {last - 1} was asked for, rows end at {self._last}"
-            self._last += block.shape[self._axis]
-            fresh.append(block)
-            if self._held is None:
-                self._held = self._cut(block, 0, 0)
-        assert self._held is not None
-        if fresh:
-            fresh.insert(0, self._cut(self._held, first - self._first, None))
-            self._held = self._joined(fresh)
+        if self._held is None or self._last < last:
+            blocks = [] if self._held is None else [self._cut(self._held, first - self._first, None)]
+            while self._last < last or not blocks:
+                block = next(self._blocks, None)
+                assert block is not None, f"row {last - 1} was asked for, rows end at {self._last}"
+                self._last += block.shape[self._axis]
+                blocks.append(block)
+            self._held = self._joined(blocks)
             self._first = self._last - self._held.shape[self._axis]
         return self._cut(self._held, first - self._first, last - self._first)
 

@@ -210,11 +210,8 @@ class _Segments:
         self._across, self._down = -(-facts.width // self._wide), -(-facts.height // self._tall)
         self._kept: dict[int, _Segment] = {}
         self._checked = False
-
-    @property
-    def at_once(self) -> int:
-        """Pixels that have to be decoded together: those of a row, or of a row of strips or tiles."""
-        return self._facts.width if self._facts.plain is not None else self._across * self._wide * self._tall
+        # Pixels that have to be decoded together: those of a row, or of a row of strips or tiles.
+        self.at_once = facts.width if facts.plain is not None else self._across * self._wide * self._tall
 
     def read(self, top: int, bottom: int) -> NDArray[Any]:
         """(bottom - top, W, planes * samples)."""
@@ -291,5 +288,4 @@ class _Segments:
         frame = frame_of(content) or frame_of(header)
         if frame is None or frame.width > self._wide + 64 or frame.height > self._tall + 64:
             claimed = f"{frame.width} x {frame.height}" if frame else "none"
-            reason = f"the JPEG in strip or tile {index} should be {self._wide} x {self._tall}, is {claimed}"
-            raise ValueError(reason)
+            raise ValueError(f"the JPEG in strip or tile {index} should be {self._wide} x {self._tall}, is {claimed}")

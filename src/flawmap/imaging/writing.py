@@ -20,6 +20,7 @@ from flawmap.core.files import atomic, unwritable
 from flawmap.imaging.rows import RowBuffer
 
 COMPRESSION = 1  # of 9, what is written: PNG and Deflate get four times slower by 6, and photographs hardly smaller
+_DEFLATED: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack", "metadata": None}
 
 
 def write_image(path: Path, values: NDArray[Any]) -> None:
@@ -44,15 +45,7 @@ def write_image(path: Path, values: NDArray[Any]) -> None:
     elif kind == "f" and plain.ndim == 2:
         _needs(path, suffix, (".tif", ".tiff"), values)
         with atomic(path) as part:
-            stored = plain.astype(np.float32)
-            tifffile.imwrite(
-                part,
-                stored,
-                compression="zlib",
-                compressionargs={"level": COMPRESSION},
-                metadata=None,
-                photometric="minisblack",
-            )
+            tifffile.imwrite(part, plain.astype(np.float32), compressionargs={"level": COMPRESSION}, **_DEFLATED)
     else:
         raise InputError(
             f"{path}: uint8 (H, W) or (H, W, 3), bool (H, W) or float (H, W) can be written, "
@@ -123,13 +116,5 @@ def _arriving(queue: Queue[NDArray[Any] | None]) -> Iterator[NDArray[Any]]:
 
 def _write(part: Path, pieces: Iterator[NDArray[Any]], shape: tuple[int, int], dtype: type[np.generic]) -> None:
     with tifffile.TiffWriter(part, bigtiff=True) as writer:
-        writer.write(
-            pieces,
-            shape=shape,
-            dtype=dtype,
-            tile=(TILE, TILE),
-            compression="zlib",
-            photometric="minisblack",
-            metadata=None,
-            maxworkers=1,  # more would gather hundreds of megabytes of tiles
-        )
+        # More workers would gather hundreds of megabytes of tiles.
+        writer.write(pieces, shape=shape, dtype=dtype, tile=(TILE, TILE), maxworkers=1, **_DEFLATED)
