@@ -17,7 +17,7 @@ def shape_text(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(str(side) for side in shape) + ")"
 
 
-def image_batch(batch: Tensor, name: str = "image") -> None:
+def image_batch(batch: Tensor, name: str) -> None:
     """Refuse anything but floating point (N, C, H, W)."""
     if batch.ndim != 4:
         hint = f"; for one image pass {name}[None]" if batch.ndim == 3 else ""
@@ -36,18 +36,16 @@ def same_shape(first: Tensor, second: Tensor, first_name: str, second_name: str)
         )
 
 
-def image_array(image: NDArray[np.float32], name: str = "image") -> None:
+def image_array(image: NDArray[np.float32]) -> None:
     """Refuse anything but a finite floating point (H, W, C) array with one or three channels."""
     if image.ndim != 3 or image.shape[2] not in (1, 3):
-        hint = f"; for a grey image pass {name}[:, :, None]" if image.ndim == 2 else ""
-        raise InputError(f"{name} must be (H, W, 1) or (H, W, 3), got {shape_text(image.shape)}{hint}")
+        hint = "; for a grey image pass image[:, :, None]" if image.ndim == 2 else ""
+        raise InputError(f"image must be (H, W, 1) or (H, W, 3), got {shape_text(image.shape)}{hint}")
     if image.size == 0:
-        raise InputError(f"{name} must have pixels, got {shape_text(image.shape)}")
+        raise InputError(f"image must have pixels, got {shape_text(image.shape)}")
     if image.dtype.kind != "f":
-        raise InputError(
-            f"{name} must be floating point in [0, 1], got {image.dtype}; divide by the type's range first"
-        )
-    finite(image, name)
+        raise InputError(f"image must be floating point in [0, 1], got {image.dtype}; divide by the type's range first")
+    finite(image, "image")
 
 
 def finite(values: NDArray[np.float32], name: str) -> None:

@@ -69,15 +69,14 @@ def writable_folder(path: Path) -> Path:
     Raises:
         OutputError: it cannot be made or written to.
     """
+    step = "made"
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {path} cannot be made: {_reason(error)}; name another one") from error
-    try:
+        step = "written to"
         with NamedTemporaryFile(prefix=".probe.part-", dir=path):
             pass
     except OSError as error:
-        raise OutputError(f"the folder {path} cannot be written to: {_reason(error)}; name another one") from error
+        raise OutputError(f"the folder {path} cannot be {step}: {_reason(error)}; name another one") from error
     return path
 
 

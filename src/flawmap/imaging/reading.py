@@ -93,10 +93,10 @@ class ImageRows:
         self._bands, self._notes = bands, notes
 
     @classmethod
-    def of(cls, pixels: Pixels, *, path: Path | None = None, notes: tuple[str, ...] = ()) -> ImageRows:
+    def of(cls, pixels: Pixels, *, path: Path | None = None) -> ImageRows:
         """An array (H, W, C) as one band."""
         height, width, channels = pixels.shape
-        return cls((height, width, channels), lambda: iter([pixels]), path=path, notes=notes)
+        return cls((height, width, channels), lambda: iter([pixels]), path=path)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -241,7 +241,7 @@ def luma(pixels: Pixels) -> FloatMap:
     return grey
 
 
-def read_mask(path: Path, shape: tuple[int, int] | None = None, *, value: int | None = None) -> Mask:
+def read_mask(path: Path, shape: tuple[int, int] | None = None) -> Mask:
     """A mask file as (H, W) bool.
 
     A pixel is True where its value is above 0: so are 0/1, 0/255, 1-bit and 16-bit masks and masks of several classes.
@@ -249,10 +249,8 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None, *, value: int | 
     its type. Of colours, those of a palette too, the brightest channel counts; alpha does not. Stored values count,
     even where a TIFF says that zero is white: mask writers (tifffile of truth values, ImageJ) say so and mean True.
 
-    Args:
-        value: True only where the mask holds this value, which stands for one type of defect.
     Raises:
-        InputError: unreadable, its size is not `shape`, the image's (H, W), or `value` is asked of a lossy format.
+        InputError: unreadable, or its size is not `shape`, the image's (H, W).
     """
     header = read_header(path)
     if shape is not None and (header.height, header.width) != shape:
@@ -260,15 +258,10 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None, *, value: int | 
             f"the mask {path} is {header.width} x {header.height}, its image {shape[1]} x {shape[0]}; "
             "a mask has its image's size"
         )
-    if value is not None and header.lossy:
-        raise InputError(f"the mask {path} is a lossy {header.format}, whose values are not exact; save it as PNG")
-    limit = ImageSettings().pixel_limit if shape is None else max(1, shape[0] * shape[1])
-    decoded = decode(path, limit)
+    decoded = decode(path, ImageSettings().pixel_limit if shape is None else header.pixels)
     values = decoded.values.max(axis=2)
     if values.dtype.kind == "f":
         finite(values, str(path))
-    if value is not None:
-        return np.asarray(values == value, dtype=np.bool_)
     lossy = header.lossy and values.dtype.kind in "ui"
     least = (decoded.full or np.iinfo(values.dtype).max) // 2 if lossy else 0
     return np.asarray(values > least, dtype=np.bool_)
