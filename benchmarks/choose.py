@@ -44,7 +44,7 @@ from flawmap.data.truth import truth_of
 from flawmap.evaluation.metrics import PixelMetrics
 from flawmap.imaging.morphology import opened
 from flawmap.imaging.reading import Pixels
-from flawmap.imaging.resize import to_size, to_working_size
+from flawmap.imaging.resize import resized, to_size, working_size
 from flawmap.imaging.roi import bounding_box
 from flawmap.methods.autoencoder import train_network
 from flawmap.methods.config import Config
@@ -139,7 +139,8 @@ def truth(detector: Detector, data: Path, config: Config) -> list[Case]:
             inside[top:bottom, left:right] = True
             left, top, right, bottom = bounding_box(inside)
             image, mask = image[top:bottom, left:right], mask[top:bottom, left:right]
-        cases.append(rebuilt(detector, np.ascontiguousarray(to_working_size(image, config.images.scale)), mask.copy()))
+        small = resized(image, working_size(image.shape[0], image.shape[1], config.images.scale))
+        cases.append(rebuilt(detector, np.ascontiguousarray(small), mask.copy()))
     return cases
 
 

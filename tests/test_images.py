@@ -23,7 +23,7 @@ from flawmap.imaging.reading import (
     to_channels,
     to_unit,
 )
-from flawmap.imaging.resize import scale_of_part, to_size, to_working_size
+from flawmap.imaging.resize import resized, scale_of_part, to_size, working_size
 from flawmap.imaging.writing import write_image
 
 AUTO = ImageSettings()
@@ -153,23 +153,24 @@ def test_worked_sizes_range_and_mean(channels: int) -> None:
     """Any scale gives its size, keeps channels, stays in the image's range, and keeps constants."""
     image = RNG.random((40, 60, channels), dtype=np.float32)
     for scale, shape in ((1.0, (40, 60)), (0.5, (20, 30)), (2.0, (80, 120)), ((7, 90), (90, 7)), (0.01, (1, 1))):
-        small = to_working_size(image, scale)
+        assert working_size(40, 60, scale) == shape
+        small = resized(image, shape)
         assert small.shape == (*shape, channels)
         assert small.dtype == np.float32
         assert image.min() <= small.min() <= small.max() <= image.max()
-        flat = to_working_size(np.full_like(image, 0.3), scale)
+        flat = resized(np.full_like(image, 0.3), shape)
         np.testing.assert_allclose(flat, 0.3, atol=1e-6)
-    assert to_working_size(image, 1.0) is image
+    assert resized(image, (40, 60)) is image
 
 
 def test_worked_averages_areas() -> None:
     """Shrinking takes means of whole blocks, also where the other side grows."""
     image = RNG.random((40, 60, 1), dtype=np.float32)
     blocks = image.reshape(10, 4, 20, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(to_working_size(image, (20, 10))[:, :, 0], blocks, atol=1e-6)
+    np.testing.assert_allclose(resized(image, (10, 20))[:, :, 0], blocks, atol=1e-6)
     rows = image.reshape(10, 4, 60).mean(axis=1)
     grown = cv2.resize(rows, (90, 10), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(to_working_size(image, (90, 10))[:, :, 0], grown, atol=1e-6)
+    np.testing.assert_allclose(resized(image, (10, 90))[:, :, 0], grown, atol=1e-6)
 
 
 def test_part_scale() -> None:

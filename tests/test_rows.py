@@ -21,7 +21,7 @@ from flawmap.core.settings import ImageSettings
 from flawmap.imaging.codecs import decode, opened_rows
 from flawmap.imaging.morphology import RegionGathering
 from flawmap.imaging.reading import opened_image, read_image
-from flawmap.imaging.resize import resized_bands, to_working_size
+from flawmap.imaging.resize import resized, resized_bands
 from flawmap.imaging.rows import BlockReduce, RowBuffer, block_counts, map_bands, windows
 from flawmap.scoring.borders import border_corrected
 from flawmap.scoring.tiling import Grid, Merger, Weights, patch_batches
@@ -135,7 +135,7 @@ def test_resizing_by_bands(cuts: list[int], channels: int, target: tuple[int, in
     image = np.random.default_rng(0).random((60, 41, channels), np.float32)
     found = np.concatenate(list(resized_bands(blocks_of(image, 0, cuts), (60, 41), target)))
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, to_working_size(image, (target[1], target[0])), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found, resized(image, target), rtol=0, atol=2e-6)
 
 
 def test_border_correction_by_bands() -> None:

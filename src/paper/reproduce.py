@@ -16,7 +16,7 @@ import torch
 
 from flawmap.commands.train import MODEL_BYTES
 from flawmap.core.errors import ConfigError, FlawmapError, InputError
-from flawmap.core.events import SILENT, Events, named
+from flawmap.core.events import SILENT, Events, Named
 from flawmap.core.files import enough_space, writable_folder
 from flawmap.reporting.logs import write_json
 from paper import examples, figure2, figure3, figures, page, timing
@@ -217,7 +217,7 @@ def _drawings(context: RunContext, records: Sequence[Record], events: Events) ->
     request, out = context.request, context.out
     known: dict[str, Draw] = {
         "figure2": lambda: _figure2(_picture(out, "figure2")),
-        "figure3": lambda: _figure3(request, out, named(events, "figure3")),
+        "figure3": lambda: _figure3(request, out, Named(events, "figure3")),
         "timing": lambda: _timing(request, out),
     }
     if records:

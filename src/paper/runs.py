@@ -21,7 +21,7 @@ import numpy as np
 
 from flawmap.commands.train import train
 from flawmap.core.errors import ConfigError
-from flawmap.core.events import SILENT, Events, named
+from flawmap.core.events import SILENT, Events, Named
 from flawmap.core.files import writable_folder
 from flawmap.core.runtime import Runtime
 from flawmap.core.settings import FeatureSettings
@@ -97,7 +97,7 @@ def perform(training: RunSpec, context: RunContext, *, events: Events = SILENT) 
         _refuse_others(load_artifact(model).config, config, model)
     else:
         resume = model.with_suffix(".checkpoint").exists()
-        train(context.folder(training), model, config, resume=resume, events=named(events, training.name))
+        train(context.folder(training), model, config, resume=resume, events=Named(events, training.name))
     record = record_of(training, context, load_artifact(model), events)
     write_json(place, record)
     return record

@@ -9,7 +9,7 @@ from typing import Any
 from flawmap.commands.evaluate import evaluate_model
 from flawmap.commands.synth import synth
 from flawmap.commands.train import MODEL_BYTES, train
-from flawmap.core.events import SILENT, Events, named
+from flawmap.core.events import SILENT, Events, Named
 from flawmap.core.files import enough_space
 from flawmap.data.layouts import find_dataset
 from flawmap.data.splits import Split
@@ -57,7 +57,7 @@ def demo(
         changes = {"training": {"minutes": minutes, "seed": seed}}
         config = override(override(preset("fast", "l2" if name == "l2" else "ssim"), changes), dict(settings or {}))
         events.message(f"training {name} for {minutes:g} minutes")
-        report = train(folder / "data", model, config, events=named(events, name))
+        report = train(folder / "data", model, config, events=Named(events, name))
         evaluation = evaluate_model(model, folder / "data", folder / name, events=events)
         seconds = report.artifact.provenance["training"]["seconds"]
         results[name] = (Detector.of(report.artifact), evaluation, seconds / 60)

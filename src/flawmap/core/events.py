@@ -21,7 +21,9 @@ class Events:
 SILENT = Events()
 
 
-class _Named(Events):
+class Named(Events):
+    """The same events with a name for the training, where several follow one another."""
+
     def __init__(self, events: Events, name: str) -> None:
         self._events, self._name = events, name
 
@@ -33,8 +35,3 @@ class _Named(Events):
 
     def training(self, progress: Any, name: str = "training") -> None:
         self._events.training(progress, self._name)
-
-
-def named(events: Events, name: str) -> Events:
-    """The same events with a name for the training, where several follow one another."""
-    return _Named(events, name)

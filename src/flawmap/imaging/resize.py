@@ -36,12 +36,6 @@ def scale_of_part(
     return max(1, round(scale[0] * part[1] / whole[1])), max(1, round(scale[1] * part[0] / whole[0]))
 
 
-def to_working_size(image: Image, scale: float | tuple[int, int]) -> Image:
-    """An (H, W, C) image at the working scale."""
-    height, width = image.shape[:2]
-    return resized(image, working_size(height, width, scale))
-
-
 def to_size(values: FloatMap, shape: tuple[int, int]) -> FloatMap:
     """A (h, w) map at another size, (H, W)."""
     return resized(values[:, :, None], shape)[:, :, 0]

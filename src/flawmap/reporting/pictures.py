@@ -14,7 +14,7 @@ from PIL import Image
 from flawmap.core.checks import finite, image_array, shape_text
 from flawmap.core.errors import InputError
 from flawmap.core.records import FloatMap, Mask
-from flawmap.imaging.resize import to_working_size
+from flawmap.imaging.resize import resized
 from flawmap.imaging.rows import BlockReduce, block_counts
 
 Picture = NDArray[np.uint8]
@@ -167,8 +167,8 @@ def shrunk(values: Levels) -> Levels:
     if scale == 1:
         return values
     layers = values if values.ndim == 3 else values[:, :, None]
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    small: Levels = np.rint(to_working_size(layers.astype(np.float32), size)).astype(np.uint8)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    small: Levels = np.rint(resized(layers.astype(np.float32), size)).astype(np.uint8)
     return small if values.ndim == 3 else small[:, :, 0]
 
 
