@@ -42,8 +42,7 @@ def _size(path: Path, file: IO[bytes]) -> tuple[int, int, list[tuple[int, int, i
     start = file.read(42)
     if len(start) < 42 or start[:4] != b"\xff\x4f\xff\x51":
         raise damaged(path, "JPEG 2000", "it has no codestream")
-    right, bottom, left, top = struct.unpack_from(">IIII", start, 8)
-    (count,) = struct.unpack_from(">H", start, 40)
+    right, bottom, left, top, count = struct.unpack_from(">IIII16xH", start, 8)
     table = file.read(3 * count)
     if right <= left or bottom <= top or count == 0 or len(table) < 3 * count:
         raise damaged(path, "JPEG 2000", "its header makes no sense")
