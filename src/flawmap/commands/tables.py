@@ -236,9 +236,10 @@ def _rule(calibration: dict[str, Any]) -> str:
     if calibration.get("rule") not in ("largest", "quantile"):
         return f"({calibration['rule']})" if "rule" in calibration else ""  # set by hand
     areas = f"{calibration['good_areas']} held-out good images or areas"
+    warning = f"; {calibration['warning']}" if calibration.get("warning") else ""
     if calibration["rule"] == "largest":
-        return f"(the largest residual of {areas})"
-    return f"(at most {calibration['false_positive_rate']:g} of the pixels of {areas} lie above)"
+        return f"(the largest residual of {areas}{warning})"
+    return f"(at most {calibration['false_positive_rate']:g} of the pixels of {areas} lie above{warning})"
 
 
 def _number(value: float | None, reason: str | None = None) -> str:
