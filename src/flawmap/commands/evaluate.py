@@ -76,7 +76,7 @@ def _about(model: Path, detector: Detector, dataset: Dataset, evaluation: Evalua
             "region": images.roi.model_dump(mode="json", exclude_none=True, exclude={"masks"}),
             "measured_in": "the images' own pixels",
         },
-        "precision": str(detector.scorer.precision).removeprefix("torch."),
+        "precision": detector.precision_name,
         "engine": detector.runtime.engine,
     }
 

@@ -143,7 +143,7 @@ def _identity(model: Path, detector: Detector, outputs: InspectionOutputs) -> di
     """What decides the results of a run; a run with another identity does not go on with its results."""
     return {
         "model_sha256": sha256_of(model),
-        "precision": str(detector.scorer.precision).removeprefix("torch."),
+        "precision": detector.precision_name,
         "engine": detector.runtime.engine,
         **outputs.to_dict(),
     }

@@ -186,7 +186,7 @@ def threshold_from_good(
         good_pixels=good.good_pixels,
         largest=largest,
         resolvable_rate=1 / good.good_pixels,
-        precision=str(detector.scorer.precision).removeprefix("torch."),
+        precision=detector.precision_name,
         image_scores=tuple(sorted(scores)),
         scores=CompactHistogram.of(good),
         warning=warning,

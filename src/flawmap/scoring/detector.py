@@ -67,6 +67,11 @@ class Detector:
     def config(self) -> Config:
         return self.artifact.config
 
+    @property
+    def precision_name(self) -> str:
+        """The precision of the network's arithmetic: "float32" or "bfloat16"."""
+        return str(self.scorer.precision).removeprefix("torch.")
+
     def read(self, path: Path | str) -> LoadedImage:
         """An image file as this detector wants it: (H, W, C) float32 in [0, 1] at its own size."""
         return read_image(Path(path), self.config.images)
