@@ -74,7 +74,7 @@ Case = tuple[FloatMap, FloatMap, Mask]
 
 
 def residuals() -> Iterator[tuple[str, ResidualSettings]]:
-    """What is compared on one network, each at every smoothing, with its border as it is and levelled."""
+    """What is compared on one network, each at every smoothing, with its border as it is and corrected."""
     for window, size, constants in (
         ("uniform", 11, "wang"),
         ("uniform", 15, "wang"),

@@ -1,4 +1,4 @@
-"""What good images leave at their border: a slow reference, laws, and a model that levels it, up to its file."""
+"""What good images leave at their border: a slow reference, laws, and a model that corrects it, up to its file."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_profile_against_a_slow_reference() -> None:
     assert border_profile(zip(maps, (None, inside), strict=True), reach) == pytest.approx(wanted, rel=1e-6)
 
 
-def test_levelling_is_the_inverse() -> None:
+def test_correction_is_the_inverse() -> None:
     """A map that is its border's profile becomes flat, and its middle keeps its value."""
     profile = (6.0, 3.0, 2.0, 1.5, 1.0)
     residual = 0.25 * torch.tensor(profile)[distances(30, 17, len(profile))]
@@ -74,7 +74,7 @@ def test_levelling_is_the_inverse() -> None:
     torch.testing.assert_close(border_corrected(residual, found), torch.full((30, 17), 0.25))
 
 
-def test_levelling_raises_nothing() -> None:
+def test_correction_raises_nothing() -> None:
     """A border that is better than the middle stays as it is: what is faint there is not blown up."""
     residual = torch.ones(20, 20)
     residual[:4] = 0.01
@@ -178,8 +178,8 @@ def test_a_border_at_another_scale_and_in_a_region(tmp_path: Path) -> None:
     profile = border_from_good(detector, [region_of(texture("fibres", (90, 80), 0), tmp_path)])
     changes = {"images": {"scale": 0.5, "roi": {"box": (10, 20, 190, 200)}}}
     config = override(detector.config, changes)
-    levelling = replace(detector, artifact=replace(detector.artifact, config=config, border=profile))
-    found = levelling.score(texture("fibres", (200, 210), 2))
+    correcting = replace(detector, artifact=replace(detector.artifact, config=config, border=profile))
+    found = correcting.score(texture("fibres", (200, 210), 2))
     assert not found[:20].any()
     region = found[20:200, 10:190]
     assert region[:4].mean() < 1.2 * region[40:-40, 40:-40].mean()

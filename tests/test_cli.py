@@ -129,6 +129,17 @@ def test_info(run: Run, model: Path) -> None:
         assert re.search(f"^{line}", ran.out, re.MULTILINE)
 
 
+def test_info_tells_what_the_threshold_is_not(run: Run, model: Path, tmp_path: Path) -> None:
+    """The warning of the calibration stands beside its rule, also in the summary that a training prints."""
+    artifact = load_artifact(model)
+    assert artifact.threshold is not None
+    warned = artifact.with_threshold(artifact.threshold, {**artifact.calibration, "warning": "few were held out"})
+    save_artifact(warned, tmp_path / "m.flawmap")
+    assert re.search(r"; few\s+were\s+held\s+out\)", run("info", tmp_path / "m.flawmap").out)
+    assert warned.summary()["calibration"]["warning"] == "few were held out"
+    assert "scores" not in warned.summary()["calibration"]
+
+
 def test_a_model_made_in_python(run: Run, cloth: Path, tmp_path: Path) -> None:
     """A model without a history is inspected with, measured and described; what nobody knows is called unknown."""
     tiny = {"model": {"patch": 32, "channels": 1}, "method": {"latent": 8}, "tiling": {"stride": 16}}
@@ -242,11 +253,13 @@ def test_synth_is_a_function_of_its_seed(tmp_path: Path) -> None:
 
 
 def test_info_from_python(model: Path) -> None:
-    """The header as it is in the file, and the hash that names the file."""
+    """The header as it is in the file, without the histogram of good scores, and the hash that names the file."""
     said = commands_info.info(model)
+    header = load_artifact(model).header()
+    assert len(header["calibration"].pop("scores")["counts"]) > 2
     assert said["file"] == str(model)
     assert len(said["version"]) == 12
-    assert {key: said[key] for key in load_artifact(model).header()} == load_artifact(model).header()
+    assert {key: said[key] for key in header} == header
     with pytest.raises(ArtifactError, match=r"no model file nowhere\.flawmap; "):
         commands_info.info(Path("nowhere.flawmap"))
 

@@ -88,7 +88,7 @@ def test_another_preset_is_refused() -> None:
 
 
 def test_settings_are_frozen() -> None:
-    """Nothing changes after birth, at any depth, and equal settings are equal."""
+    """Nothing changes once it is made, at any depth, and equal settings are equal."""
     config = Config()
     for settings, name in ((config, "model"), (config.model, "patch"), (config.method.ssim, "size")):
         with pytest.raises(ValidationError, match="frozen"):
@@ -194,7 +194,7 @@ def test_an_unknown_key_names_the_nearest_known_one(data: dict[str, Any], messag
         ({"model": 3}, "model: Input should be a valid dictionary or instance of ModelSettings, got 3"),
     ],
 )
-def test_nonsense_is_refused_at_birth(data: dict[str, Any], message: str) -> None:
+def test_nonsense_is_refused_when_made(data: dict[str, Any], message: str) -> None:
     """The message names the setting, what it should be, and what it was."""
     assert refused(data) == message
 

@@ -367,7 +367,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_page(a_page(), tmp_path / "none" / "page.html")
 
 
-def test_nonsense_is_refused_at_birth() -> None:
+def test_nonsense_is_refused_when_made() -> None:
     """Each record says what it expected, what came and what to do."""
     with pytest.raises(InputError, match=r"picture 'a' must be uint8 \(H, W\) or \(H, W, 3\), got float64 \(2, 2\)"):
         PictureRows("x", "", (("a", np.zeros((2, 2))),))  # type: ignore[arg-type]

@@ -9,6 +9,6 @@ from flawmap.scoring.model_file import load_artifact, version_hash
 
 
 def info(model: Path) -> dict[str, Any]:
-    """The header of a model file, checked against its digest, and the hash that names this version of it."""
-    header = load_artifact(model).header()
+    """The summary of a model file, checked against its digest, and the hash that names this version of it."""
+    header = load_artifact(model).summary()
     return {"file": str(model), "version": version_hash(model), **header}

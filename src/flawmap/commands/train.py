@@ -58,8 +58,8 @@ class TrainingReport:
     skipped: tuple[tuple[Path, str], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The model's header as JSON's types, without the list of its training images."""
-        header = self.artifact.header()
+        """The model's summary as JSON's types, without the list of its training images."""
+        header = self.artifact.summary()
         data = {key: value for key, value in self.artifact.data.items() if key != "split"}
         return {"model": str(self.model), **header, "provenance": header["provenance"] | {"data": data}}
 

@@ -10,7 +10,7 @@ A histogram holds its occupied bins alone, a few thousand for an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,14 +137,19 @@ class ScoreHistogram:
         flawed = np.bincount(bins[defective.ravel()] - first, minlength=len(both))
         return cls(occupied + first, (both - flawed)[occupied], flawed[occupied], binning)
 
-    def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
-        bins = np.union1d(self.bins, other.bins)
+    @classmethod
+    def merged(cls, parts: Sequence[ScoreHistogram]) -> ScoreHistogram:
+        """The sum of histograms of one binning, at least one."""
+        bins = np.unique(np.concatenate([part.bins for part in parts]))
         good, defective = np.zeros((2, len(bins)), np.int64)
-        for part in (self, other):
+        for part in parts:
             places = np.searchsorted(bins, part.bins)
             good[places] += part.good
             defective[places] += part.defective
-        return ScoreHistogram(bins, good, defective, self.binning)
+        return cls(bins, good, defective, parts[0].binning)
+
+    def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
+        return ScoreHistogram.merged((self, other))
 
     @property
     def good_pixels(self) -> int:

@@ -27,6 +27,7 @@ from flawmap.evaluation.formulas import (
     weighted_quantiles,
 )
 from flawmap.evaluation.histograms import (
+    BINS,
     FLOAT_BITS,
     Binning,
     ScoreHistogram,
@@ -82,19 +83,19 @@ class PixelResult:
 class PixelMetrics:
     """Accumulates the pixels of a labelled set, image by image; `+` merges two accumulators of one binning.
 
-    histogram: all pixels that were added. per_image: what each image adds.
-    Memory: up to 32 MiB; and for each image 8 bytes for an occupied coarse bin, of which there are up to a few
+    per_image: what each image adds.
+    Memory: up to 80 MiB; and for each image 8 bytes for an occupied coarse bin, of which there are up to a few
     thousand, and 24 bytes at most for a defective pixel.
     """
 
     def __init__(self, binning: Binning = FLOAT_BITS) -> None:
         self.per_image: list[ImageScores] = []
-        self.histogram = ScoreHistogram.empty(binning)
+        self._parts = [ScoreHistogram.empty(binning)]
         self._normal = np.zeros(binning.count)  # sums over good images of the fraction of the pixels of each
 
     def add(self, residual: FloatMap, mask: Mask, inside: Mask | None = None) -> CountedImage:
         """Count one image, given whole, and return its own counts. For the arguments see `ImageCounts.add`."""
-        counts = ImageCounts(self.histogram.binning)
+        counts = ImageCounts(self._parts[0].binning)
         counts.add(residual, mask, inside)
         image = counts.counted()
         self.add_image(image)
@@ -104,16 +105,26 @@ class PixelMetrics:
         """Add one image that was counted; one without defective pixels is good."""
         histogram, regions = image
         self.per_image.append(ImageScores.of(image))
-        self.histogram = self.histogram + histogram
+        self._parts.append(histogram)
+        # Merged when they outgrow the sum so far: each bin is merged a few times, however many images there are.
+        if sum(len(part.bins) for part in self._parts[1:]) > max(len(self._parts[0].bins), BINS):
+            self._parts = [ScoreHistogram.merged(self._parts)]
         if not len(regions.area) and len(histogram.bins):
             self._normal[histogram.bins] += histogram.good / histogram.good_pixels
 
     def __add__(self, other: PixelMetrics) -> PixelMetrics:
-        merged = PixelMetrics(self.histogram.binning)
+        merged = PixelMetrics(self._parts[0].binning)
         merged.per_image = self.per_image + other.per_image
-        merged.histogram = self.histogram + other.histogram
+        merged._parts = [self.histogram + other.histogram]
         merged._normal = self._normal + other._normal
         return merged
+
+    @property
+    def histogram(self) -> ScoreHistogram:
+        """All pixels that were added."""
+        if len(self._parts) > 1:
+            self._parts = [ScoreHistogram.merged(self._parts)]
+        return self._parts[0]
 
     @property
     def regions(self) -> RegionScores:

@@ -63,6 +63,11 @@ class Artifact:
             "provenance": self.provenance,
         }
 
+    def summary(self) -> dict[str, Any]:
+        """The header without the calibration's histogram, for people and their programs."""
+        shown = {key: value for key, value in self.calibration.items() if key != "scores"}
+        return self.header() | {"calibration": shown}
+
     @property
     def data(self) -> dict[str, Any]:
         """What is known of the training images; empty for a model that was made in Python."""
