@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -17,21 +17,18 @@ from flawmap.core.files import sha256_of
 from flawmap.core.settings import SplitSettings
 from flawmap.data import index as data_index
 from flawmap.data.index import ImageIndex
+from flawmap.data.samples import Sample, SplitName
 from flawmap.data.splits import ROLES, Split, cut_strip, refuse_trained, roles_of, split_good
 from flawmap.imaging.writing import write_image
 
 HALF = SplitSettings(validation=0.1, test=0.1)
 
 
-@dataclass(frozen=True)
-class Good:
-    path: Path
-    split: str = "train"
-    label: str = "good"
-    group: str = ""
+def good(path: Path, split: SplitName = "train", group: str = "") -> Sample:
+    return Sample(path, split, "good", "good", group=group)
 
 
-def images(folder: Path, count: int, size: tuple[int, int] = (40, 60), split: str = "train") -> list[Good]:
+def images(folder: Path, count: int, size: tuple[int, int] = (40, 60), split: SplitName = "train") -> list[Sample]:
     """Images of (height, width), all different."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(len(split))
@@ -39,7 +36,7 @@ def images(folder: Path, count: int, size: tuple[int, int] = (40, 60), split: st
     for number in range(count):
         path = folder / f"{split}{number}.png"
         write_image(path, rng.integers(0, 256, size, dtype=np.uint8))
-        samples.append(Good(path, split))
+        samples.append(good(path, split))
     return samples
 
 
@@ -134,7 +131,7 @@ def test_images_of_a_group_share_a_role(tmp_path: Path) -> None:
     copy = tmp_path / "copy.png"
     copy.write_bytes(samples[0].path.read_bytes())
     with pytest.raises(InputError, match="are the same image, but of different groups; give them one group"):
-        split_good([*samples, Good(copy, group="roll9")], HALF, 10)
+        split_good([*samples, good(copy, group="roll9")], HALF, 10)
 
 
 def test_own_validation_images(tmp_path: Path) -> None:
@@ -173,7 +170,7 @@ def test_copies_share_a_role(tmp_path: Path) -> None:
     for number in range(4):
         copy = tmp_path / f"copy{number}.png"
         copy.write_bytes(samples[number].path.read_bytes())
-        samples.append(Good(copy))
+        samples.append(good(copy))
     for seed in range(10):
         split = split_good(samples, SplitSettings(validation=0.3, test=0.3, seed=seed), 10)
         contents = [{area.sha256 for area in getattr(split, role)} for role in ROLES]
@@ -182,7 +179,7 @@ def test_copies_share_a_role(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"train0\.png and .*copy0\.png are the same image, in training and in test; remove one"
     ):
-        split_good([*samples[:8], Good(samples[8].path, "test")], HALF, 10)
+        split_good([*samples[:8], good(samples[8].path, "test")], HALF, 10)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from flawmap.core.errors import ArtifactError, ConfigError, InputError
 from flawmap.core.files import natural_key
@@ -26,10 +26,8 @@ from flawmap.data.index import ImageIndex
 from flawmap.data.samples import Sample
 from flawmap.imaging.reading import opened_image
 from flawmap.imaging.resize import working_size
-from flawmap.imaging.roi import find_roi
+from flawmap.imaging.roi import Box, find_roi
 
-Box = tuple[int, int, int, int]
-"""left, top, right, bottom in the image's own pixels; right and bottom are outside."""
 Role = Literal["train", "validation", "test"]
 
 ROLES: tuple[Role, ...] = ("train", "validation", "test")
@@ -39,22 +37,9 @@ STRIP = 0.125
 """Width of a strip, as a fraction of the longer side; wider where the patch asks for it."""
 
 
-class GoodSample(Protocol):
-    """What a split needs to know of a sample."""
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-
-
 @dataclass(frozen=True)
 class ImageRegion:
-    """A part of an image file, named by its content. box None: all of it."""
+    """A part of an image file, named by its content. box: in the image's own pixels; None: all of it."""
 
     path: Path
     sha256: str
@@ -74,7 +59,7 @@ class Split:
         return {
             role: [
                 {"file": area.path.name, "sha256": area.sha256, "box": list(area.box) if area.box else None}
-                for area in self._areas(role)
+                for area in getattr(self, role)
             ]
             for role in ROLES
         }
@@ -105,17 +90,13 @@ class Split:
     def _role_by_content(self) -> dict[str, Role | Literal["areas"]]:
         roles: dict[str, Role | Literal["areas"]] = {}
         for role in ROLES:
-            for area in self._areas(role):
+            for area in getattr(self, role):
                 roles.setdefault(area.sha256, role if area.box is None else "areas")
         return roles
 
     def _digest(self, roles: Sequence[Role]) -> str:
-        parts = sorted([role, area.sha256, list(area.box or ())] for role in roles for area in self._areas(role))
+        parts = sorted([role, area.sha256, list(area.box or ())] for role in roles for area in getattr(self, role))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-    def _areas(self, role: Role) -> tuple[ImageRegion, ...]:
-        areas: tuple[ImageRegion, ...] = getattr(self, role)
-        return areas
 
 
 def refuse_trained(split: Split, paths: Iterable[Path], index: ImageIndex) -> None:
@@ -138,7 +119,7 @@ class _Good:
 
 
 def split_good(
-    samples: Sequence[GoodSample],
+    samples: Sequence[Sample],
     settings: SplitSettings,
     minimum_side: int,
     bounds: Callable[[Path], Box] | None = None,
@@ -167,7 +148,8 @@ def split_good(
     validation = 0.0 if every["validation"] else settings.validation
     test = 0.0 if every["test"] or settings.last is not None else settings.test
     if len({image.region.sha256 for image in good}) > FEW:
-        split = _by_images(good, validation, test, settings.seed)
+        roles = roles_of([image.key for image in good], validation, test, settings.seed)
+        split = Split(*(tuple(image.region for image in good if roles[image.key] == role) for role in ROLES))
     else:
         strips = _held_out(validation, test)
         split = _by_areas([image.region for image in good], strips, settings.seed, minimum_side, bounds or index.box)
@@ -178,7 +160,7 @@ def split_good(
     )
 
 
-def _hashed(samples: Sequence[GoodSample], role: Role, index: ImageIndex) -> list[_Good]:
+def _hashed(samples: Sequence[Sample], role: Role, index: ImageIndex) -> list[_Good]:
     good = [sample for sample in samples if sample.label == "good" and sample.split == role]
     regions = [(sample, ImageRegion(sample.path, index.sha256(sample.path))) for sample in good]
     found = [_Good(region, f"group {sample.group}" if sample.group else region.sha256) for sample, region in regions]
@@ -224,11 +206,6 @@ def _take_last(good: list[_Good], count: int | None) -> tuple[list[_Good], list[
             f"all good images are copies of the last {count}, or of their groups; there is nothing left to train on"
         )
     return rest, [image for image in good if image.key in kept]
-
-
-def _by_images(good: list[_Good], validation: float, test: float, seed: int) -> Split:
-    roles = roles_of([image.key for image in good], validation, test, seed)
-    return Split(*(tuple(image.region for image in good if roles[image.key] == role) for role in ROLES))
 
 
 def roles_of(keys: Iterable[str], validation: float, test: float, seed: int) -> dict[str, Role]:
