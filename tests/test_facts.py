@@ -17,7 +17,7 @@ from flawmap.core.events import Events
 from flawmap.core.settings import ImageSettings, RegionOfInterest
 from flawmap.data.facts import FAR, ImageStatistics, all_statistics, image_facts, outliers, statistics_of
 from flawmap.data.layouts import find_dataset
-from flawmap.data.preparation import Leaving, TrainingSet, training_set
+from flawmap.data.preparation import TrainingSet, training_set
 from flawmap.data.samples import Sample
 from flawmap.data.summary import describe
 from flawmap.imaging import rows
@@ -250,7 +250,7 @@ def test_outliers_are_named_and_left_out(tmp_path: Path) -> None:
     assert len(kept.samples) == 9
     assert said[0].startswith(f"1 of 9 images are unlike the others: {tmp_path / '008.png'}: it is flat")
     assert said[1] == "look at them; --skip-outliers leaves them out"
-    kept, said = prepared(tmp_path, leaving=Leaving(outliers=True))
+    kept, said = prepared(tmp_path, skip_outliers=True)
     assert len(kept.samples) == 8
     ((path, reason),) = kept.left_out
     assert (path.name, reason[:35]) == ("008.png", "unlike the others: it is flat: all ")
@@ -265,7 +265,7 @@ def test_images_that_are_left_out_do_not_decide_the_depth(tmp_path: Path) -> Non
     images = [np.rint(cloth() * 4095).astype(np.uint16) for _ in range(8)]
     put(tmp_path, [*images, np.full((60, 70), 65535, np.uint16)])
     assert prepared(tmp_path)[0].facts.white is None
-    assert prepared(tmp_path, leaving=Leaving(outliers=True))[0].facts.white == 4095
+    assert prepared(tmp_path, skip_outliers=True)[0].facts.white == 4095
     assert describe(find_dataset(tmp_path), AUTO).facts == ()
 
 
@@ -277,7 +277,7 @@ def test_unreadable_images(tmp_path: Path) -> None:
         InputError, match=r"001\.png is no known image.*; remove it, or leave .* with --skip-unreadable$"
     ):
         prepared(tmp_path)
-    kept, said = prepared(tmp_path, leaving=Leaving(unreadable=True))
+    kept, said = prepared(tmp_path, skip_unreadable=True)
     assert names(kept.samples) == ["000.png", "002.png"]
     assert [path.name for path, _ in kept.left_out] == ["001.png"]
     assert said[0].startswith(f"left out {paths[1]}: {paths[1]} is no known image")

@@ -27,7 +27,7 @@ from flawmap.data.index import ImageIndex
 from flawmap.data.layouts import find_dataset
 from flawmap.data.loading import LoadStatistics, open_patches
 from flawmap.data.patches import PatchSource
-from flawmap.data.preparation import Leaving, training_set
+from flawmap.data.preparation import training_set
 from flawmap.data.splits import ImageRegion, Split, split_dataset
 from flawmap.evaluation.calibration import calibrated
 from flawmap.methods.config import Config
@@ -93,7 +93,8 @@ def train(
         config.images,
         config.model.patch,
         pad=config.tiling.pad,
-        leaving=Leaving(skip_unreadable, skip_outliers),
+        skip_unreadable=skip_unreadable,
+        skip_outliers=skip_outliers,
         index=index,
         events=events,
     )

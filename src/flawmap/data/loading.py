@@ -74,7 +74,7 @@ def load_region(
     Raises:
         InputError: unreadable, a box or region that does not fit, or nothing of it inside the region of interest.
     """
-    with _advised(), opened_image(region.path, settings) as image:
+    with advised(), opened_image(region.path, settings) as image:
         shape = image.shape
     with opened_image(region.path, settings) as image:
         roi, box = _roi_of(region, image, settings)
@@ -82,7 +82,7 @@ def load_region(
     wanted = channels or shape[2]
 
     def bands() -> Iterator[Pixels]:
-        with _advised(), opened_image(region.path, settings) as image:
+        with advised(), opened_image(region.path, settings) as image:
             converted = (to_channels(band, wanted) for band in image.cut(box).bands())
             yield from resized_bands(converted, _size(box), target)
             if notes is not None:
@@ -93,8 +93,8 @@ def load_region(
 
 
 @contextmanager
-def _advised() -> Iterator[None]:
-    """An image that cannot be read need not stop a training."""
+def advised() -> Iterator[None]:
+    """Add to an InputError that an image that cannot be read need not stop a training."""
     try:
         yield
     except InputError as error:

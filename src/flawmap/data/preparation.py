@@ -12,7 +12,7 @@ from flawmap.core.events import SILENT, Events
 from flawmap.core.settings import ImageSettings
 from flawmap.data.facts import ImageFacts, ImageStatistics, all_statistics, image_facts, outliers
 from flawmap.data.index import ImageIndex
-from flawmap.data.loading import load_region, working_region_size
+from flawmap.data.loading import advised, load_region, working_region_size
 from flawmap.data.samples import Sample
 from flawmap.data.splits import ImageRegion
 
@@ -32,21 +32,14 @@ class TrainingSet:
     left_out: tuple[tuple[Path, str], ...]
 
 
-@dataclass(frozen=True)
-class Leaving:
-    """Which images are left out, beside those that are too small. Otherwise an unreadable image stops the training."""
-
-    unreadable: bool = False
-    outliers: bool = False
-
-
 def training_set(
     samples: Sequence[Sample],
     images: ImageSettings,
     patch: int,
     *,
     pad: bool = False,
-    leaving: Leaving | None = None,
+    skip_unreadable: bool = False,
+    skip_outliers: bool = False,
     index: ImageIndex | None = None,
     events: Events = SILENT,
 ) -> TrainingSet:
@@ -54,23 +47,27 @@ def training_set(
 
     Args:
         patch: P, pixels. pad: whether images that are smaller are extended by reflection; else they are left out.
+        skip_unreadable, skip_outliers: leave such images out; else an unreadable image stops the training.
         events: told of images that are left out or unlike the others, of channels and bit depth, and of progress.
     Raises:
         InputError: an image cannot be read and is not to be left out; none is left; or grey and colour are mixed.
     """
-    leaving, index = leaving or Leaving(), index or ImageIndex()
+    index = index or ImageIndex()
     paths = [sample.path for sample in samples if sample.split != "test"]
-    readable, left_out = _readable(paths, images, events, skip=leaving.unreadable)
+    readable, left_out = _readable(paths, images, events, skip=skip_unreadable)
     strange = dict(outliers(readable))
-    if leaving.outliers:
+    if skip_outliers:
         readable = [image for image in readable if image.path not in strange]
         left_out.update({path: f"unlike the others: {reason}" for path, reason in strange.items()})
     elif strange:
         events.message(_some(f"{len(strange)} of {len(paths)} images are unlike the others", strange))
         events.message("look at them; --skip-outliers leaves them out")
-    small = _small([image.path for image in readable], images, patch, index, pad=pad)
+    least = -(-(patch + 2) // 3) if pad else patch  # reflection at both ends makes a side three times as long, less 2
+    sizes = {image.path: _working_size(ImageRegion(image.path, ""), images, index) for image in readable}
+    small = {path: size for path, size in sizes.items() if min(size) < least}
+    too_small = _too_small(small, len(paths), patch, pad=pad)
     if small:
-        events.message(_too_small(small, len(paths), patch, pad=pad))
+        events.message(too_small)
         left_out.update(dict.fromkeys(small, "smaller than a patch"))
         readable = [image for image in readable if image.path not in small]
     for path, reason in left_out.items():
@@ -78,7 +75,11 @@ def training_set(
             events.message(f"left out {path}: {reason}")
     kept = tuple(sample for sample in samples if sample.path not in left_out)
     if left_out and not any(sample.split == "train" for sample in kept):
-        raise InputError(_nothing_left(left_out, small, len(paths), patch, pad=pad))
+        if small:
+            raise InputError(f"no image is left to train on: {too_small}; or take a smaller patch")
+        path, reason = next(iter(left_out.items()))
+        named = reason if str(path) in reason else f"{path} is {reason}"
+        raise InputError(f"none of {len(paths)} images is left to train on: {named}")
     facts = image_facts(readable, images)
     for sentence in facts.sentences:
         events.message(sentence)
@@ -97,21 +98,14 @@ def _readable(
             elif skip:
                 left_out[path] = str(image)
             else:
-                raise InputError(f"{image}; remove it, or leave such files out with --skip-unreadable") from image
+                with advised():
+                    raise image
             events.progress(len(found) + len(left_out), len(paths), str(path))
     return found, left_out
 
 
-def _small(
-    paths: Sequence[Path], images: ImageSettings, patch: int, index: ImageIndex, *, pad: bool
-) -> dict[Path, tuple[int, int]]:
-    """The images that are too small at the working scale, and their (height, width) there."""
-    least = -(-(patch + 2) // 3) if pad else patch  # reflection at both ends makes a side three times as long, less 2
-    sizes = {path: _working_size(ImageRegion(path, ""), images, index) for path in paths}
-    return {path: size for path, size in sizes.items() if min(size) < least}
-
-
 def _working_size(area: ImageRegion, images: ImageSettings, index: ImageIndex) -> tuple[int, int]:
+    """(height, width)."""
     if images.roi.masks is None and images.roi.brightness is None:
         return working_region_size(area, index.header(area.path), images)[1]
     height, width, _ = load_region(area, images).rows.shape
@@ -124,16 +118,6 @@ def _too_small(small: dict[Path, tuple[int, int]], total: int, patch: int, *, pa
     more = ", ..." if len(small) > NAMED else ""
     advice = "" if pad else "; --set tiling.pad=true trains on them with reflected borders"
     return f"{len(small)} of {total} images are smaller than {size} and are left out: {names}{more}{advice}"
-
-
-def _nothing_left(
-    left_out: dict[Path, str], small: dict[Path, tuple[int, int]], total: int, patch: int, *, pad: bool
-) -> str:
-    if small:
-        return f"no image is left to train on: {_too_small(small, total, patch, pad=pad)}; or take a smaller patch"
-    path, reason = next(iter(left_out.items()))
-    named = reason if str(path) in reason else f"{path} is {reason}"
-    return f"none of {total} images is left to train on: {named}"
 
 
 def _some(what: str, reasons: dict[Path, str]) -> str:
