@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, NamedTuple, Protocol, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,23 +36,17 @@ class Corner(NamedTuple):
     left: int
 
 
-class Store(Protocol):
-    """Images, numbered from 0 as they are added. All have one number of channels."""
-
-    def add(self, shape: tuple[int, int, int], blocks: Iterable[Values]) -> None:
-        """Take in one more image of (C, H, W), which arrives as blocks of rows, (C, h, W)."""
-
-    def read(self, corners: Sequence[Corner], into: NDArray[np.float32]) -> None:
-        """Fill `into`, (N, C, P, P), with the patches at N corners, which lie wholly inside their images."""
-
-
 class MemoryStore:
-    """Images as they are, as (C, H, W): the rows of a patch are whole runs of memory."""
+    """Images as they are, as (C, H, W): the rows of a patch are whole runs of memory.
+
+    Images are numbered from 0 as they are added. All have one number of channels.
+    """
 
     def __init__(self) -> None:
         self._images: list[Values] = []
 
     def add(self, shape: tuple[int, int, int], blocks: Iterable[Values]) -> None:
+        """Take in one more image of (C, H, W), which arrives as blocks of rows, (C, h, W)."""
         image, top = np.empty(shape, np.float32), 0
         for block in blocks:
             image[:, top : top + block.shape[1]] = block
@@ -61,6 +55,7 @@ class MemoryStore:
         self._images.append(image)
 
     def read(self, corners: Sequence[Corner], into: NDArray[np.float32]) -> None:
+        """Fill `into`, (N, C, P, P), with the patches at N corners, which lie wholly inside their images."""
         side = into.shape[-1]
         for patch, (image, top, left) in zip(into, corners, strict=True):
             patch[...] = self._images[image][:, top : top + side, left : left + side]
@@ -95,13 +90,6 @@ class _Row(NamedTuple):
     form: StorageDtype
 
 
-class _Placed(NamedTuple):
-    """Where an image lies."""
-
-    channels: int
-    rows: tuple[_Row, ...]
-
-
 class _Strip(NamedTuple):
     """Neighbouring tiles of one row, which lie next to each other. start, size: bytes. upper, tall: rows of pixels."""
 
@@ -113,7 +101,7 @@ class _Strip(NamedTuple):
 
 
 class TileStore:
-    """Images in a file, which must not be there yet and vanishes with `close`.
+    """Images as in a `MemoryStore`, but in a file, which must not be there yet and vanishes with `close`.
 
     Raises:
         OutputError: the file cannot be made.
@@ -121,7 +109,7 @@ class TileStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._images: list[_Placed] = []
+        self._images: list[list[_Row]] = []
         self._end, self._lock = 0, Lock()
         try:
             self._file: BinaryIO = path.open("x+b")
@@ -146,14 +134,13 @@ class TileStore:
         Raises:
             OutputError: there is no room for it.
         """
-        channels, height, _ = shape
         buffer, rows = RowBuffer(blocks, axis=1), []
-        for top in range(0, height, TILE):
-            values = buffer.take(top, min(top + TILE, height))
+        for top in range(0, shape[1], TILE):
+            values = buffer.take(top, min(top + TILE, shape[1]))
             form = lossless_dtype(values)
             rows.append(_Row(self._end, values.shape[1], form))
             self._write(_tiles(_stored(values, form)).tobytes())
-        self._images.append(_Placed(channels, tuple(rows)))
+        self._images.append(rows)
 
     def _write(self, data: bytes) -> None:
         try:
@@ -165,39 +152,37 @@ class TileStore:
         self._end += len(data)
 
     def read(self, corners: Sequence[Corner], into: NDArray[np.float32]) -> None:
-        """As for any store.
+        """As in a `MemoryStore`.
 
         Raises:
             InputError: the file cannot be read, or was cut short.
         """
-        side = into.shape[-1]
         try:
-            self._announce(corners, side)
+            self._announce(corners, *into.shape[1:3])
             for patch, corner in zip(into, corners, strict=True):
                 self._read_one(corner, patch)
         except OSError as error:
             raise InputError(f"{self.path} cannot be read: {error.strerror or error}") from error
 
-    def _announce(self, corners: Sequence[Corner], side: int) -> None:
+    def _announce(self, corners: Sequence[Corner], channels: int, side: int) -> None:
         """Let the system fetch all of a batch at once, where it can: a disk is slow for one read after the other."""
         if hasattr(os, "posix_fadvise"):
             for corner in corners:
-                for strip in self._strips(corner, side):
+                for strip in self._strips(corner, channels, side):
                     os.posix_fadvise(self._file.fileno(), strip.start, strip.size, os.POSIX_FADV_WILLNEED)
 
-    def _strips(self, corner: Corner, side: int) -> Iterator[_Strip]:
+    def _strips(self, corner: Corner, channels: int, side: int) -> Iterator[_Strip]:
         """The tiles that a patch touches, row by row."""
-        channels, rows = self._images[corner.image]
         first, last = corner.left // TILE, -(-(corner.left + side) // TILE)  # columns of tiles, the latter exclusive
         for number in range(corner.top // TILE, -(-(corner.top + side) // TILE)):
-            start, tall, form = rows[number]
+            start, tall, form = self._images[corner.image][number]
             before = form.bytes_of(channels, tall, first * TILE)
             size = form.bytes_of(channels, tall, (last - first) * TILE)
             yield _Strip(start + before, size, number * TILE, tall, form)
 
     def _read_one(self, corner: Corner, patch: Values) -> None:
         channels, side, left = len(patch), patch.shape[-1], corner.left % TILE
-        for start, size, upper, tall, form in self._strips(corner, side):
+        for start, size, upper, tall, form in self._strips(corner, channels, side):
             found = np.frombuffer(self._bytes(start, size), form.dtype).reshape(-1, channels, tall, TILE)
             strip = found.transpose(1, 2, 0, 3).reshape(channels, tall, -1)
             first, last = max(corner.top, upper), min(corner.top + side, upper + tall)
@@ -216,6 +201,9 @@ class TileStore:
         if len(found) < size:
             raise InputError(f"{self.path} was cut short while patches were read from it; begin the training anew")
         return found
+
+
+Store = MemoryStore | TileStore
 
 
 def _padded(width: int) -> int:
