@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -115,7 +115,7 @@ def read_labelme(path: Path) -> Drawing:
     Raises:
         InputError: it is no such file, or has shapes without an area (points, lines).
     """
-    found = _validated(_Labelme, _json(path), path, "labelme's")
+    found = _read(_Labelme, path, "labelme's")
     size = (found.imageHeight, found.imageWidth)
     shapes = tuple(_labelme_shape(shape, path) for shape in found.shapes)
     labels = tuple(shape.label for shape in found.shapes)
@@ -189,7 +189,7 @@ def read_coco(path: Path) -> tuple[Drawing, ...]:
     Raises:
         InputError: it is no such file.
     """
-    found = _validated(_Coco, _json(path), path, "COCO")
+    found = _read(_Coco, path, "COCO")
     names = {category.id: category.name for category in found.categories}
     drawn: dict[int | str, list[tuple[str, tuple[Shape, ...]]]] = {image.id: [] for image in found.images}
     for annotation in found.annotations:
@@ -252,9 +252,13 @@ def _unpacked(text: str, path: Path) -> list[int]:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _json(path: Path) -> Any:
+def _read(model: type[Model], path: Path, what: str) -> Model:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return model.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{path} is not {what} annotations: {place}: {first['msg']}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a JSON file in UTF-8: {error}") from None
 
@@ -267,12 +271,3 @@ def _has_lists(path: Path, *names: str) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(data, dict) and all(isinstance(data.get(name), list) for name in names)
-
-
-def _validated(model: type[Model], data: Any, path: Path, what: str) -> Model:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path} is not {what} annotations: {place}: {first['msg']}") from None
