@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from flawmap.core.checks import image_array, shape_text
 from flawmap.core.errors import InputError
 from flawmap.core.records import Mask
+from flawmap.data.synthetic import Plane, centred_grid
 
 Pixels = NDArray[np.float32]
 """(H, W, C) float32 in [0, 1]."""
-Plane = NDArray[np.float32]
-"""(H, W) float32."""
 Painted = tuple[Plane, Pixels]
 """(H, W) cover, 0 to 1, and the (H, W, C) pixels that cover."""
 
@@ -233,7 +232,7 @@ def _contamination(random: Generator, old: Pixels, size: float) -> Painted:
 
 def _missing_thread(random: Generator, old: Pixels, size: float) -> Painted:
     thread = _pitch(old.mean(axis=(1, 2)))
-    y, x = _grid(old)
+    y, x = centred_grid(*old.shape[:2])
     y += _ripple(random, x, 40, 0.5)
     cover = np.clip(thread / 2 - np.abs(y) + 0.5, 0, 1) * np.clip((size / 2 - np.abs(x)) / 2 + 0.5, 0, 1)
     smooth = _blur(old, thread)
@@ -276,7 +275,7 @@ def _stroke(random: Generator, old: Pixels, size: float) -> Painted:
 
 
 def _dot(random: Generator, old: Pixels, size: float) -> Painted:
-    y, x = _grid(old)
+    y, x = centred_grid(*old.shape[:2])
     return np.clip(size / 2 - np.hypot(y, x) + 0.5, 0, 1), _grey(random, old)
 
 
@@ -298,15 +297,9 @@ def _shifted(
     return np.asarray(mean + shift * tint, np.float32)
 
 
-def _grid(old: Pixels) -> tuple[Plane, Plane]:
-    """(H, W) y and x in pixels from the window's centre."""
-    y, x = np.mgrid[: old.shape[0], : old.shape[1]].astype(np.float32)
-    return y - np.float32((old.shape[0] - 1) / 2), x - np.float32((old.shape[1] - 1) / 2)
-
-
 def _line(random: Generator, old: Pixels, size: float, bend: float) -> tuple[Plane, Plane]:
     """(H, W) positions in pixels along and aside of a bent line through the window at a random angle."""
-    y, x = _grid(old)
+    y, x = centred_grid(*old.shape[:2])
     angle = random.uniform(0, math.pi)
     along, aside = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     sag = random.uniform(-bend, bend) * size
@@ -322,7 +315,7 @@ def _ripple(random: Generator, along: Plane, step: float, spread: float) -> Plan
 
 def _blob(random: Generator, old: Pixels, size: float) -> Plane:
     """(H, W) depth in pixels inside an irregular outline that reaches size / 2 from the centre; negative outside."""
-    y, x = _grid(old)
+    y, x = centred_grid(*old.shape[:2])
     angle, outline = np.arctan2(y, x), np.ones_like(x)
     for lobes in range(2, 8):
         outline += random.uniform(0, 0.5 / lobes) * np.sin(lobes * angle + random.uniform(0, 2 * math.pi))

@@ -114,7 +114,7 @@ def _derived(*key: int) -> int:
 
 
 def _woven(random: Generator, width: int, height: int, weave: _Weave) -> Plane:
-    x, y = _grid(width, height)
+    y, x = centred_grid(height, width)
     angle = math.radians(random.uniform(-0.8, 0.8))
     # Positions counted in threads: pitch, turn, phase and a slow sway differ from piece to piece, all a little.
     pitch_x, pitch_y = weave.warp * random.uniform(0.996, 1.004), weave.weft * random.uniform(0.996, 1.004)
@@ -171,7 +171,7 @@ def _fibres(random: Generator, width: int, height: int) -> Plane:
         angle = random.uniform(-math.pi / 4, math.pi / 4)
         canvas = scene if random.random() < 0.5 else scene.T  # a steep fibre is a flat one in the transposed image
         _fibre(random, canvas, angle, random.uniform(-radius, radius), (rank + 1) / number)
-    x, y = _grid(width, height)
+    y, x = centred_grid(height, width)
     return _noisy(random, scene * _light(random, x, y), 0.012)
 
 
@@ -204,7 +204,7 @@ def _fibre(random: Generator, canvas: Plane, angle: float, offset: float, depth:
 
 def _checkerboard(random: Generator, width: int, height: int) -> Plane:
     """One scale (cells of 10 to 32 pixels) and one orientation; no noise, edges blended over a pixel."""
-    x, y = _grid(width, height)
+    y, x = centred_grid(height, width)
     cell, angle = math.exp(random.uniform(math.log(10), math.log(32))), random.uniform(0, math.pi / 2)
     dark, bright = random.uniform(0.08, 0.2), random.uniform(0.8, 0.92)
     turned = (x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle))
@@ -215,10 +215,10 @@ def _checkerboard(random: Generator, width: int, height: int) -> Plane:
     return np.asarray((dark + bright) / 2 + (bright - dark) / 2 * pattern, np.float32)
 
 
-def _grid(width: int, height: int) -> tuple[Plane, Plane]:
-    """(H, W) x and y in pixels from the image's centre."""
+def centred_grid(height: int, width: int) -> tuple[Plane, Plane]:
+    """(H, W) y and x in pixels from the image's centre."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    return x - np.float32((width - 1) / 2), y - np.float32((height - 1) / 2)
+    return y - np.float32((height - 1) / 2), x - np.float32((width - 1) / 2)
 
 
 def _wander(random: Generator, along: Plane, period: float) -> Plane:
