@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from flawmap.commands.tables import show_evaluation
 from flawmap.core.errors import InputError
 from flawmap.evaluation import bootstrap as module
+from flawmap.evaluation import intervals
 from flawmap.evaluation.bootstrap import METRICS, bootstrap, resampled
 from flawmap.evaluation.image_counts import ImageScores
 from flawmap.evaluation.intervals import (
@@ -180,15 +181,17 @@ def test_coarse_bins_move_little(power: int, several: bool) -> None:
         assert abs(found[name][0] - expected[name]) < tolerances.get(name, 0.01), name
 
 
-def test_intervals_are_percentiles_of_explicit_resampling() -> None:
+def test_intervals_are_percentiles_of_explicit_resampling(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ends are the quantiles of the resampled metrics, all drawn with the seed, at any level."""
     pairs = tied(a_set(4, images=5))
     values = [slow_auroc(repeated(pairs, times)) for times in draws(pairs, 40, 7)]
     for level in (0.5, 0.9):
-        found = bootstrap(kept(pairs), resamples=40, seed=7, confidence=level)
+        monkeypatch.setattr(intervals, "CONFIDENCE", level)
+        found = bootstrap(kept(pairs), resamples=40, seed=7)
         expected = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
         assert found.intervals["auroc"] == pytest.approx(expected, abs=1e-12)
-        assert (found.resamples, found.dropped, found.confidence, found.undefined) == (40, 0, level, None)
+        assert (found.resamples, found.dropped, found.undefined) == (40, 0, None)
+        assert found.to_dict()["level"] == level
 
 
 def test_work_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,10 +247,12 @@ def test_intervals_contain_their_figure(seed: int) -> None:
     assert found.intervals["auroc"].high - found.intervals["auroc"].low < 0.3
 
 
-def test_a_wider_level_holds_a_narrower_one() -> None:
+def test_a_wider_level_holds_a_narrower_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals of one seed are nested by level."""
     images = kept(a_set(6))
-    narrow, wide = (bootstrap(images, resamples=200, confidence=level).intervals for level in (0.5, 0.95))
+    wide = bootstrap(images, resamples=200).intervals
+    monkeypatch.setattr(intervals, "CONFIDENCE", 0.5)
+    narrow = bootstrap(images, resamples=200).intervals
     for name in METRICS:
         assert wide[name].low <= narrow[name].low < narrow[name].high <= wide[name].high, name
     assert wide["auroc"].low < narrow["auroc"].low < narrow["auroc"].high < wide["auroc"].high
@@ -286,8 +291,9 @@ def test_more_images_narrow_the_interval() -> None:
     assert 2.5 < ratio < 6.5
 
 
-def test_intervals_cover_what_they_estimate() -> None:
+def test_intervals_cover_what_they_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 60 sets of 30 images from one population, 90 % intervals hold the population's AUROC about as often."""
+    monkeypatch.setattr(intervals, "CONFIDENCE", 0.9)
     rng = np.random.default_rng(0)
     mask = np.zeros((6, 6), np.bool_)
     mask[:2] = True
@@ -305,7 +311,7 @@ def test_intervals_cover_what_they_estimate() -> None:
     auroc = roc_auc_score(truth.ravel(), scores.ravel())
     held = 0
     for seed in range(60):
-        low, high = bootstrap(kept(population(30)), resamples=200, seed=seed, confidence=0.9).intervals["auroc"]
+        low, high = bootstrap(kept(population(30)), resamples=200, seed=seed).intervals["auroc"]
         held += low <= auroc <= high
     assert 0.78 <= held / 60 <= 0.98
 
@@ -351,7 +357,7 @@ def test_sets_without_a_curve_have_no_intervals(pairs: list[Pair], reason: str) 
     """Where the figure is undefined so is the interval, for the same reason; all resamples are dropped."""
     images = kept(pairs)
     found = bootstrap(images, 20)
-    assert found == Bootstrap(dict.fromkeys(METRICS), 20, 20, 0.95, reason)
+    assert found == Bootstrap(dict.fromkeys(METRICS), 20, 20, reason)
     assert gather(pairs).result().measures["auroc"].reason == reason
     for_json = found.to_dict()
     assert {name: for_json.pop(name) for name in METRICS} == dict.fromkeys(METRICS)
@@ -385,7 +391,7 @@ def test_when_every_resample_lacks_one_kind() -> None:
     pairs = [(SCORES, np.indices(SCORES.shape)[1] > 1), (SCORES, BAD)]
     seed = next(seed for seed in range(100) if draws(pairs, 1, seed)[0, 0] == 0)
     reason = "no resample has both good and defective pixels; draw more"
-    assert bootstrap(kept(pairs), 1, seed) == Bootstrap(dict.fromkeys(METRICS), 1, 1, 0.95, reason)
+    assert bootstrap(kept(pairs), 1, seed) == Bootstrap(dict.fromkeys(METRICS), 1, 1, reason)
 
 
 def test_intervals_are_json() -> None:
@@ -405,12 +411,13 @@ def test_every_figure_has_an_interval_of_its_name() -> None:
 # ------------------------------------------------------------------------------------------- images and their rates
 
 
-def test_image_intervals_equal_explicit_resampling() -> None:
+def test_image_intervals_equal_explicit_resampling(monkeypatch: pytest.MonkeyPatch) -> None:
     """The metrics of whole images, ties among them, as those of every resample spelled out."""
     rng = np.random.default_rng(0)
     defective = rng.random(25) < 0.4
     scores = np.round(rng.random(25) + 0.4 * defective, 1)
-    found = image_intervals(scores, defective, resamples=50, seed=2, confidence=0.8)
+    monkeypatch.setattr(intervals, "CONFIDENCE", 0.8)
+    found = image_intervals(scores, defective, resamples=50, seed=2)
     values: dict[str, list[float]] = {}
     for times in bootstrap_weights(defective, 50, 2):
         drawn = image_metrics(np.repeat(scores, times), np.repeat(defective, times))
@@ -435,10 +442,13 @@ def test_the_interval_of_a_rate_equals_explicit_resampling() -> None:
 
 @pytest.mark.parametrize(("count", "total"), [(0, 1), (1, 1), (0, 5), (2, 5), (7, 40), (300, 300), (1, 20000)])
 @pytest.mark.parametrize("confidence", [0.5, 0.95])
-def test_binomial_intervals_equal_scipy(count: int, total: int, confidence: float) -> None:
+def test_binomial_intervals_equal_scipy(
+    count: int, total: int, confidence: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Clopper and Pearson's, which cover at least as often as they say."""
+    monkeypatch.setattr(intervals, "CONFIDENCE", confidence)
     expected = stats.binomtest(count, total).proportion_ci(confidence, "exact")
-    assert binomial_interval(count, total, confidence) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert binomial_interval(count, total) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_held_out_rates_say_how_sure_they_are() -> None:
@@ -505,8 +515,6 @@ IMAGES = kept(a_set(35, images=3))
     ("call", "text"),
     [
         (lambda: bootstrap(IMAGES, 0), "resamples must be at least 1, got 0"),
-        (lambda: bootstrap(IMAGES, confidence=95), "confidence must lie in (0, 1), got 95; 0.95 for 95 %"),
-        (lambda: bootstrap(IMAGES, confidence=float("nan")), "confidence must lie in (0, 1), got nan; 0.95 for 95 %"),
         (lambda: image_intervals([1.0], [True, False]), "scores and defective must have one shape, got (1) and (2)"),
         (lambda: rate_interval([], []), "a rate needs at least one image, got none"),
         (lambda: binomial_interval(3, 2), "count must lie in 0 to total, and total be at least 1, got 3 of 2"),

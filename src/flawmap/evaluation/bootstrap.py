@@ -23,11 +23,9 @@ from flawmap.evaluation.formulas import PIXEL_METRICS, Cumulative, Floats, Formu
 from flawmap.evaluation.histograms import grouped, undefined_because
 from flawmap.evaluation.image_counts import ImageScores
 from flawmap.evaluation.intervals import (
-    CONFIDENCE,
     RESAMPLES,
     Bootstrap,
     bootstrap_weights,
-    check_resampling,
     percentile_interval,
     row_blocks,
 )
@@ -42,28 +40,21 @@ NEVER_BOTH = "no resample has both good and defective pixels; draw more"
 Integers = NDArray[np.int64]
 
 
-def bootstrap(
-    images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: int = 0, confidence: float = CONFIDENCE
-) -> Bootstrap:
+def bootstrap(images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
     """Percentile intervals of the pixel metrics, by drawing good and defective images, apart, with replacement.
 
     Args:
         images: what each image adds, in any order, but the draws go by it: another order is another seed.
         resamples: how many sets are drawn; 1000 settle two digits of an interval's ends.
-        confidence: the fraction of the resampled values inside, in (0, 1); at 0.95 they end at the 2.5 % and 97.5 %
-            quantiles.
     Raises:
-        InputError: resamples below 1, or a confidence outside (0, 1).
+        InputError: resamples below 1.
     """
-    check_resampling(resamples, confidence)
     values = resampled(images, bootstrap_weights(defective_of(images), resamples, seed))
     dropped = int(np.isnan(values["auroc"]).sum())
     reason = _undefined(images) or (NEVER_BOTH if dropped == resamples else None)
     defined = {name: found[~np.isnan(found)] for name, found in values.items()}
-    intervals = {
-        name: percentile_interval(found, confidence) if len(found) else None for name, found in defined.items()
-    }
-    return Bootstrap(intervals, resamples, dropped, confidence, reason)
+    intervals = {name: percentile_interval(found) if len(found) else None for name, found in defined.items()}
+    return Bootstrap(intervals, resamples, dropped, reason)
 
 
 def defective_of(images: Sequence[ImageScores]) -> NDArray[np.bool_]:

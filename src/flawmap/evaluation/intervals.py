@@ -30,7 +30,8 @@ from flawmap.evaluation.curves import labelled
 from flawmap.evaluation.formulas import CURVE_METRICS, Floats
 from flawmap.evaluation.histograms import undefined_because
 
-RESAMPLES, CONFIDENCE = 1000, 0.95
+RESAMPLES = 1000
+CONFIDENCE = 0.95  # the fraction of the resampled values inside: they end at the 2.5 % and 97.5 % quantiles
 CELLS = 1 << 18  # of one matrix that formulas work on: 2 MiB, which caches hold
 
 Weights = NDArray[np.int32]
@@ -54,13 +55,12 @@ class Bootstrap:
     intervals: dict[str, Interval | None]
     resamples: int
     dropped: int
-    confidence: float
     undefined: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types: [low, high] by metric, None where undefined."""
         ends = {name: None if ends is None else list(ends) for name, ends in self.intervals.items()}
-        return {"level": self.confidence, "resamples": self.resamples, "dropped": self.dropped, **ends}
+        return {"level": CONFIDENCE, "resamples": self.resamples, "dropped": self.dropped, **ends}
 
 
 def bootstrap_weights(defective: NDArray[np.bool_], resamples: int, seed: int) -> Weights:
@@ -71,7 +71,11 @@ def bootstrap_weights(defective: NDArray[np.bool_], resamples: int, seed: int) -
 
     Args:
         defective: (N,) bool, the kind of each image.
+    Raises:
+        InputError: resamples below 1.
     """
+    if resamples < 1:
+        raise InputError(f"resamples must be at least 1, got {resamples}")
     generator = np.random.default_rng(seed)
     weights = np.zeros((resamples, len(defective)), np.int32)
     for kind in (~defective, defective):
@@ -82,26 +86,18 @@ def bootstrap_weights(defective: NDArray[np.bool_], resamples: int, seed: int) -
     return weights
 
 
-def image_intervals(
-    scores: ArrayLike,
-    defective: ArrayLike,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    confidence: float = CONFIDENCE,
-) -> Bootstrap:
+def image_intervals(scores: ArrayLike, defective: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
     """Intervals of the metrics of whole images, AUROC, average precision and F1-max.
 
     Args:
         scores: (N,), finite, larger is worse. defective: (N,) bool.
     Raises:
-        InputError: two shapes, NaN or infinite scores, resamples below 1, or a confidence outside (0, 1).
+        InputError: two shapes, NaN or infinite scores, or resamples below 1.
     """
-    check_resampling(resamples, confidence)
     values, flawed = labelled(scores, defective)
     reason = undefined_because(int((~flawed).sum()), int(flawed.sum()), "images")
     if reason is not None:
-        return Bootstrap(dict.fromkeys(CURVE_METRICS), resamples, resamples, confidence, reason)
+        return Bootstrap(dict.fromkeys(CURVE_METRICS), resamples, resamples, reason)
     weights = bootstrap_weights(flawed, resamples, seed)
     order = np.argsort(-values, kind="stable")
     last_of_ties = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))
@@ -113,17 +109,12 @@ def image_intervals(
         )
         for name, formula in CURVE_METRICS.items():
             found[name].append(formula(false, true).value)
-    intervals = {name: percentile_interval(np.concatenate(parts), confidence) for name, parts in found.items()}
-    return Bootstrap(dict(intervals), resamples, 0, confidence)
+    intervals = {name: percentile_interval(np.concatenate(parts)) for name, parts in found.items()}
+    return Bootstrap(dict(intervals), resamples, 0)
 
 
 def rate_interval(
-    counts: Sequence[int],
-    totals: Sequence[int],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    confidence: float = CONFIDENCE,
+    counts: Sequence[int], totals: Sequence[int], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """The interval of a pooled rate, sum of counts over sum of totals, by drawing whole images (a cluster bootstrap).
 
@@ -132,27 +123,25 @@ def rate_interval(
     Args:
         counts, totals: of each image, pixels say; totals above 0.
     Raises:
-        InputError: no image, resamples below 1, or a confidence outside (0, 1).
+        InputError: no image, or resamples below 1.
     """
-    check_resampling(resamples, confidence)
     if not len(counts):
         raise InputError("a rate needs at least one image, got none")
     weights = bootstrap_weights(np.zeros(len(counts), np.bool_), resamples, seed)
-    return percentile_interval((weights @ np.asarray(counts)) / (weights @ np.asarray(totals)), confidence)
+    return percentile_interval((weights @ np.asarray(counts)) / (weights @ np.asarray(totals)))
 
 
-def binomial_interval(count: int, total: int, confidence: float = CONFIDENCE) -> Interval:
+def binomial_interval(count: int, total: int) -> Interval:
     """The exact (Clopper-Pearson) interval of a fraction of independent images.
 
     Args:
         count: how many of `total` images, at least 1.
     Raises:
-        InputError: a count outside 0 to total, no images, or a confidence outside (0, 1).
+        InputError: a count outside 0 to total, or no images.
     """
     if not 0 <= count <= total or total < 1:
         raise InputError(f"count must lie in 0 to total, and total be at least 1, got {count} of {total}")
-    check_resampling(1, confidence)
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     number = np.arange(total + 1)
     factorials = np.cumsum(np.log(np.maximum(number, 1)))  # logarithms
     ways = factorials[-1] - factorials - factorials[::-1]
@@ -166,9 +155,9 @@ def binomial_interval(count: int, total: int, confidence: float = CONFIDENCE) ->
     return Interval(low, high)
 
 
-def percentile_interval(values: Floats, confidence: float) -> Interval:
+def percentile_interval(values: Floats) -> Interval:
     """The interval that holds the middle of some values, (S,), with S at least 1."""
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(low), float(high))
 
 
@@ -176,14 +165,6 @@ def row_blocks(rows: int, columns: int, cells: int = CELLS) -> list[slice]:
     """Slices of so many rows that a matrix of that many columns has about `cells` cells; one row at least."""
     step = max(1, cells // max(columns, 1))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-
-
-def check_resampling(resamples: int, confidence: float) -> None:
-    """Refuse resamples below 1, and a confidence outside (0, 1)."""
-    if resamples < 1:
-        raise InputError(f"resamples must be at least 1, got {resamples}")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence must lie in (0, 1), got {confidence}; 0.95 for 95 %")
 
 
 def _bisected(above: Callable[[float], bool]) -> float:
