@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -116,6 +116,12 @@ def natural_key(path: Path) -> tuple[tuple[tuple[str | int, ...], ...], tuple[st
 
 def _reason(error: OSError) -> str:
     return error.strerror or str(error)
+
+
+def first_few(names: Iterable[object], shown: int = 3) -> str:
+    """Names, as a message lists them: the first ones, and dots where there are more."""
+    found = [str(name) for name in names]
+    return ", ".join(found[:shown]) + (", ..." if len(found) > shown else "")
 
 
 def size_text(count: int) -> str:

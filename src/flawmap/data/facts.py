@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from flawmap.core.errors import InputError
+from flawmap.core.files import first_few
 from flawmap.core.settings import ImageSettings
 from flawmap.imaging.codecs import opened_rows
 from flawmap.imaging.decoded import Decoded, is_grey
@@ -151,8 +152,9 @@ def _channels(images: Sequence[ImageStatistics], settings: ImageSettings) -> tup
     grey = [image for image in images if image.stored_channels == 1]
     if coloured and grey:
         raise InputError(
-            f"the images are mixed: {len(coloured)} in colour ({_names(coloured)}) and {len(grey)} grey "
-            f"({_names(grey)}); make them alike with --mode grey or --mode colour"
+            f"the images are mixed: {len(coloured)} in colour ({first_few(image.path.name for image in coloured)}) and "
+            f"{len(grey)} grey ({first_few(image.path.name for image in grey)}); make them alike with --mode grey or "
+            "--mode colour"
         )
     alike = [image for image in images if image.channels == 1 and image.stored_channels == 3]
     if coloured:
@@ -173,10 +175,6 @@ def _white(images: Sequence[ImageStatistics], settings: ImageSettings) -> tuple[
     if len(deep) < len(images):
         return None, [f"{found}, but other images have another type; convert them to one, or set images.white"]
     return 2**bits - 1, [f"{found}, so {2**bits - 1} is white (images.white)"]
-
-
-def _names(images: Sequence[ImageStatistics]) -> str:
-    return ", ".join(image.path.name for image in images[:3]) + (", ..." if len(images) > 3 else "")
 
 
 # ------------------------------------------------------------------------------------------------------------- outliers

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flawmap.core.errors import InputError
-from flawmap.core.files import natural_key
+from flawmap.core.files import first_few, natural_key
 from flawmap.imaging.formats import IMAGE_SUFFIXES, is_image
 
 
@@ -72,11 +72,8 @@ def _images_below(folder: Path) -> list[FoundImage]:
         return images
     if not files:
         raise InputError(f"the folder {folder} is empty")
-    some = ", ".join(str(file.relative_to(folder)) for file in sorted(files, key=natural_key)[:3])
-    raise InputError(
-        f"no image in the folder {folder}, only {some}{', ...' if len(files) > 3 else ''}; "
-        f"images end in {', '.join(IMAGE_SUFFIXES)}"
-    )
+    some = first_few(file.relative_to(folder) for file in sorted(files, key=natural_key))
+    raise InputError(f"no image in the folder {folder}, only {some}; images end in {', '.join(IMAGE_SUFFIXES)}")
 
 
 def files_below(folder: Path, *, hidden: bool = False) -> Iterator[Path]:

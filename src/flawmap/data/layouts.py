@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from flawmap.core.errors import InputError
-from flawmap.core.files import natural_key
+from flawmap.core.files import first_few, natural_key
 from flawmap.data.annotations import looks_like_coco, looks_like_labelme, read_coco, read_labelme
 from flawmap.data.finding import files_below
 from flawmap.data.manifest import read_manifest
@@ -80,10 +79,6 @@ def _only(root: Path, names: set[str]) -> Path | None:
     return found[0] if found else None
 
 
-def _relative_to_root(finding: Finding, path: Path) -> str:
-    return path.relative_to(finding.root).as_posix()
-
-
 # -------------------------------------------------------------------------------------------------------------- folders
 
 
@@ -99,7 +94,7 @@ def _mvtec(root: Path) -> Dataset:
     finding.add_good(good, "train")
     _some_good(finding, good)
     truth = _only(root, _MASKS) or (test and _only(test, _MASKS))
-    finding.ignore_others(train, (good,), f"only {_relative_to_root(finding, good)} is trained on")
+    finding.ignore_others(train, (good,), f"only {good.relative_to(root).as_posix()} is trained on")
     if validation is not None:
         held = _only(validation, _GOOD)
         if held is not None:
@@ -227,13 +222,9 @@ def _unused(file: Path, beside: bool, stems: set[Path], truth: Path, folder: Pat
     return "another mask of the same image" if names & stems else "a mask without an image"
 
 
-class _Key(NamedTuple):
-    folder: tuple[str, ...]
-    stem: str
-
-    @classmethod
-    def of(cls, path: Path) -> _Key:
-        return cls(tuple(part.casefold() for part in path.parent.parts), path.stem.casefold())
+def _key(path: Path) -> tuple[str, ...]:
+    """A path in parts, whatever its letter case and its suffix."""
+    return tuple(part.casefold() for part in (*path.parent.parts, path.stem))
 
 
 def _pairs(images: Sequence[Path], masks: Iterable[Path]) -> dict[Path, tuple[Path, ...]]:
@@ -242,19 +233,19 @@ def _pairs(images: Sequence[Path], masks: Iterable[Path]) -> dict[Path, tuple[Pa
     A mask lies in the image's folder and has its name and one of the endings; or a folder of the image's name holds all
     of its masks. So an image in one folder never gets the mask of an image of the same name in another.
     """
-    named: dict[_Key, Path] = {}
+    named: dict[tuple[str, ...], Path] = {}
     within: dict[tuple[str, ...], list[Path]] = {}
     for mask in masks:
-        key = _Key.of(mask)
+        key = _key(mask)
         named.setdefault(key, mask)
-        within.setdefault(key.folder, []).append(mask)
+        within.setdefault(key[:-1], []).append(mask)
     found: dict[Path, tuple[Path, ...]] = {}
     taken: set[Path] = set()
     for image in images:
-        key = _Key.of(image)
-        own = [named.get(_Key(key.folder, key.stem + ending)) for ending in _ENDINGS]
+        key = _key(image)
+        own = [named.get((*key[:-1], key[-1] + ending)) for ending in _ENDINGS]
         first = next((path for path in own if path is not None and path not in taken), None)
-        found[image] = tuple(within.get((*key.folder, key.stem), ())) if first is None else (first,)
+        found[image] = tuple(within.get(key, ())) if first is None else (first,)
         taken.update(found[image])
     return found
 
@@ -333,9 +324,8 @@ def _one_folder(root: Path) -> Dataset:
         if file in left or file.with_suffix("") not in stems:
             finding.ignore(file, "annotations without an image" if file in left else "not an image")
     if not finding.samples:
-        some = ", ".join(str(path.relative_to(root)) for path, _ in finding.ignored[:3])
-        more = ", ..." if len(finding.ignored) > 3 else ""
-        found = f", only {some}{more}" if some else ""
+        some = first_few(path.relative_to(root) for path, _ in finding.ignored)
+        found = f", only {some}" if some else ""
         raise InputError(f"no image in the folder {root}{found}; images end in {', '.join(IMAGE_SUFFIXES)}")
     if not any(sample.label == "good" for sample in finding.samples):
         raise InputError(f"all images in {root} have annotations of labelme; images without shapes are taken as good")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flawmap.core.errors import InputError
 from flawmap.core.events import SILENT, Events
+from flawmap.core.files import first_few
 from flawmap.core.settings import ImageSettings
 from flawmap.data.facts import ImageFacts, ImageStatistics, all_statistics, image_facts, outliers
 from flawmap.data.index import ImageIndex
@@ -114,10 +115,9 @@ def _working_size(area: ImageRegion, images: ImageSettings, index: ImageIndex) -
 
 def _too_small(small: dict[Path, tuple[int, int]], total: int, patch: int, *, pad: bool) -> str:
     size = f"a third of a patch ({patch} x {patch})" if pad else f"a patch ({patch} x {patch})"
-    names = ", ".join(f"{path} ({width} x {height})" for path, (height, width) in list(small.items())[:NAMED])
-    more = ", ..." if len(small) > NAMED else ""
+    names = first_few((f"{path} ({width} x {height})" for path, (height, width) in small.items()), NAMED)
     advice = "" if pad else "; --set tiling.pad=true trains on them with reflected borders"
-    return f"{len(small)} of {total} images are smaller than {size} and are left out: {names}{more}{advice}"
+    return f"{len(small)} of {total} images are smaller than {size} and are left out: {names}{advice}"
 
 
 def _some(what: str, reasons: dict[Path, str]) -> str:

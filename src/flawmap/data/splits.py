@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flawmap.core.errors import ArtifactError, ConfigError, InputError
-from flawmap.core.files import natural_key
+from flawmap.core.files import first_few, natural_key
 from flawmap.core.settings import ImageSettings, SplitSettings
 from flawmap.data.index import ImageIndex
 from flawmap.data.samples import Sample
@@ -103,9 +103,8 @@ def refuse_trained(split: Split, paths: Iterable[Path], index: ImageIndex) -> No
     """Raise InputError if an image that is to be scored as unseen was trained on, in whole or in parts."""
     seen = [path for path in paths if split.role_of(index.sha256(path)) in ("train", "areas")]
     if seen:
-        names = ", ".join(str(path) for path in seen[:3]) + (", ..." if len(seen) > 3 else "")
         raise InputError(
-            f"{len(seen)} of the images to be scored as unseen were trained on: {names}; leave them out, "
+            f"{len(seen)} of the images to be scored as unseen were trained on: {first_few(seen)}; leave them out, "
             "or score the areas of the split that were held out"
         )
 

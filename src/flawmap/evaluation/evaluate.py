@@ -14,7 +14,7 @@ import numpy as np
 
 from flawmap.core.errors import InputError
 from flawmap.core.events import SILENT, Events
-from flawmap.core.files import natural_key
+from flawmap.core.files import first_few, natural_key
 from flawmap.core.records import Inspection, MappedInspection, Mask
 from flawmap.data.index import ImageIndex
 from flawmap.data.samples import Dataset, Sample
@@ -72,9 +72,9 @@ def unseen_samples(
     refuse_trained(split, [sample.path for sample in (*chosen, *tested)], index)
     tuned = [s.path for s in (*chosen, *tested) if split.role_of(index.sha256(s.path)) == "validation"]
     if tuned:
-        names = ", ".join(str(path) for path in tuned[:3]) + (", ..." if len(tuned) > 3 else "")
         raise InputError(
-            f"{len(tuned)} of the images to be scored as unseen gave the model its threshold: {names}; leave them out"
+            f"{len(tuned)} of the images to be scored as unseen gave the model its threshold: {first_few(tuned)}; "
+            "leave them out"
         )
     return tuple(sorted(chosen, key=lambda sample: natural_key(sample.path))) + tuple(tested)
 
