@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_every_stored_value_comes_back(form: StorageDtype) -> None:
 def test_bytes_of_an_image(tmp_path: Path, shape: tuple[int, int, int], white: int | None, size: int) -> None:
     """The file takes what a form says: 1, 2 or 4 bytes a value, rows filled up to whole tiles."""
     picture = image(*shape, white)
-    with TileStore(tmp_path / "tiles") as store:
+    with closing(TileStore(tmp_path / "tiles")) as store:
         store.add(picture.shape, [picture])
         assert store.path.stat().st_size == size == lossless_dtype(picture).bytes_of(*shape)
 
@@ -115,7 +116,7 @@ def test_without_positioned_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     picture, into = image(1, 150, 170), np.empty((2, 1, 100, 100), np.float32)
     for name in ("pread", "posix_fadvise"):
         monkeypatch.delattr(os, name, raising=False)
-    with TileStore(tmp_path / "tiles") as store:
+    with closing(TileStore(tmp_path / "tiles")) as store:
         store.add(picture.shape, [picture])
         store.read([Corner(0, 50, 70), Corner(0, 3, 1)], into)
         store.add(picture.shape, [picture + 1])
@@ -144,7 +145,7 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
     store = TileStore(tmp_path / "tiles")
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-        with pytest.raises(OutputError, match=r"tiles cannot be written: File too large$"), store:
+        with pytest.raises(OutputError, match=r"tiles cannot be written: File too large$"), closing(store):
             store.add((1, 64, 192), [image(1, 64, 192)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -154,7 +155,7 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be cut short there")
 def test_a_file_that_was_cut_short(tmp_path: Path) -> None:
     """Patches that are not there any more are an error, never zeros."""
-    with TileStore(tmp_path / "tiles") as store:
+    with closing(TileStore(tmp_path / "tiles")) as store:
         store.add((1, 128, 128), [image(1, 128, 128)])
         os.truncate(store.path, 9000)
         into = np.empty((1, 1, 64, 64), np.float32)

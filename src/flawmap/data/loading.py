@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -255,7 +255,7 @@ def open_patches(
             f"(training.memory_gb): patches are read from {path}, which takes {size_text(needs.disk)} and is written "
             "now"
         )
-    with TileStore(path) if on_disk else nullcontext(MemoryStore()) as store:
+    with closing(TileStore(path)) if on_disk else nullcontext(MemoryStore()) as store:
         statistics = LoadStatistics()
         images = training_images(regions, settings, statistics, channels=needs.channels, index=index)
         sized = (padded(image, patch) for image in images) if pad else images

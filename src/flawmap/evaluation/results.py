@@ -104,10 +104,8 @@ class ImageSection:
     def of(cls, rows: Sequence[ImageRow], resamples: int = RESAMPLES) -> tuple[ImageSection | None, str | None]:
         """The section, or None and the reason."""
         counted = [row for row in rows if row.label != "outside"]
-        scores, defective = (
-            [row.score for row in counted],
-            np.array([row.label == "defective" for row in counted], bool),
-        )
+        scores = [row.score for row in counted]
+        defective = np.array([row.label == "defective" for row in counted], np.bool_)
         measures = image_metrics(scores, defective)
         if measures["auroc"].value is None:
             return None, measures["auroc"].reason
@@ -167,12 +165,6 @@ class HeldOut:
             images_above_interval=binomial_interval(images_above, len(pixels)),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        return vars(self) | {
-            "false_positive_rate_interval": list(self.false_positive_rate_interval),
-            "images_above_interval": list(self.images_above_interval),
-        }
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -200,7 +192,7 @@ class Evaluation:
             "pixel_defective_images": self.pixel_defective_images.to_dict(),
             "image": None if self.image is None else self.image.to_dict(),
             "image_reason": self.image_reason,
-            "held_out": None if self.held_out is None else self.held_out.to_dict(),
+            "held_out": None if self.held_out is None else dict(vars(self.held_out)),
             "unreadable": [{"path": path, "problem": problem} for path, problem in self.unreadable],
             "notes": [{"path": path, "problem": problem} for path, problem in self.notes],
             "per_image": [row.to_dict() for row in self.per_image],
