@@ -98,7 +98,10 @@ class PatchSource:
         if channels != (self.channels or channels):
             raise InputError("images must have one number of channels, got grey and colour; convert them to one mode")
         if height < self.patch or width < self.patch:
-            _refuse(name, height, width, self.patch)
+            raise InputError(
+                f"{name} is {width} x {height} at the working scale, a patch is {self.patch} x {self.patch}; take a "
+                "smaller patch, a larger scale, reflect borders (--set tiling.pad=true), or leave the image out"
+            )
         columns = width - self.patch + 1
         runs = None if inside is None else _Runs.of(_places(inside, self.patch, name))
         bands = rows.bands()
@@ -188,10 +191,3 @@ def _places(mask: Mask, patch: int, label: str) -> NDArray[np.int64]:
             f"({width} x {height}, {int(mask.sum()):,} pixels inside); take a smaller patch or a wider region"
         )
     return places
-
-
-def _refuse(label: str, height: int, width: int, patch: int) -> None:
-    raise InputError(
-        f"{label} is {width} x {height} at the working scale, a patch is {patch} x {patch}; take a smaller patch, a "
-        "larger scale, reflect borders (--set tiling.pad=true), or leave the image out"
-    )

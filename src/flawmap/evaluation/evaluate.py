@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 from flawmap.core.errors import InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.files import first_few, natural_key
-from flawmap.core.records import Inspection, MappedInspection, Mask
+from flawmap.core.records import MappedInspection, Mask
 from flawmap.data.index import ImageIndex
 from flawmap.data.samples import Dataset, Sample
 from flawmap.data.splits import ImageRegion, Split, refuse_trained
@@ -132,22 +132,22 @@ def evaluate(
         resamples: for the intervals, see `bootstrap`.
     """
     everything, defective_only = PixelMetrics(), PixelMetrics()
-    measured: list[tuple[Sample, Measured]] = []
+    measured: list[Measured] = []
     unreadable: list[tuple[str, str]] = []
-    scored = in_parallel(partial(_measure_sample, detector), samples)
+    scored = in_parallel(partial(_measure_sample, detector, root), samples)
     for done, (sample, result) in enumerate(scored, start=1):
         if isinstance(result, InputError):
             log.warning("%s", result)
             unreadable.append((relative_name(sample.path, root), str(result)))
         else:
             found, counts = result
-            measured.append((sample, found))
+            measured.append(found)
             if counts is not None:
                 everything.add_image(counts)
-            if counts is not None and found.label == "defective":
+            if counts is not None and found.row.label == "defective":
                 defective_only.add_image(counts)
         events.progress(done, len(samples), str(sample.path))
-    good = [(found.inspection.flawed_pixels, found.good_pixels) for _, found in measured if found.false_positives]
+    good = [found.pixels for found in measured if found.row.label == "good" and found.pixels[1] > 0]
     for area, part in in_parallel(partial(scan_good, detector, threshold=_threshold(detector)), areas):
         if isinstance(part, InputError):
             unreadable.append((relative_name(area.path, root), str(part)))
@@ -155,7 +155,8 @@ def evaluate(
             good.append((part.inspection.flawed_pixels, part.counts.histogram.good_pixels))
     if not measured and not good:
         raise InputError(f"no image could be evaluated: {unreadable[0][1] if unreadable else NOTHING_UNSEEN}")
-    rows = _rows(measured, everything.aupimo_per_image(), root)
+    aupimo = iter(everything.aupimo_per_image())
+    rows = tuple(_with_aupimo(found.row, aupimo) for found in measured)
     image, reason = ImageSection.of(rows, resamples)
     threshold = detector.artifact.threshold
     return Evaluation(
@@ -166,7 +167,7 @@ def evaluate(
         held_out=HeldOut.of(threshold, good, resamples) if threshold is not None and good else None,
         per_image=rows,
         unreadable=tuple(unreadable),
-        notes=tuple((relative_name(sample.path, root), found.problem) for sample, found in measured if found.problem),
+        notes=tuple((found.row.path, found.problem) for found in measured if found.problem),
         curve=everything.curve(),
     )
 
@@ -180,22 +181,14 @@ def relative_name(path: Path, root: Path) -> str:
 
 
 class Measured(NamedTuple):
-    """The numbers of one image. problem: with its mask. own: metrics of its pixels, None where they do not count."""
+    """One image: its row, without AUPIMO yet. problem: with its mask. pixels: above the threshold; all good ones."""
 
-    label: Label
+    row: ImageRow
     problem: str | None
-    inspection: Inspection
-    truth: TruthCounts | None
-    own: dict[str, float | None] | None
-    good_pixels: int
-
-    @property
-    def false_positives(self) -> bool:
-        """Whether what was found on it are false positives: it is good."""
-        return self.label == "good" and self.good_pixels > 0
+    pixels: tuple[int, int]
 
 
-def _measure_sample(detector: Detector, sample: Sample) -> tuple[Measured, CountedImage | None]:
+def _measure_sample(detector: Detector, root: Path, sample: Sample) -> tuple[Measured, CountedImage | None]:
     """The numbers of an image, and its counts where they belong to the pixel metrics."""
     with opened_image(sample.path, detector.config.images) as image:
         truth, problem = _truth(sample, image.shape[:2])
@@ -205,9 +198,28 @@ def _measure_sample(detector: Detector, sample: Sample) -> tuple[Measured, Count
     label: Label = "outside" if truth is not None and not defective else sample.label
     counted = usable and label != "outside"
     own = {name: measure.value for name, measure in curve_metrics(counts.histogram).items()} if counted else None
-    numbers = TruthCounts(defective, inspection.flawed_pixels, hit) if usable else None
-    found = Measured(label, problem, inspection, numbers, own, counts.histogram.good_pixels)
-    return found, counts if counted else None
+    decided = math.isfinite(inspection.threshold)
+    row = ImageRow(
+        path=relative_name(sample.path, root),
+        kind=sample.kind,
+        label=label,
+        score=inspection.score,
+        verdict=inspection.verdict if decided else None,
+        regions=len(inspection.regions) if decided else None,
+        flawed_pixels=inspection.flawed_pixels if decided else None,
+        truth=TruthCounts(defective, inspection.flawed_pixels, hit) if usable else None,
+        metrics=own,
+    )
+    pixels = (inspection.flawed_pixels, counts.histogram.good_pixels)
+    return Measured(row, problem, pixels), counts if counted else None
+
+
+def _with_aupimo(row: ImageRow, aupimo: Iterator[Measure | None]) -> ImageRow:
+    """aupimo: the next one is this row's if it counts for pixel metrics."""
+    if row.metrics is None:
+        return row
+    measure = next(aupimo)
+    return replace(row, metrics=row.metrics | {"aupimo": None if measure is None else measure.value})
 
 
 def _threshold(detector: Detector) -> float:
@@ -226,31 +238,3 @@ def _truth(sample: Sample, shape: tuple[int, int]) -> tuple[Mask | None, str | N
         drawn = ", ".join(str(path) for path in sample.masks) or "its annotations"
         return None, f"the mask {drawn} shows no flaw: counts for image metrics alone"
     return truth, None
-
-
-def _rows(
-    measured: Sequence[tuple[Sample, Measured]], aupimo: Sequence[Measure | None], root: Path
-) -> tuple[ImageRow, ...]:
-    """The rows of the record. aupimo: of the images that count for pixel metrics, in order."""
-    of_counted = iter(aupimo)
-    rows = []
-    for sample, found in measured:
-        metrics, inspection = found.own, found.inspection
-        if metrics is not None:
-            measure = next(of_counted)
-            metrics = metrics | {"aupimo": None if measure is None else measure.value}
-        decided = math.isfinite(inspection.threshold)
-        rows.append(
-            ImageRow(
-                path=relative_name(sample.path, root),
-                kind=sample.kind,
-                label=found.label,
-                score=inspection.score,
-                verdict=inspection.verdict if decided else None,
-                regions=len(inspection.regions) if decided else None,
-                flawed_pixels=inspection.flawed_pixels if decided else None,
-                truth=found.truth,
-                metrics=metrics,
-            )
-        )
-    return tuple(rows)
