@@ -118,10 +118,10 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def first_few(names: Iterable[object], shown: int = 3) -> str:
+def first_few(names: Iterable[object], shown: int = 3, separator: str = ", ") -> str:
     """Names, as a message lists them: the first ones, and dots where there are more."""
     found = [str(name) for name in names]
-    return ", ".join(found[:shown]) + (", ..." if len(found) > shown else "")
+    return separator.join([*found[:shown], *(["..."] if len(found) > shown else [])])
 
 
 def size_text(count: int) -> str:

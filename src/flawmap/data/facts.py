@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -103,9 +104,7 @@ def all_statistics(
         try:
             with opened_rows(path, settings.pixel_limit) as rows:
                 large = rows.header.pixels > _LARGE_PIXELS
-            if not large:
-                return statistics_of(path, settings)
-            with _large:
+            with _large if large else nullcontext():
                 return statistics_of(path, settings)
         except InputError as error:
             return error

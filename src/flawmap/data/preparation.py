@@ -61,7 +61,8 @@ def training_set(
         readable = [image for image in readable if image.path not in strange]
         left_out.update({path: f"unlike the others: {reason}" for path, reason in strange.items()})
     elif strange:
-        events.message(_some(f"{len(strange)} of {len(paths)} images are unlike the others", strange))
+        named = first_few((f"{path}: {reason}" for path, reason in strange.items()), NAMED, "; ")
+        events.message(f"{len(strange)} of {len(paths)} images are unlike the others: {named}")
         events.message("look at them; --skip-outliers leaves them out")
     least = -(-(patch + 2) // 3) if pad else patch  # reflection at both ends makes a side three times as long, less 2
     sizes = {image.path: _working_size(ImageRegion(image.path, ""), images, index) for image in readable}
@@ -118,8 +119,3 @@ def _too_small(small: dict[Path, tuple[int, int]], total: int, patch: int, *, pa
     names = first_few((f"{path} ({width} x {height})" for path, (height, width) in small.items()), NAMED)
     advice = "" if pad else "; --set tiling.pad=true trains on them with reflected borders"
     return f"{len(small)} of {total} images are smaller than {size} and are left out: {names}{advice}"
-
-
-def _some(what: str, reasons: dict[Path, str]) -> str:
-    named = "; ".join(f"{path}: {reason}" for path, reason in list(reasons.items())[:NAMED])
-    return f"{what}: {named}{'; ...' if len(reasons) > NAMED else ''}"
