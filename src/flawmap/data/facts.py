@@ -18,7 +18,7 @@ from flawmap.core.errors import InputError
 from flawmap.core.files import first_few
 from flawmap.core.settings import ImageSettings
 from flawmap.imaging.codecs import opened_rows
-from flawmap.imaging.decoded import Decoded, is_grey
+from flawmap.imaging.decoded import is_grey
 from flawmap.imaging.reading import WHOLE_PIXELS, to_unit
 from flawmap.imaging.rows import band_rows, windows
 
@@ -70,7 +70,9 @@ def statistics_of(path: Path, settings: ImageSettings) -> ImageStatistics:
         equal, largest, full, sums = True, 0.0, 1.0, np.zeros(2)
         for window in windows(height, height if header.pixels <= WHOLE_PIXELS else band_rows(width), 0):
             decoded = rows.read(window.first, window.last)
-            values, full = decoded.values, settings.white or _full(decoded)
+            values = decoded.values
+            whole = np.iinfo(values.dtype).max if values.dtype.kind in "ui" else 1
+            full = float(settings.white or decoded.full or whole)
             equal = equal and is_grey(values)
             largest = max(largest, float(values.max()))
             plain = to_unit(values, settings.white, name=str(path), full=decoded.full).pixels
@@ -88,11 +90,6 @@ def statistics_of(path: Path, settings: ImageSettings) -> ImageStatistics:
         mean=float(mean),
         deviation=float(np.sqrt(max(0.0, square - mean**2))),
     )
-
-
-def _full(decoded: Decoded) -> float:
-    kind = decoded.values.dtype
-    return float(decoded.full or (np.iinfo(kind).max if kind.kind in "ui" else 1))
 
 
 def all_statistics(

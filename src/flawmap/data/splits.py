@@ -254,7 +254,14 @@ def _by_areas(
         draw = _draw(seed, area.sha256)[0]
         cut = cut_strip(box, roles if draw & 1 else roles[::-1], minimum_side, at_end=bool(draw & 2))
         if cut is None:
-            raise InputError(_too_small(area.path, box, len(roles), minimum_side))
+            width, height = box[2] - box[0], box[3] - box[1]
+            # The shorter side has to hold one part, the longer one the training part and each strip (an eighth of it).
+            longer = (len(roles) + 1) * minimum_side
+            raise InputError(
+                f"{area.path} has {width} x {height} usable pixels, too few to keep a strip for validation or test: "
+                f"{longer} x {minimum_side} are needed; give more than {FEW} good images, larger ones, a smaller "
+                "patch, or keep none (--set split.validation=0 --set split.last=0)"
+            )
         for role, piece in cut.items():
             parts[role].append(ImageRegion(area.path, area.sha256, piece))
     return Split(*(tuple(parts[role]) for role in ROLES))
@@ -286,17 +293,6 @@ def cut_strip(box: Box, roles: Sequence[Role], minimum_side: int, *, at_end: boo
     else:
         parts |= {role: (start + i * wide, top, start + (i + 1) * wide, bottom) for i, role in enumerate(roles)}
     return parts
-
-
-def _too_small(path: Path, box: Box, roles: int, minimum_side: int) -> str:
-    width, height = box[2] - box[0], box[3] - box[1]
-    # The shorter side has to hold one part, the longer one the training part and each strip (an eighth of it).
-    longer = (roles + 1) * minimum_side
-    return (
-        f"{path} has {width} x {height} usable pixels, too few to keep a strip for validation or test: {longer} x "
-        f"{minimum_side} are needed; give more than {FEW} good images, larger ones, a smaller patch, or keep none "
-        "(--set split.validation=0 --set split.last=0)"
-    )
 
 
 def _draw(seed: int, key: str) -> bytes:
