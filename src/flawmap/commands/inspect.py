@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +133,9 @@ def _inspect_item(detector: Detector, item: Item, out: Path, outputs: Inspection
     with opened_image(item.path, detector.config.images, page=item.page) as image:
         height, width, _ = image.shape
         builder = InspectionBuilder(detector.threshold(outputs.threshold))
-        with inspection_files(out / item.target, image.shape, outputs, large=height * width > WHOLE_PIXELS) as files:
+        with inspection_files(out / item.target, image.shape, outputs, large=height * width > WHOLE_PIXELS) as add:
             for band in detector.scan(image):
-                files.add(band, builder.add(band))
+                add(band, builder.add(band))
         return builder.inspection(item.path, image.notes)
 
 
@@ -145,7 +145,7 @@ def _identity(model: Path, detector: Detector, outputs: InspectionOutputs) -> di
         "model_sha256": sha256_of(model),
         "precision": detector.precision_name,
         "engine": detector.runtime.engine,
-        **outputs.to_dict(),
+        **asdict(outputs),
     }
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flawmap.core.files import enough_space, writable_folder
 
@@ -23,9 +22,6 @@ class InspectionOutputs:
     threshold: float | None = None
     residuals: bool = False
     overlays: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def usable_folder(folder: Path, needed: int) -> Path:
