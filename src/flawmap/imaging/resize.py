@@ -6,7 +6,6 @@ scoring all use it, so they agree however an image arrives.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 
 import cv2
@@ -59,11 +58,18 @@ def resized_bands(blocks: Iterable[Image], size: tuple[int, int], target: tuple[
     source = RowBuffer(blocks)
     rows = max(1, min(band_rows(target[1]), band_rows(size[1]) * target[0] // size[0]))
     for window in windows(target[0], rows, 0):
-        first, weights = _row_weights(size[0], target[0], window.first, window.last)
-        part = source.take(first, first + weights.shape[1])
+        starts, weights = _row_weights(size[0], target[0], window.first, window.last)
+        part = source.take(int(starts[0]), min(size[0], int(starts[-1]) + weights.shape[1]))
         wide = _columns(part, target[1])
-        sized = np.tensordot(weights, wide, axes=1) if size[0] != target[0] else wide
-        yield np.clip(sized, wide.min(), wide.max())  # a mean lies within its values, but for rounding
+        yield wide if size[0] == target[0] else _rows(wide, starts - starts[0], weights)
+
+
+def _rows(wide: Image, starts: NDArray[np.int64], weights: NDArray[np.float64]) -> Image:
+    """Weighted means of rows, one after the other in float64: no bit depends on how many are computed together."""
+    total = np.zeros((len(starts), *wide.shape[1:]))
+    for place, share in enumerate(weights.T):
+        total += share[:, None, None] * wide[np.minimum(starts + place, len(wide) - 1)]
+    return total.astype(np.float32)
 
 
 def _columns(rows: Image, width: int) -> Image:
@@ -72,25 +78,24 @@ def _columns(rows: Image, width: int) -> Image:
         return rows
     how = cv2.INTER_AREA if width < rows.shape[1] else cv2.INTER_LINEAR
     sized = cv2.resize(rows, (width, len(rows)), interpolation=how).reshape(len(rows), width, -1)
-    return np.clip(sized, rows.min(), rows.max()).astype(np.float32, copy=False)
+    bounds = rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True)  # a mean lies in them, but for rounding
+    return np.clip(sized, *bounds).astype(np.float32, copy=False)
 
 
 _LEAST_SHARE = 1e-3  # of a pixel: smaller shares are left out of an average by area, as OpenCV does for columns
 
 
-def _row_weights(height: int, target: int, top: int, bottom: int) -> tuple[int, NDArray[np.float32]]:
-    """The first source row and the weights (bottom - top, n) of it and those below in rows `top` to `bottom`."""
+def _row_weights(height: int, target: int, top: int, bottom: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For rows `top` to `bottom`, (n,) each one's first source row, and (n, k) the weights of it and of those below."""
     scale = height / target
     places = np.arange(top, bottom, dtype=np.float64)
     if target <= height:
-        starts, ends = places * scale, np.minimum((places + 1) * scale, height)
-        first, last = int(starts[0] + 1e-9), min(height, math.ceil(ends[-1] - 1e-9))
-        rows = np.arange(first, last)
-        shares = np.minimum(ends[:, None], rows + 1) - np.maximum(starts[:, None], rows)
+        begins, ends = places * scale, np.minimum((places + 1) * scale, height)
+        starts = (begins + 1e-9).astype(np.int64)
+        sources = starts[:, None] + np.arange(int((np.ceil(ends - 1e-9) - starts).max()))
+        shares = np.minimum(ends[:, None], sources + 1) - np.maximum(begins[:, None], sources)
         shares[shares <= _LEAST_SHARE] = 0
-        return first, (shares / (ends - starts)[:, None]).astype(np.float32)
+        return starts, shares / shares.sum(axis=1, keepdims=True)
     centres = np.clip((places + 0.5) * scale - 0.5, 0, height - 1)
-    above = np.minimum(centres.astype(np.int64), max(0, height - 2))
-    first, last = int(above[0]), min(height, int(above[-1]) + 2)
-    weights = np.clip(1 - np.abs(centres[:, None] - np.arange(first, last)), 0, 1)
-    return first, weights.astype(np.float32)
+    starts = np.minimum(centres.astype(np.int64), max(0, height - 2))
+    return starts, np.clip(1 - np.abs(centres[:, None] - starts[:, None] - np.arange(2)), 0, 1)
