@@ -160,11 +160,11 @@ def test_loss_figures_draw_what_numbers_there_are(monkeypatch: pytest.MonkeyPatc
     rows = [{"step": step, "loss": 1 / (1 + step), "validation": 0.5 if step % 10 == 0 else None} for step in range(50)]
     rows.append({"step": 50, "loss": float("nan")})
     loss_figure(rows, tmp_path / "loss.png")
-    loss_figure([{"epoch": 1, "kl": -0.1}, {"epoch": 2, "kl": 3.0}], tmp_path / "l.png", against="epoch", series=["kl"])
+    loss_figure([{"step": 1, "loss": -0.1}, {"step": 2, "loss": 3.0}], tmp_path / "l.png")
     axes = drawn[0].axes[0]
     assert [len(np.asarray(line.get_xdata())) for line in axes.lines] == [50, 5]
     assert (axes.get_yscale(), drawn[1].axes[0].get_yscale()) == ("log", "linear")
-    assert drawn[1].axes[0].get_xlabel() == "epoch"
+    assert drawn[1].axes[0].get_xlabel() == "step"
 
 
 def test_loss_figures_are_png_files(tmp_path: Path) -> None:

@@ -297,13 +297,13 @@ def _resolved(
 ) -> Config:
     """The settings: the preset, then the file, then --set, then the options."""
     from flawmap.methods.config import USUAL
-    from flawmap.methods.overrides import override, read_config
+    from flawmap.methods.overrides import assigned, override, read_config
     from flawmap.methods.presets import preset as settings_of
 
     settings = settings_of(preset, method or USUAL)
     if file is not None:
         settings = read_config(file, settings)
-    for change in (*opt.set_changes(changes), own):
+    for change in (*map(assigned, changes or ()), own):
         settings = override(settings, change)
     return settings
 

@@ -14,7 +14,6 @@ from flawmap.core.files import enough_space
 from flawmap.data.layouts import find_dataset
 from flawmap.data.splits import Split
 from flawmap.evaluation.evaluate import unseen_samples
-from flawmap.evaluation.results import Evaluation
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.reporting.cases import demo_page
@@ -50,7 +49,8 @@ def demo(
     counts = synth(folder / "data", "cloth", good=good, bad=bad, size=size, seed=seed)
     events.message(f"wrote {sum(counts.values())} images of cloth into {folder / 'data'}")
     dataset = find_dataset(folder / "data")
-    results: dict[str, tuple[Detector, Evaluation, float]] = {}
+    detectors: dict[str, Detector] = {}
+    methods: list[dict[str, Any]] = []
     for name in METHODS:
         model = folder / f"{name}.flawmap"
         model.with_suffix(".checkpoint").unlink(missing_ok=True)
@@ -59,27 +59,19 @@ def demo(
         events.message(f"training {name} for {minutes:g} minutes")
         report = train(folder / "data", model, config, events=Named(events, name))
         evaluation = evaluate_model(model, folder / "data", folder / name, events=events)
-        seconds = report.artifact.provenance["training"]["seconds"]
-        results[name] = (Detector.of(report.artifact), evaluation, seconds / 60)
+        detectors[name] = Detector.of(report.artifact)
+        methods.append(
+            {
+                "name": name,
+                "pixel_auroc": evaluation.pixel.values["auroc"],
+                "au_pro_30": evaluation.pixel.values["au_pro_30"],
+                "image_auroc": evaluation.image.values["auroc"] if evaluation.image else None,
+                "minutes": report.artifact.provenance["training"]["seconds"] / 60,
+            }
+        )
     split = Split.from_dict(report.artifact.provenance["data"]["split"])
     command = f"flawmap demo --minutes {minutes:g} --seed {seed}"
-    page = demo_page(results, unseen_samples(dataset, split), dataset.root, command)
-    write_page(page, folder / "index.html")
-    summary = {
-        "page": str(folder / "index.html"),
-        "command": command,
-        "methods": [_row(*item) for item in results.items()],
-    }
+    write_page(demo_page(detectors, methods, unseen_samples(dataset, split), command), folder / "index.html")
+    summary = {"page": str(folder / "index.html"), "command": command, "methods": methods}
     write_json(folder / "demo.json", summary)
     return summary
-
-
-def _row(name: str, result: tuple[Detector, Evaluation, float]) -> dict[str, Any]:
-    _, evaluation, minutes = result
-    return {
-        "name": name,
-        "pixel_auroc": evaluation.pixel.values["auroc"],
-        "au_pro_30": evaluation.pixel.values["au_pro_30"],
-        "image_auroc": evaluation.image.values["auroc"] if evaluation.image else None,
-        "minutes": minutes,
-    }

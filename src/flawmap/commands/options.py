@@ -10,7 +10,7 @@ import typer
 
 from flawmap.core.errors import ConfigError
 from flawmap.methods.config import Config
-from flawmap.methods.overrides import assigned, default_text
+from flawmap.methods.overrides import default_text
 from flawmap.methods.table import METHODS
 
 USUAL = Config()
@@ -129,19 +129,13 @@ def image_changes(
     *, mode: str | None = None, roi_box: str | None = None, roi_masks: Path | None = None, scale: str | None = None
 ) -> dict[str, Any]:
     """The settings of images that were given as options."""
-    box = None if roi_box is None else whole_numbers(roi_box, 4, "--roi-box", "left,top,right,bottom", "10,20,500,400")
     return given(
         {
             "mode": mode,
             "scale": None if scale is None else scale_of(scale),
-            "roi": {"box": box, "masks": roi_masks and roi_masks.absolute()},
+            "roi": {"box": None if roi_box is None else box_of(roi_box), "masks": roi_masks and roi_masks.absolute()},
         }
     )
-
-
-def set_changes(texts: list[str] | None) -> list[dict[str, Any]]:
-    """The changes that --set asks for, in their order."""
-    return [assigned(text) for text in texts or ()]
 
 
 def given(changes: dict[str, Any]) -> dict[str, Any]:
@@ -168,14 +162,14 @@ def size_of(text: str, option: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def whole_numbers(text: str, count: int, option: str, shape: str, example: str) -> tuple[int, ...]:
-    """So many whole numbers, separated by commas."""
+def box_of(text: str) -> tuple[int, ...]:
+    """(left, top, right, bottom) of a text such as 10,20,500,400."""
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != count:
-        raise ConfigError(f"{option} must be {shape} such as {example}, got {text}")
+    if len(numbers) != 4:
+        raise ConfigError(f"--roi-box must be left,top,right,bottom such as 10,20,500,400, got {text}")
     return numbers
 
 

@@ -21,6 +21,7 @@ def show_counts(console: Console, report: dict[str, Any]) -> None:
 
 def show_training(console: Console, report: dict[str, Any]) -> None:
     training, data = report["provenance"].get("training", {}), report["provenance"]["data"]
+    left_out = f", {data['skipped']} left out" if data["skipped"] else ""
     speed = f"{training['patches_per_second']:.0f} patches/s" if training else None
     _facts(
         console,
@@ -30,7 +31,7 @@ def show_training(console: Console, report: dict[str, Any]) -> None:
             ("speed", speed),
             ("loss", _loss(training)),
             ("threshold", _threshold(report)),
-            ("images", f"{data['images']} good images or areas{_left_out(data)}, split {data['split_sha256'][:12]}"),
+            ("images", f"{data['images']} good images or areas{left_out}, split {data['split_sha256'][:12]}"),
         ],
     )
 
@@ -248,10 +249,6 @@ def _number(value: float | None, reason: str | None = None) -> str:
 
 def _images(rows: list[Any]) -> str:
     return f"{len(rows)} image{'' if len(rows) == 1 else 's'}"
-
-
-def _left_out(data: dict[str, Any]) -> str:
-    return f", {data['skipped']} left out" if data["skipped"] else ""
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 import logging
 import platform
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,23 +104,26 @@ def train(
         f"{dataset.layout} data: {len(split.train)} good images or areas to train on, {len(split.validation)} to "
         f"validate, {len(split.test)} held out as good test images"
     )
-    with _TensorBoard(tensorboard) as writer:
-        context = FitContext(None, checkpoint, resume, split.training_digest, lambda row: _note(row, writer, events))
+    with _listener(tensorboard, events) as listen:
+        context = FitContext(None, checkpoint, resume, split.training_digest, listen)
         state, tally = _fitted(config, split, _supply(config, model, index, events), context, events)
     provenance = _provenance(state, split, layout=dataset.layout, tally=tally, skipped=images.left_out)
     artifact = _calibrated(config, state, split, provenance, events)
     save_artifact(artifact, model)  # first: a disk that fills up over a picture must not cost the training
-    _write_history(state.history, model)
+    if state.history:
+        write_history(state.history, _beside(model, ".history.csv"))
+        loss_figure([asdict(row) for row in state.history], _beside(model, ".history.png"))
     checkpoint.unlink(missing_ok=True)
     return TrainingReport(model, artifact, state.history, images.left_out)
 
 
 def _supply(config: Config, model: Path, index: ImageIndex, events: Events) -> PatchSourceFactory:
+    memory = config.training.memory_gb
     return partial(
         open_patches,
         settings=config.images,
         patch=config.model.patch,
-        budget=_memory(config),
+        budget=free_memory() // 2 if memory is None else round(1e9 * memory),
         path=_beside(model, ".patches"),
         channels=config.model.channels,
         pad=config.tiling.pad,
@@ -142,18 +145,6 @@ def _fitted(
                 events.message(f"{context.checkpoint} holds the training so far; go on with --resume")
             raise
     return state, tally
-
-
-def _note(progress: Progress, writer: _TensorBoard, events: Events) -> None:
-    writer.add(progress)
-    events.training(progress, "training")
-
-
-def _write_history(history: tuple[Row, ...], model: Path) -> None:
-    """The course of the training beside the model, for methods that have one."""
-    if history:
-        write_history(history, _beside(model, ".history.csv"))
-        loss_figure([asdict(row) for row in history], _beside(model, ".history.png"))
 
 
 def _ready(model: Path, config: Config, *, resume: bool) -> Path:
@@ -187,12 +178,6 @@ def _with_facts(config: Config, facts: ImageFacts) -> Config:
         )
     white = {} if facts.white is None else {"white": facts.white}
     return override(config, {"model": {"channels": facts.channels}, "images": white})
-
-
-def _memory(config: Config) -> int:
-    """Bytes that images may take."""
-    given = config.training.memory_gb
-    return free_memory() // 2 if given is None else round(1e9 * given)
 
 
 def _validation_patches(split: Split, config: Config, supply: PatchSourceFactory) -> NDArray[np.float32] | None:
@@ -239,32 +224,25 @@ def _provenance(
     }
 
 
-class _TensorBoard:
-    """Writes the history as scalars, if a folder was given. The extra is imported then, and only then."""
+@contextmanager
+def _listener(tensorboard: Path | None, events: Events) -> Iterator[Callable[[Progress], None]]:
+    """Who is told of the progress: `events` and, if a folder was given, TensorBoard, an extra that is imported then."""
+    if tensorboard is None:
+        yield events.training
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise InputError(
+            "--tensorboard needs a package that is not installed; pip install 'flawmap[tensorboard]'"
+        ) from None
+    with SummaryWriter(log_dir=str(writable_folder(tensorboard))) as writer:
 
-    def __init__(self, folder: Path | None) -> None:
-        self._writer: Any = None
-        if folder is None:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
-        except ImportError:
-            raise InputError(
-                "--tensorboard needs a package that is not installed; pip install 'flawmap[tensorboard]'"
-            ) from None
-        self._writer = SummaryWriter(log_dir=str(writable_folder(folder)))
+        def listen(progress: Progress) -> None:
+            values = asdict(progress.row) | {"patches_per_second": progress.patches_per_second}
+            for name, value in values.items():
+                if value is not None and name != "step":
+                    writer.add_scalar(name, value, progress.row.step)
+            events.training(progress)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def add(self, progress: Progress) -> None:
-        if self._writer is None:
-            return
-        values = asdict(progress.row) | {"patches_per_second": progress.patches_per_second}
-        for name, value in values.items():
-            if value is not None and name != "step":
-                self._writer.add_scalar(name, value, progress.row.step)
-
-    def __exit__(self, *error: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        yield listen

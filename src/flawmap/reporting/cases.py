@@ -56,25 +56,19 @@ def evaluation_page(
 
 
 def demo_page(
-    results: Mapping[str, tuple[Detector, Evaluation, float]], samples: Sequence[Sample], root: Path, command: str
+    detectors: Mapping[str, Detector], methods: Sequence[Row], samples: Sequence[Sample], command: str
 ) -> Page:
-    """Methods side by side: one table, and for every flawed image a row of pictures by each method."""
+    """Methods side by side: one table, and for every flawed image a row of pictures by each method.
+
+    methods: those of demo.json.
+    """
     flawed = [sample for sample in samples if sample.label == "defective"]
-    detectors = {name: detector for name, (detector, _, _) in results.items()}
     columns = (
         *("method", PIXEL_METRICS["auroc"].short, PIXEL_METRICS["au_pro_30"].short, IMAGE_METRICS["auroc"].short),
         "minutes of training",
     )
-    rows = tuple(
-        (
-            name,
-            number(evaluation.pixel.values["auroc"]),
-            number(evaluation.pixel.values["au_pro_30"]),
-            number(evaluation.image.values["auroc"] if evaluation.image else None),
-            number(minutes, 1),
-        )
-        for name, (_, evaluation, minutes) in results.items()
-    )
+    figures = ("pixel_auroc", "au_pro_30", "image_auroc")
+    rows = tuple((row["name"], *(number(row[key]) for key in figures), number(row["minutes"], 1)) for row in methods)
     return Page(
         title="flawmap demo: woven cloth",
         lead="Two autoencoders of one shape, trained on the same good cloth for the same time. One minimises and maps "

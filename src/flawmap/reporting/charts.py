@@ -70,30 +70,23 @@ def roc_figure(curves: Mapping[str, Curve], path: Path) -> None:
     save_figure(figure, path)
 
 
-def loss_figure(
-    history: Sequence[Mapping[str, Any]],
-    path: Path,
-    *,
-    against: str = "step",
-    series: Sequence[str] = ("loss", "validation"),
-) -> None:
+def loss_figure(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """The losses of a training against its steps, logarithmic where they span a factor of three or more.
 
     Args:
-        history: rows with `against` and some of the `series`; a row counts for a series only if it has a number there.
+        history: rows with `step`, and `loss` or `validation`; a row counts for a line only if it has a number there.
         path: the PNG file to write; its folder exists.
-        against: the key of the x axis. series: the keys to draw, each as a line; keys that no row has are left out.
     Raises:
-        InputError: no row has a number of any series.
+        InputError: no row has a number of either.
     """
     lines: dict[str, NDArray[np.float64]] = {}
-    for name in series:
-        points = [(row[against], row[name]) for row in history if row.get(name) is not None]
+    for name in ("loss", "validation"):
+        points = [(row["step"], row[name]) for row in history if row.get(name) is not None]
         points = [point for point in points if np.isfinite(point[1])]
         if points:
             lines[name] = np.asarray(points, dtype=np.float64)
     if not lines:
-        raise InputError(f"history must hold numbers of {' or '.join(series)}, got none in {len(history)} rows")
+        raise InputError(f"history must hold numbers of loss or validation, got none in {len(history)} rows")
     figure = blank_figure(7.2, 4.2)
     axes = figure.subplots()
     for index, (name, line) in enumerate(lines.items()):
@@ -105,7 +98,7 @@ def loss_figure(
     if values.min() > 0 and values.max() >= 3 * values.min():
         axes.set_yscale("log")
         _plain_numbers(axes)
-    axes.set(xlabel=against, ylabel="loss")
+    axes.set(xlabel="step", ylabel="loss")
     axes.margins(x=0.01)
     axes.legend(frameon=False)
     dress(axes)
