@@ -694,7 +694,7 @@ def own_score(bench: Bench, precision: torch.dtype, batch: int, image: Tensor) -
     reconstruct, config = own_reconstruction(bench, bench.trained, precision, batch), bench.config
     scorer = comparing(config, lambda patches: Decoded(reconstruct(patches)), bench.where, precision, batch)
     size, grid = (image.shape[1], image.shape[2]), Grid(config.model.patch, config.tiling.stride)
-    bands = score_rows([image], size, scorer, grid, config.tiling, smoothing=config.residual.smoothing)
+    bands = score_rows([image], size, scorer, grid, config.tiling, scales=config.scales)
     return torch.cat(list(bands), dim=1)[0]
 
 

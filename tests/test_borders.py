@@ -19,7 +19,8 @@ from flawmap.core.errors import ArtifactError
 from flawmap.core.runtime import Runtime
 from flawmap.data.splits import ImageRegion
 from flawmap.data.synthetic import texture
-from flawmap.evaluation.calibration import BORDER_IMAGES, border_from_good, evenly
+from flawmap.evaluation.calibration import BORDER_IMAGES, border_from_good
+from flawmap.evaluation.scans import evenly
 from flawmap.imaging.writing import write_image
 from flawmap.methods.autoencoder import build_network, comparing
 from flawmap.methods.overrides import override, parse

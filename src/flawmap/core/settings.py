@@ -110,6 +110,22 @@ class ResidualSettings(Settings):
     border_correction: bool = False  # divide by the mean of good images at this distance from the border
 
 
+class EvidenceSettings(Settings):
+    """How rare a residual is among good images, mapped instead of the residual itself."""
+
+    enabled: bool = False  # off: the residual is mapped as it is
+    parts: tuple[ResidualName, ...] = Field(("ssim", "l2"), min_length=1, strict=False)  # unless residual.name is set
+    scales: tuple[float, ...] = Field((2.0, 4.0, 8.0), min_length=1, strict=False)  # sigmas, pixels; 0: as it is
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"parts must name each residual once, got {', '.join(self.parts)}")
+        if len(set(self.scales)) < len(self.scales) or not all(0 <= scale <= 100 for scale in self.scales):
+            raise ValueError(f"scales must be different numbers of pixels from 0 to 100, got {self.scales}")
+        return self
+
+
 class TilingSettings(Settings):
     """How patches cover an image and are merged again."""
 

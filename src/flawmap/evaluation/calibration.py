@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,11 +18,9 @@ from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.records import Mask
 from flawmap.data.splits import ImageRegion
+from flawmap.evaluation.evidence import evidence_from_good
 from flawmap.evaluation.histograms import ScoreHistogram, grouped, quantile_from_good
-from flawmap.evaluation.scans import in_parallel, scan_good
-from flawmap.imaging.reading import opened_image
-from flawmap.imaging.resize import to_size
-from flawmap.imaging.roi import Roi, find_roi
+from flawmap.evaluation.scans import each, evenly, good_layers, in_parallel, scan_good
 from flawmap.scoring.borders import BorderProfile, border_profile
 from flawmap.scoring.detector import Detector
 
@@ -42,6 +41,9 @@ def calibrated(
         training: the good images or areas that the border is measured on; read only then.
         held_out: other good images or areas, for the threshold; without them it has none.
     """
+    if detector.config.evidence.enabled:
+        evidence = evidence_from_good(detector, training, held_out)
+        detector = replace(detector, artifact=detector.artifact.with_evidence(evidence))
     if detector.config.residual.border_correction:
         border = border_from_good(detector, evenly(training, BORDER_IMAGES))
         detector = replace(detector, artifact=detector.artifact.with_border(border))
@@ -57,38 +59,13 @@ def border_from_good(detector: Detector, regions: Sequence[ImageRegion]) -> Bord
     Images that were trained on are suitable: a ratio is measured, not a level, and the threshold is found on others.
     Nothing outside their regions of interest counts.
     """
-    return border_profile(_working_maps(detector, regions), detector.config.model.patch // 2)
+    return border_profile(each(partial(_map, detector), regions), detector.config.model.patch // 2)
 
 
-def _working_maps(detector: Detector, regions: Sequence[ImageRegion]) -> Iterator[tuple[Tensor, Mask | None]]:
-    """`_working_map` of each region that has one."""
-    for _, found in in_parallel(partial(_working_map, detector), regions):
-        if isinstance(found, InputError):
-            raise found
-        if found is not None:
-            yield found
-
-
-def _working_map(detector: Detector, region: ImageRegion) -> tuple[Tensor, Mask | None] | None:
-    """The residual map at the working scale, and the region of interest there: no pixel of it has a share outside."""
-    with opened_image(region.path, detector.config.images) as image:
-        roi: Roi | None = find_roi(image, detector.config.images.roi)
-        if region.box is not None and roi is not None:
-            roi = roi.cut(region.box)
-        if roi is None:
-            return None
-        residual = detector.working_map(image if region.box is None else image.cut(region.box), roi)
-    if roi.mask is None:
-        return residual, None
-    left, top, right, bottom = roi.box
-    inside = roi.mask[top:bottom, left:right].astype(np.float32)
-    return residual, to_size(inside, (residual.shape[0], residual.shape[1])) > 1 - 1e-4
-
-
-def evenly(areas: Sequence[ImageRegion], most: int) -> list[ImageRegion]:
-    """At most so many of these areas, from the first to the last at even distances."""
-    places = np.unique(np.linspace(0, len(areas) - 1, min(most, len(areas))).round().astype(int))
-    return [areas[place] for place in places]
+def _map(detector: Detector, region: ImageRegion) -> tuple[Tensor, Mask] | None:
+    """The residual map at the working scale, and where it counts."""
+    parts = [(band[0], inside) for band, inside, _, _ in good_layers(detector, region)]
+    return (torch.cat([band for band, _ in parts]), np.concatenate([inside for _, inside in parts])) if parts else None
 
 
 @dataclass(frozen=True, eq=False)

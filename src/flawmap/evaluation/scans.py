@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from flawmap.core.errors import InputError
 from flawmap.core.parallel import parallel_map
 from flawmap.core.records import Inspection, Mask
+from flawmap.core.settings import RegionOfInterest
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.image_counts import CountedImage, ImageCounts
 from flawmap.imaging.codecs import read_header
 from flawmap.imaging.reading import ImageRows, opened_image
-from flawmap.imaging.roi import Box, find_roi
+from flawmap.imaging.resize import to_size
+from flawmap.imaging.roi import Box, Roi, find_roi
 from flawmap.imaging.threads import one_opencv_thread
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.inspection import InspectionBuilder
@@ -82,3 +85,46 @@ def in_parallel(
     results = parallel_map(attempt, items, pixels=lambda item: read_header(item.path).pixels)
     with one_opencv_thread(), closing(results):
         yield from zip(items, results, strict=True)
+
+
+def each(function: Callable[[Item], Result | None], items: Sequence[Item]) -> list[Result]:
+    """The results of `in_parallel` that are not None. Raises the first InputError."""
+    results = []
+    for _, found in in_parallel(function, items):
+        if isinstance(found, InputError):
+            raise found
+        if found is not None:
+            results.append(found)
+    return results
+
+
+def evenly(areas: Sequence[ImageRegion], most: int) -> list[ImageRegion]:
+    """At most so many of these areas, from the first to the last at even distances."""
+    places = np.unique(np.linspace(0, len(areas) - 1, min(most, len(areas))).round().astype(int))
+    return [areas[place] for place in places]
+
+
+def part_of(image: ImageRows, box: Box | None, settings: RegionOfInterest) -> tuple[ImageRows, Roi | None]:
+    """The part of an image in a box (None: all of it), and its region of interest; None: nothing of it lies there."""
+    roi = find_roi(image, settings)
+    return (image, roi) if box is None else (image.cut(box), roi.cut(box))
+
+
+def good_layers(detector: Detector, region: ImageRegion) -> Iterator[tuple[Tensor, Mask, int, tuple[int, int]]]:
+    """Bands of an image's layers (L, h, w), where they count, their first row, and (height, width) of the whole.
+
+    No pixel that counts has a share outside of the region of interest. Nothing: the area lies outside.
+    """
+    with opened_image(region.path, detector.config.images) as whole:
+        image, roi = part_of(whole, region.box, detector.config.images.roi)
+        if roi is None:
+            return
+        size = detector.working_size(image, roi)
+        inside = np.ones(size, np.bool_)
+        if roi.mask is not None:
+            left, top, right, bottom = roi.box
+            inside = to_size(roi.mask[top:bottom, left:right].astype(np.float32), size) > 1 - 1e-4
+        row = 0
+        for band in detector.working_layers(image, roi):
+            yield band, inside[row : row + band.shape[1]], row, size
+            row += band.shape[1]

@@ -100,7 +100,7 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
         ArtifactError: the weights are those of other settings. ConfigError: the engine cannot run this model, there, or
             in that precision. InputError: its package, of the extra `export`, is not installed.
     """
-    samples = config.mapped.name == "probability"
+    samples = "probability" in [part.name for part in config.parts]
     device, precision = choose_engine(runtime, samples=samples)
     network = build_network(config)
     try:
@@ -120,19 +120,28 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
 
 def comparing(config: Config, decode: Decode, device: torch.device, precision: torch.dtype, batch: int) -> PatchScorer:
     """The scorer of any function that reconstructs patches (N, C, P, P), by the residual of the settings."""
-    settings = config.mapped
-    residual = residual_of(settings)
+    parts = [residual_of(settings) for settings in config.parts]
+
+    def residuals(image: Tensor, decoded: Decoded) -> Tensor:
+        return torch.stack([part(image, decoded) for part in parts], dim=1)
 
     def score(patches: Tensor) -> PatchScores:
         decoded = decode(patches)
-        own = residual(patches, decoded) if config.averages_residuals else None
+        own = residuals(patches, decoded) if config.averages_residuals else None
         return PatchScores(own, decoded.reconstruction)
 
     if config.averages_residuals:
-        return PatchScorer(score, device, precision, batch)
-    context = settings.ssim.size if settings.name in WINDOWED else 0  # a whole window: a last band may be a row
+        return PatchScorer(score, device, precision, batch, parts=len(parts))
+    # A whole window, not half of one: a last band may be a row.
+    context = max(settings.ssim.size if settings.name in WINDOWED else 0 for settings in config.parts)
     return PatchScorer(
-        score, device, precision, batch, lambda image, rebuilt: residual(image, Decoded(rebuilt)), context
+        score,
+        device,
+        precision,
+        batch,
+        lambda image, rebuilt: residuals(image, Decoded(rebuilt)),
+        context,
+        len(parts),
     )
 
 

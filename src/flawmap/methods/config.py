@@ -9,6 +9,7 @@ from pydantic import SerializeAsAny, field_validator, model_validator
 from flawmap.core.errors import ConfigError
 from flawmap.core.settings import (
     WINDOWED,
+    EvidenceSettings,
     ImageSettings,
     MethodSettings,
     ModelSettings,
@@ -35,6 +36,7 @@ class Config(Settings):
     model: ModelSettings = ModelSettings()
     method: SerializeAsAny[MethodSettings] = StructuralSettings()
     residual: ResidualSettings = ResidualSettings()
+    evidence: EvidenceSettings = EvidenceSettings()
     tiling: TilingSettings = TilingSettings()
     images: ImageSettings = ImageSettings()
     split: SplitSettings = SplitSettings()
@@ -56,7 +58,7 @@ class Config(Settings):
                 f"stride must not exceed the patch, or pixels between patches go unseen, "
                 f"got stride {self.tiling.stride} with patch {self.model.patch}"
             )
-        problem = self.method.problem(self) or self._residual_problem()
+        problem = self.method.problem(self) or self._residual_problem() or self._evidence_problem()
         if problem is not None:
             raise ValueError(problem)
         return self
@@ -69,9 +71,31 @@ class Config(Settings):
         return self.residual.model_copy(update={"name": self.method.residuals[0]})
 
     @property
+    def parts(self) -> tuple[ResidualSettings, ...]:
+        """The residuals that are mapped: one, or, for evidence, those of its parts that the method has."""
+        if not self.evidence.enabled or self.residual.name is not None:
+            return (self.mapped,)
+        names = [name for name in self.evidence.parts if name in self.method.residuals]
+        return tuple(self.residual.model_copy(update={"name": name}) for name in names) or (self.mapped,)
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Sigmas of the Gaussians over every residual map, pixels at the working scale; 0: none."""
+        return self.evidence.scales if self.evidence.enabled else (self.residual.smoothing,)
+
+    @property
     def averages_residuals(self) -> bool:
         """Whether patches are compared by themselves and their residuals averaged, or the other way round."""
         return (self.tiling.average or self.method.average) == "residuals"
+
+    def _evidence_problem(self) -> str | None:
+        if self.evidence.enabled and (self.residual.smoothing or self.residual.border_correction):
+            return (
+                "evidence has scales and a border correction of its own, got residual.smoothing = "
+                f"{self.residual.smoothing:g} and border_correction = {str(self.residual.border_correction).lower()}; "
+                "leave both, or set evidence.enabled = false"
+            )
+        return None
 
     def _residual_problem(self) -> str | None:
         name = self.mapped.name

@@ -88,7 +88,8 @@ class State:
 class PatchScores(NamedTuple):
     """What a method says of N patches. At least one of both is given.
 
-    residual: (N, P, P) or, one for each patch, (N,); larger is worse. reconstruction: (N, C, P, P).
+    residual: (N, K, P, P), (N, P, P) for K = 1 or, one for each patch, (N,); larger is worse. reconstruction:
+    (N, C, P, P).
     """
 
     residual: Tensor | None
@@ -102,9 +103,10 @@ class PatchScorer:
     score: patches (N, C, P, P) float32 in [0, 1] to their scores; batches are of one size. It runs without gradients,
     unless it enables them itself.
     compare: given where overlapping reconstructions are averaged before they are compared (Bergmann et al. 2019,
-    section 4.2): an image and its reconstruction, (1, C, H, W) each, to (1, H, W). None: the residuals of patches are
-    averaged.
-    context: rows above and below a pixel that `compare` looks at. batch: most patches at once.
+    section 4.2): an image and its reconstruction, (1, C, H, W) each, to (1, K, H, W). None: the residuals of patches
+    are averaged.
+    context: rows above and below a pixel that `compare` looks at. batch: most patches at once. parts: K, the number of
+    residuals.
     """
 
     score: Callable[[Tensor], PatchScores]
@@ -113,6 +115,7 @@ class PatchScorer:
     batch: int
     compare: Callable[[Tensor, Tensor], Tensor] | None = None
     context: int = 0
+    parts: int = 1
 
 
 class Method(NamedTuple):

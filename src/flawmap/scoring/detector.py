@@ -26,7 +26,6 @@ from flawmap.imaging.rows import RowBuffer, band_rows, map_bands, windows
 from flawmap.methods.config import Config
 from flawmap.methods.interface import PatchScorer
 from flawmap.methods.table import METHODS
-from flawmap.scoring.borders import border_corrected
 from flawmap.scoring.inspection import Band, inspected, joined
 from flawmap.scoring.model_file import Artifact, load_artifact
 from flawmap.scoring.pipeline import score_rows
@@ -127,18 +126,22 @@ class Detector:
             roi = within
         return self._bands(image, roi, opening=opening, reconstruction=reconstruction)
 
-    def working_map(self, image: ImageRows, roi: Roi) -> Tensor:
-        """(h, w): the residual of a region's box at the working scale, whole and not opened."""
+    def working_size(self, image: ImageRows, roi: Roi) -> tuple[int, int]:
+        """(h, w) of a region's box at the working scale."""
+        return self._sizes(image, roi)[1]
+
+    def working_layers(self, image: ImageRows, roi: Roi) -> Iterator[Tensor]:
+        """Bands (L, h, w) of a region's box at the working scale: each residual at each scale, neither corrected nor
+        opened."""
         size, target = self._sizes(image, roi)
-        scored = self._scored(_cut(map(self._checked, image.bands()), roi.box), size, target, reconstruction=False)
-        return torch.cat(list(scored), dim=1)[0]
+        return self._layers(_cut(map(self.checked, image.bands()), roi.box), size, target, reconstruction=False)
 
     def _inspected(self, rows: ImageRows, threshold: float) -> MappedInspection:
         return inspected(self.scan(rows), threshold, path=rows.path, notes=lambda: rows.notes)
 
     def _bands(self, image: ImageRows, roi: Roi, *, opening: bool, reconstruction: bool) -> Iterator[Band]:
         height, width, _ = image.shape
-        first, second = tee(map(self._checked, image.bands()))
+        first, second = tee(map(self.checked, image.bands()))
         maps = self._maps(first, image, roi, reconstruction=reconstruction)
         diameter = self.config.threshold.opening if opening else 0
         if diameter > 1:
@@ -182,7 +185,18 @@ class Detector:
     def _scored(
         self, blocks: Iterator[Pixels], size: tuple[int, int], target: tuple[int, int], *, reconstruction: bool
     ) -> Iterator[Tensor]:
-        """Bands of `score_rows` at the working scale, without padding, with the border corrected if the model does."""
+        """Bands (1 + C, h, w) at the working scale: what is mapped, and the reconstruction or nothing."""
+        top, number = 0, self.scorer.parts * len(self.config.scales)
+        for rows in self._layers(blocks, size, target, reconstruction=reconstruction):
+            mapped = self.artifact.mapped(rows[:number], top=top, height=target[0])
+            yield torch.cat((mapped[None], rows[number:]))
+            top += rows.shape[1]
+
+    @torch.no_grad()
+    def _layers(
+        self, blocks: Iterator[Pixels], size: tuple[int, int], target: tuple[int, int], *, reconstruction: bool
+    ) -> Iterator[Tensor]:
+        """Bands of `score_rows` at the working scale, without padding."""
         config, (height, width) = self.config, target
         small = resized_bands(blocks, size, target)
         padding = left, right, top, bottom = padding_of(height, width, config.model.patch, pad=config.tiling.pad)
@@ -198,20 +212,18 @@ class Detector:
             self.scorer,
             Grid(config.model.patch, config.tiling.stride),
             config.tiling,
-            smoothing=config.residual.smoothing,
+            scales=config.scales,
             reconstruction=reconstruction,
         )
-        start, border = -top, self.artifact.border
+        start = -top
         for rows in scored:
             band = rows[:, max(0, -start) : max(0, height - start), left : left + width]
-            if band.shape[1] and border is not None:
-                residual = border_corrected(band[0], border, top=max(0, start), height=height)
-                band = torch.cat((residual[None], band[1:]))
             if band.shape[1]:
                 yield band
             start += rows.shape[1]
 
-    def _checked(self, image: Pixels) -> Pixels:
+    def checked(self, image: Pixels) -> Pixels:
+        """An image with the channels of the model. InputError unless it is (H, W, C) in [0, 1]."""
         image_array(image)
         image = to_channels(image, self.config.model.channels or 1)
         low, high = float(image.min()), float(image.max())

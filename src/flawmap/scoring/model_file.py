@@ -22,12 +22,13 @@ from flawmap.core.tensor_file import DIGEST, load_tensors, read_metadata, save_t
 from flawmap.methods.config import Config
 from flawmap.methods.interface import State
 from flawmap.methods.overrides import override, parse
-from flawmap.scoring.borders import BorderProfile
+from flawmap.scoring.borders import BorderProfile, border_corrected
+from flawmap.scoring.evidence import EvidenceProfile
 
-FORMAT = 1
+FORMAT = 2
 KEY = "flawmap"  # of the header in safetensors' own metadata
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda header: header | {"evidence": None}}
 """From a version to the next one: a header of version n becomes one of n + 1. So older files stay readable."""
 
 
@@ -37,7 +38,8 @@ class Artifact:
 
     weights, facts: the tensors and the JSON of the method's state. threshold: residuals above it are flaws; None before
     calibration. calibration: how it was found, with its values. provenance: data summary, split, seed, steps,
-    versions, duration. border: the border correction, or None if it is off or not measured yet.
+    versions, duration. border, evidence: the border correction, and what turns residuals into evidence; None if it is
+    off or not measured yet.
     """
 
     config: Config
@@ -47,6 +49,7 @@ class Artifact:
     provenance: dict[str, Any] = field(default_factory=dict)
     border: BorderProfile | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    evidence: EvidenceProfile | None = None
 
     @property
     def state(self) -> State:
@@ -58,6 +61,7 @@ class Artifact:
             "config": _without_places(self.config).model_dump(mode="json"),
             "facts": self.facts,
             "border": self.border,
+            "evidence": None if self.evidence is None else self.evidence.model_dump(mode="json"),
             "threshold": self.threshold,
             "calibration": self.calibration,
             "provenance": self.provenance,
@@ -90,6 +94,18 @@ class Artifact:
         if roi.masks is None:
             raise ConfigError("this model's region of interest is no folder of masks; leave --roi-masks out")
         return replace(self, config=override(self.config, {"images": {"roi": {"masks": folder}}}))
+
+    def mapped(self, layers: Tensor, *, top: int, height: int) -> Tensor:
+        """What is mapped of the layers of a band of rows (L, h, w), at the working scale: (h, w).
+
+        It is evidence, or else the first residual, with its border corrected if the model does.
+        """
+        if self.evidence is not None:
+            return self.evidence.evidence(layers, top=top, height=height)
+        return layers[0] if self.border is None else border_corrected(layers[0], self.border, top=top, height=height)
+
+    def with_evidence(self, evidence: EvidenceProfile) -> Artifact:
+        return replace(self, evidence=evidence)
 
     def with_border(self, border: BorderProfile) -> Artifact:
         return replace(self, border=border)
@@ -129,7 +145,8 @@ def load_artifact(path: Path) -> Artifact:
             raise TypeError(f"threshold must be a number, got {threshold!r}")
         border = _border(header["border"], config)
         calibration, provenance, facts = (dict(header[key]) for key in ("calibration", "provenance", "facts"))
-        return Artifact(config, weights, threshold, calibration, provenance, border, facts)
+        evidence = _evidence(header["evidence"], config)
+        return Artifact(config, weights, threshold, calibration, provenance, border, facts, evidence)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: its header does not hold a model's settings ({error})") from None
 
@@ -144,6 +161,15 @@ def _border(values: list[float] | None, config: Config) -> BorderProfile | None:
     if not all(isinstance(value, float | int) and value >= 1 for value in values):
         raise TypeError(f"border must be numbers of at least 1, got {values!r}")
     return tuple(values)
+
+
+def _evidence(values: dict[str, Any] | None, config: Config) -> EvidenceProfile | None:
+    """The profile of a header. ValueError where the settings ask for one and there is none, or it is not one."""
+    if values is None:
+        if config.evidence.enabled:
+            raise ValueError("evidence is enabled, but no good images were measured")
+        return None
+    return EvidenceProfile.model_validate(values)
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ covers them. Memory grows with an image's width and not with its height, and any
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import tee
 
 import torch
@@ -37,7 +37,7 @@ def score_rows(
     grid: Grid,
     tiling: TilingSettings,
     *,
-    smoothing: float = 0.0,
+    scales: Sequence[float] = (0.0,),
     reconstruction: bool = False,
 ) -> Iterator[Tensor]:
     """Stride over an image, score every patch once, average where patches overlap, and map the residual.
@@ -47,10 +47,11 @@ def score_rows(
 
     Args:
         blocks: (C, h, W) float32 in [0, 1], one below the other. size: (H, W) of the image, at least one patch.
-        smoothing: sigma of a Gaussian over the map, pixels; 0: none.
+        scales: sigmas of Gaussians over each residual map, pixels; 0: none.
         reconstruction: whether bands carry the reconstruction, where the method has one.
     Returns:
-        Bands (1 + C, h, W), the residual and the reconstruction, or (1, h, W) without the latter.
+        Bands (L + C, h, W): layers, which are each of the method's residuals at each scale, all scales of the first
+        residual first, and the reconstruction; (L, h, W) without the latter.
     """
     mapped = RowBuffer(
         (_merged if scorer.compare is None else _compared)(
@@ -58,9 +59,10 @@ def score_rows(
         ),
         axis=1,
     )
-    for window in windows(size[0], band_rows(size[1]), math.ceil(3 * smoothing)):
+    for window in windows(size[0], band_rows(size[1]), math.ceil(3 * max(scales))):
         band = mapped.take(window.first, window.last)
-        yield torch.cat((smoothed(band[0], smoothing)[None], band[1:]))[:, window.inner]
+        layers = [smoothed(residual, scale)[None] for residual in band[: scorer.parts] for scale in scales]
+        yield torch.cat((*layers, band[scorer.parts :]))[:, window.inner]
 
 
 def _merged(
@@ -80,7 +82,7 @@ def _merged(
         parts = []
         if scorer.compare is None:
             assert scores.residual is not None, "a method without compare() gives residuals"
-            parts.append(_per_pixel(scores.residual, grid.patch)[:, None])
+            parts.append(_per_pixel(scores.residual, grid.patch))
         if reconstruction and scores.reconstruction is not None:
             parts.append(scores.reconstruction)
         yield merger.add(torch.cat(parts, dim=1)[: len(patches)])
@@ -102,13 +104,15 @@ def _compared(
     rebuilt = RowBuffer(_merged(seen, size, scorer, grid, tiling, reconstruction=True), axis=1)
     for window in windows(size[0], band_rows(size[1]), scorer.context):
         shown, merged = (rows.take(window.first, window.last) for rows in (image, rebuilt))
-        residual = scorer.compare(shown[None], merged[None])
-        yield torch.cat((residual, merged) if reconstruction else (residual,))[:, window.inner]
+        residuals = scorer.compare(shown[None], merged[None])[0]
+        yield torch.cat((residuals, merged) if reconstruction else (residuals,))[:, window.inner]
 
 
 def _per_pixel(residual: Tensor, side: int) -> Tensor:
-    """(N, P, P): a patch's one residual counts for all of its pixels."""
-    return residual if residual.ndim == 3 else residual[:, None, None].expand(-1, side, side)
+    """(N, K, P, P): a patch's one residual counts for all of its pixels."""
+    if residual.ndim == 1:
+        return residual[:, None, None, None].expand(-1, 1, side, side)
+    return residual if residual.ndim == 4 else residual[:, None]
 
 
 def smoothed(residual: Tensor, sigma: float) -> Tensor:

@@ -1,0 +1,218 @@
+"""What turns residuals into evidence, from good images: their spread and tails, and what each layer is worth.
+
+Mean, spread and tails of the layers come from images that were trained on. How much each layer counts is learnt from
+defects that are pasted into good images: a logistic regression tells their pixels from good ones. The tail of the sum,
+which sets the unit, comes from good images that were held out, where there are any. No defective image is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from flawmap.core.errors import InputError
+from flawmap.core.events import SILENT, Events
+from flawmap.data.defects import add_flaws
+from flawmap.data.splits import ImageRegion
+from flawmap.evaluation.histograms import ScoreHistogram
+from flawmap.evaluation.scans import each, evenly, good_layers, part_of
+from flawmap.imaging.reading import ImageRows, opened_image
+from flawmap.imaging.resize import to_size
+from flawmap.imaging.roi import Roi
+from flawmap.scoring.borders import distances
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.evidence import EvidenceProfile, Layer, Tail, damped, z_scores
+
+Floats = NDArray[np.float64]
+
+GOOD_IMAGES = 20  # at most, whose layers are measured
+SAMPLES = 50_000  # pixels of a good image that tails and weights are taken from
+PASTED_IMAGES = 24  # good images with pasted defects
+CROP = 1024  # pixels: side of the part of an image that defects are pasted into, at most
+FLAWED_SAMPLES = 400  # pixels of an image's pasted defects, so that large ones do not decide alone
+LEAST_SPREAD = 1e-6  # of a layer: below it rounding is measured
+PENALTY = 1e-3  # of the squared weights
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the pixels of a good image add up to. count: (D,) by distance to the border; value, square: (L, D)."""
+
+    count: Floats
+    value: Floats
+    square: Floats
+    layers: Floats  # (n, L): some pixels' layers
+    places: NDArray[np.int64]  # (n,): and their distances
+
+
+def evidence_from_good(
+    detector: Detector, training: Sequence[ImageRegion], held_out: Sequence[ImageRegion], events: Events = SILENT
+) -> EvidenceProfile:
+    """The profile of a detector, from good images alone.
+
+    Args:
+        detector: one without a profile. training: good images or areas that were trained on, at least one.
+        held_out: others, for the tail of the sum; none: those that were trained on.
+    Raises:
+        InputError: an image cannot be read, or nothing of any of them lies in the region of interest.
+    """
+    reach = detector.config.model.patch // 2
+    good = evenly(training, GOOD_IMAGES)
+    measured = each(partial(_sums, detector, reach=reach), good)
+    if not measured:
+        raise InputError("evidence is measured on good images, but nothing of them lies in the region of interest")
+    mean, spread = _profile(measured)
+    values = np.concatenate([part.layers for part in measured])
+    places = torch.from_numpy(np.concatenate([part.places for part in measured]))
+    tails, evidence = [], []
+    for number, residual in enumerate(torch.from_numpy(values.T.astype(np.float32))):
+        scores = z_scores(residual, mean[number], spread[number], places)
+        tails.append(Tail.fitted(*_counted(scores.double().numpy())))
+        evidence.append(damped(tails[-1](scores)).double().numpy())
+    layers = tuple(
+        Layer(part=part, scale=scale, mean=mean[number], spread=spread[number], tail=tails[number], weight=1)
+        for number, (part, scale) in enumerate(
+            (part, scale) for part in range(detector.scorer.parts) for scale in detector.config.scales
+        )
+    )
+    pasted = _pasted(detector, layers, held_out or good)
+    weights = weights_of(pasted, np.stack(evidence, axis=1)) if len(pasted) else np.ones(len(layers))
+    weighted = tuple(
+        layer.model_copy(update={"weight": float(weight)}) for layer, weight in zip(layers, weights, strict=True)
+    )
+    # A profile whose own tail is not known yet: only its sum is asked for.
+    unfinished = EvidenceProfile(layers=weighted, total=tails[0])
+    total = ScoreHistogram.empty()
+    for part in each(partial(_sum_histogram, detector, unfinished), held_out or good):
+        total = total + part
+    edges = total.binning.edge(total.bins).astype(np.float64)
+    return EvidenceProfile(layers=weighted, total=Tail.fitted(edges, total.good))
+
+
+def weights_of(flawed: Floats, good: Floats) -> Floats:
+    """What each layer is worth: weights, at least 0, by which a logistic regression tells flawed pixels from good ones.
+
+    Both kinds count alike, whatever their numbers. With no layer that helps all weights are 1.
+
+    Args:
+        flawed, good: (n, L) and (m, L), the layers' evidence of pixels of both kinds.
+    """
+    values = np.concatenate([flawed, good])
+    truth = np.repeat([1.0, 0.0], [len(flawed), len(good)])
+    share = np.repeat([0.5 / len(flawed), 0.5 / len(good)], [len(flawed), len(good)])
+
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        weights, offset = parameters[:-1], parameters[-1]
+        logit = values @ weights + offset
+        slope = share * (1 / (1 + np.exp(-logit)) - truth)
+        value = share @ np.logaddexp(0, np.where(truth > 0, -logit, logit)) + PENALTY * (weights @ weights)
+        return float(value), np.append(values.T @ slope + 2 * PENALTY * weights, slope.sum())
+
+    count = values.shape[1]
+    bounds = [(0, None)] * count + [(None, None)]
+    found = minimize(loss, np.zeros(count + 1), jac=True, bounds=bounds, method="L-BFGS-B").x[:-1]
+    return np.asarray(found, np.float64) if found.max() > 0 else np.ones(count)
+
+
+# --------------------------------------------------------------------------------------------------- of one good image
+
+
+def _sums(detector: Detector, region: ImageRegion, reach: int) -> Sums | None:
+    count, values, squares, kept, places = np.zeros(reach), [], [], [], []
+    random = np.random.default_rng(0)
+    for band, inside, top, (height, width) in good_layers(detector, region):
+        near = distances(height, width, reach, top=top, rows=band.shape[1]).numpy()[inside]
+        layers = band.double().cpu().numpy()[:, inside]
+        count += np.bincount(near, minlength=reach)
+        values.append([np.bincount(near, layer, reach) for layer in layers])
+        squares.append([np.bincount(near, layer * layer, reach) for layer in layers])
+        share = min(1.0, SAMPLES / (height * width))
+        chosen = random.random(len(near)) < share
+        kept.append(layers[:, chosen].T)
+        places.append(near[chosen])
+    if not count.any():
+        return None
+    return Sums(count, np.sum(values, 0), np.sum(squares, 0), np.concatenate(kept), np.concatenate(places))
+
+
+def _profile(measured: Sequence[Sums]) -> tuple[list[list[float]], list[list[float]]]:
+    """Mean and spread of every layer by distance, (L, D) each; distances that no image has take their neighbours'."""
+    count = np.sum([part.count for part in measured], axis=0)
+    known = np.flatnonzero(count)
+    steps = np.arange(known[-1] + 1)
+
+    def by_distance(sums: Floats) -> Floats:
+        return np.array([np.interp(steps, known, row[known] / count[known]) for row in sums])
+
+    mean = by_distance(np.sum([part.value for part in measured], axis=0))
+    square = by_distance(np.sum([part.square for part in measured], axis=0))
+    spread = np.sqrt(np.maximum(square - mean**2, LEAST_SPREAD**2))
+    return mean.tolist(), spread.tolist()
+
+
+def _pasted(detector: Detector, layers: Sequence[Layer], regions: Sequence[ImageRegion]) -> Floats:
+    """(n, L): evidence of pixels of defects that were pasted into good images; n is 0 where none found a place."""
+    chosen = evenly(regions, PASTED_IMAGES)
+    turns = -(-PASTED_IMAGES // len(chosen))
+    tasks = [(region, turn) for turn in range(turns) for region in chosen][:PASTED_IMAGES]
+    found = []
+    for number, (region, _) in enumerate(tasks):
+        values = _pasted_into(detector, layers, region, number)
+        if values is not None:
+            found.append(values)
+    return np.concatenate(found) if found else np.zeros((0, len(layers)))
+
+
+def _pasted_into(detector: Detector, layers: Sequence[Layer], region: ImageRegion, seed: int) -> Floats | None:
+    random = np.random.default_rng(seed)
+    with opened_image(region.path, detector.config.images) as whole:
+        image, roi = part_of(whole, region.box, detector.config.images.roi)
+        if roi is None:
+            return None
+        left, top, right, bottom = roi.box
+        left += int(random.integers(max(1, right - left - CROP + 1)))
+        top += int(random.integers(max(1, bottom - top - CROP + 1)))
+        part = image.cut((left, top, min(right, left + CROP), min(bottom, top + CROP)))
+        pixels = detector.checked(part.pixels())
+    inside = None if roi.mask is None else roi.mask[top : top + len(pixels), left : left + pixels.shape[1]]
+    try:
+        flawed, mask, _ = add_flaws(pixels, seed, inside=inside)
+    except InputError:  # no place for one of them
+        return None
+    shown = ImageRows(part.shape, lambda: iter([flawed]), path=part.path, whole=part.whole)
+    place = Roi((0, 0, part.shape[1], part.shape[0]))
+    small = torch.cat(list(detector.working_layers(shown, place)), dim=1)
+    size = (small.shape[1], small.shape[2])
+    where = mask if mask.shape == size else to_size(mask.astype(np.float32), size) > 0.5
+    if not where.any():
+        return None
+    reach = max(len(layer.mean) for layer in layers)
+    near = distances(*size, reach)
+    evidence = np.stack(
+        [
+            damped(layer.tail(z_scores(residual, layer.mean, layer.spread, near))).double().cpu().numpy()[where]
+            for layer, residual in zip(layers, small, strict=True)
+        ],
+        axis=1,
+    )
+    return evidence[random.permutation(len(evidence))[:FLAWED_SAMPLES]]
+
+
+def _sum_histogram(detector: Detector, profile: EvidenceProfile, region: ImageRegion) -> ScoreHistogram | None:
+    """The histogram of the weighted sum of a good image's evidence."""
+    total = ScoreHistogram.empty()
+    for band, inside, top, (height, _) in good_layers(detector, region):
+        summed = profile.weighted(band, top=top, height=height).cpu().numpy()
+        total = total + ScoreHistogram.of(summed[inside])
+    return total if len(total.bins) else None
+
+
+def _counted(values: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    different, counts = np.unique(values, return_counts=True)
+    return different, counts

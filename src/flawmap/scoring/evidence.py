@@ -1,0 +1,153 @@
+"""Evidence: how rare a residual is among good images, at such a place. It replaces residuals in maps and thresholds.
+
+Evidence is -log10 of an upper-tail probability: 4 means that one good pixel in 10,000 looks as bad or worse. A method
+leaves several residuals, the parts of the evidence, each smoothed at several scales. Each of them becomes a z-score by
+the mean and the spread of good images at that distance from the border, and then evidence by the tail of good images'
+z-scores. Their weighted sum, and its own tail, is the evidence of the pixel.
+
+References:
+    Pickands 1975, doi:10.1214/aos/1176343003, for tails beyond the data (the generalised Pareto distribution);
+    Hosking and Wallis 1987, doi:10.1080/00401706.1987.10488243, for its fit by probability-weighted moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from flawmap.core.settings import Settings
+from flawmap.scoring.borders import distances
+
+Floats = NDArray[np.float64]
+
+BODY = 6.0  # evidence of one part up to which it counts in full; beyond it counts by its logarithm
+TAIL_SHARE = 1e-2  # of the good values: those that the tail beyond the data is fitted to
+TAIL_VALUES = 30  # good values beyond the end of a tail's table, where what is counted gives way to what is fitted
+HEAVIEST = 0.5  # shape of a tail at most: beyond it a fit has no finite variance
+ENTRIES = 200  # of a tail's table
+
+
+class Tail(Settings):
+    """The upper tail of good values: a table of their distribution, and its continuation beyond the last entry.
+
+    values: ascending. evidence: of each, -log10 of the fraction of good values that are at least as large. shape and
+    scale: of the generalised Pareto distribution that begins at the last entry. A shape of 0 or more has no upper end,
+    so evidence rises strictly, and is never infinite.
+    """
+
+    values: tuple[float, ...] = Field(min_length=2, strict=False)
+    evidence: tuple[float, ...] = Field(min_length=2, strict=False)
+    shape: float = Field(ge=0, le=HEAVIEST)
+    scale: float = Field(gt=0)
+
+    @classmethod
+    def fitted(cls, values: Floats, counts: NDArray[np.int64]) -> Tail:
+        """The tail of good values. values: (V,) ascending, at least 2 of them; counts: (V,) how often each occurred."""
+        above = counts[::-1].cumsum()[::-1]  # values at least as large
+        exact = -np.log10(above / above[0])
+        end = max(np.log10(above[0] / TAIL_VALUES), -np.log10(TAIL_SHARE))
+        body = np.searchsorted(exact, np.linspace(0, end, ENTRIES))
+        kept = np.unique(np.minimum(body, len(values) - 1))
+        if len(kept) < 2:
+            kept = np.array([0, len(values) - 1])
+        start = min(int(np.searchsorted(exact, -np.log10(TAIL_SHARE))), len(values) - 1)
+        shape, scale = pareto(values[start:] - values[start], counts[start:])
+        # Beyond a higher value the same distribution has this scale.
+        scale += shape * float(values[kept[-1]] - values[start])
+        least = 1e-6 * max(abs(values[-1]), abs(values[0]), 1e-12)
+        return cls(
+            values=tuple(values[kept].tolist()),
+            evidence=tuple(exact[kept].tolist()),
+            shape=shape,
+            scale=max(scale, least),
+        )
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The evidence of values of any shape: 0 for the least of good ones, larger is rarer."""
+        table, exponents = (
+            torch.tensor(given, dtype=values.dtype, device=values.device) for given in (self.values, self.evidence)
+        )
+        place = torch.searchsorted(table, values).clamp(1, len(table) - 1)
+        low, high = table[place - 1], table[place]
+        share = ((values - low) / (high - low).clamp(min=torch.finfo(table.dtype).tiny)).clamp(0, 1)
+        inner = torch.lerp(exponents[place - 1], exponents[place], share)
+        excess = (values - table[-1]).clamp(min=0) / self.scale
+        beyond = excess if self.shape < 1e-6 else torch.log1p(self.shape * excess) / self.shape
+        return inner + beyond / float(np.log(10))
+
+
+def pareto(excesses: Floats, counts: NDArray[np.int64]) -> tuple[float, float]:
+    """Shape and scale of a generalised Pareto distribution by probability-weighted moments; the shape is in [0, 0.5].
+
+    P(X > x) = (1 + shape x / scale)^(-1 / shape), exp(-x / scale) for the shape 0. A bounded tail (a negative shape) is
+    fitted by an exponential one: it claims less evidence than the data would.
+
+    excesses: (V,) ascending, at least 0. counts: (V,) how often each occurred.
+    """
+    total = float(counts.sum())
+    above = (counts[::-1].cumsum()[::-1] - (counts + 1) / 2) / max(total - 1, 1)  # mean rank from the top
+    mean = float((counts * excesses).sum() / total)
+    weighted = float((counts * above * excesses).sum() / total)
+    if mean <= 0 or mean <= 2 * weighted:
+        return 0.0, max(mean, 0.0)
+    shape = float(np.clip(2 - mean / (mean - 2 * weighted), 0, HEAVIEST))
+    return shape, mean * (1 - shape)
+
+
+class Layer(Settings):
+    """One residual at one scale: what good images leave, and what it is worth.
+
+    part: number of the method's residual. scale: sigma of the Gaussian over its map, pixels at the working scale.
+    mean, spread: (D,) of good images by pixels to the nearest border, the last for all larger distances. weight: at
+    least 0.
+    """
+
+    part: int = Field(ge=0)
+    scale: float = Field(ge=0)
+    mean: tuple[float, ...] = Field(min_length=1, strict=False)
+    spread: tuple[float, ...] = Field(min_length=1, strict=False)
+    tail: Tail
+    weight: float = Field(ge=0)
+
+
+class EvidenceProfile(Settings):
+    """What good images leave in every layer; it makes evidence of residuals. `total` is the tail of the sum."""
+
+    layers: tuple[Layer, ...] = Field(min_length=1, strict=False)
+    total: Tail
+
+    def evidence(self, residuals: Tensor, *, top: int = 0, height: int | None = None) -> Tensor:
+        """Layers (L, h, W), see `pipeline.score_rows`, to evidence (h, W), at least 0.
+
+        top, height: of a band of rows, the row where it begins and the height of the whole.
+        """
+        return self.total(self.weighted(residuals, top=top, height=height))
+
+    def weighted(self, residuals: Tensor, *, top: int = 0, height: int | None = None) -> Tensor:
+        """The sum over layers before its own tail."""
+        rows, width = residuals.shape[-2:]
+        whole = height or rows
+        reach = max(len(layer.mean) for layer in self.layers)
+        places = distances(whole, width, reach, top=top, rows=rows).to(residuals.device)
+        total = torch.zeros_like(residuals[0])
+        for layer, residual in zip(self.layers, residuals, strict=True):
+            if layer.weight > 0:
+                total += layer.weight * damped(layer.tail(z_scores(residual, layer.mean, layer.spread, places)))
+        return total
+
+
+def z_scores(residual: Tensor, mean: Sequence[float], spread: Sequence[float], places: Tensor) -> Tensor:
+    """(h, W): how many spreads of good images a residual lies above their mean, at that distance from the border."""
+    middle, width = (torch.tensor(given, dtype=residual.dtype, device=residual.device) for given in (mean, spread))
+    near = places.clamp(max=len(mean) - 1)
+    return (residual - middle[near]) / width[near]
+
+
+def damped(evidence: Tensor) -> Tensor:
+    """Evidence of one layer as it counts in the sum: beyond BODY, where few good values were seen, by its logarithm."""
+    return torch.where(evidence > BODY, BODY + torch.log1p((evidence - BODY).clamp(min=0)), evidence)
