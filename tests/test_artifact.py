@@ -266,23 +266,23 @@ def test_a_header_that_lacks_a_part_is_refused(key: str, tmp_path: Path) -> None
 
 
 def test_older_headers_are_brought_up_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of format 1 read by a flawmap of format 3 passes through both upgrades, in order, weights untouched."""
+    """A file that is two formats old passes through both upgrades, in order, weights untouched."""
     path = tmp_path / "model.flawmap"
     saved = artifact_of()
     save_artifact(saved, path)
 
-    def to_2(header: dict[str, Any]) -> dict[str, Any]:
-        return {**header, "calibration": {**header["calibration"], "trail": ["to 2"]}, "format": 2}
+    def first(header: dict[str, Any]) -> dict[str, Any]:
+        return {**header, "calibration": {**header["calibration"], "trail": ["first"]}, "format": FORMAT + 1}
 
-    def to_3(header: dict[str, Any]) -> dict[str, Any]:
-        calibration = {**header["calibration"], "trail": [*header["calibration"]["trail"], "to 3"]}
-        return {**header, "calibration": calibration, "format": 3}
+    def second(header: dict[str, Any]) -> dict[str, Any]:
+        calibration = {**header["calibration"], "trail": [*header["calibration"]["trail"], "second"]}
+        return {**header, "calibration": calibration, "format": FORMAT + 2}
 
-    monkeypatch.setattr(module, "FORMAT", 3)
-    monkeypatch.setattr(module, "UPGRADES", {1: to_2, 2: to_3})
-    assert read_header(path)["format"] == 3
+    monkeypatch.setattr(module, "FORMAT", FORMAT + 2)
+    monkeypatch.setattr(module, "UPGRADES", {FORMAT: first, FORMAT + 1: second})
+    assert read_header(path)["format"] == FORMAT + 2
     found = load_artifact(path)
-    assert found.calibration == {**CALIBRATION, "trail": ["to 2", "to 3"]}
+    assert found.calibration == {**CALIBRATION, "trail": ["first", "second"]}
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in saved.weights.items())
 
 

@@ -669,7 +669,7 @@ def test_not_a_model(run: Run, command: str) -> None:
     put("m.flawmap", safetensors.torch.save({"weight": torch.zeros(1)}, metadata={"flawmap": '{"format": 99}'}))
     assert run(command, "m.flawmap", *more) == (
         2,
-        "error: m.flawmap has format 99, this flawmap reads up to 1; update flawmap to read it",
+        "error: m.flawmap has format 99, this flawmap reads up to 2; update flawmap to read it",
     )
     whole = a_model().read_bytes()
     put("m.flawmap", whole[:-100])
