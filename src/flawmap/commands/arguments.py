@@ -164,6 +164,40 @@ def train(
     out.result(report.to_dict(), tables.show_training)
 
 
+@app.command(short_help="Set a model's threshold by good images that it was not trained on.")
+def calibrate(
+    model: opt.Model,
+    good: Annotated[Path, typer.Argument(metavar="GOOD", help="Folder of good images that were not trained on.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help=opt.help_of("Model file to write.", otherwise="the model itself")),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0001,
+            max=0.9999,
+            help=opt.help_of("Share of good images that may be rejected.", otherwise="the model's"),
+        ),
+    ] = None,
+    roi_masks: opt.RoiMasksHere = None,
+    device: opt.Device = "auto",
+    precision: opt.Precision = "auto",
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Set a model's threshold by good images that it was not trained on, so that few good ones are rejected."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap.commands.calibrate import calibrate as run
+
+    with out.events() as events:
+        report = run(
+            model, good, output, alpha=alpha, runtime=Runtime(device, precision), roi_masks=roi_masks, events=events
+        )
+    out.result(report, tables.show_calibration)
+
+
 @app.command()
 def inspect(
     model: opt.Model,

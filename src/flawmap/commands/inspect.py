@@ -136,7 +136,7 @@ def _inspect_item(detector: Detector, item: Item, out: Path, outputs: Inspection
         with inspection_files(out / item.target, image.shape, outputs, large=height * width > WHOLE_PIXELS) as add:
             for band in detector.scan(image):
                 add(band, builder.add(band))
-        return builder.inspection(item.path, image.notes)
+        return builder.inspection(item.path, image.notes, detector.artifact.good_scores)
 
 
 def _identity(model: Path, detector: Detector, outputs: InspectionOutputs) -> dict[str, Any]:

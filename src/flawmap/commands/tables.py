@@ -168,6 +168,11 @@ def _loss(training: dict[str, Any]) -> str | None:
     return f"{training['loss']:.4f} (a constant reconstruction: {training['constant_loss']:.4f})"
 
 
+def show_calibration(console: Console, report: dict[str, Any]) -> None:
+    print_line(console, f"threshold  {_threshold(report)}")
+    print_line(console, f"written to {report['model']}")
+
+
 def _threshold(report: dict[str, Any]) -> str:
     threshold = "none" if report["threshold"] is None else f"{report['threshold']:.6g}"
     return f"{threshold}  {_rule(report['calibration'])}"
@@ -234,11 +239,13 @@ def show_reproduction(console: Console, report: dict[str, Any]) -> None:
 
 
 def _rule(calibration: dict[str, Any]) -> str:
-    if calibration.get("rule") not in ("largest", "quantile"):
+    if calibration.get("rule") not in ("largest", "quantile", "conformal"):
         return f"({calibration['rule']})" if "rule" in calibration else ""  # set by hand
     areas = f"{calibration['good_areas']} held-out good images or areas"
     warning = f"; {calibration['warning']}" if calibration.get("warning") else ""
-    if calibration["rule"] == "largest":
+    if calibration["rule"] == "conformal" and not warning:
+        return f"(at most {calibration['alpha']:.0%} of good images lie above, by {areas})"
+    if calibration["rule"] != "quantile":
         return f"(the largest residual of {areas}{warning})"
     return f"(at most {calibration['false_positive_rate']:g} of the pixels of {areas} lie above{warning})"
 

@@ -40,7 +40,8 @@ class Inspection:
     """What a detector says of one image.
 
     width, height: pixels. score: the largest opened residual inside the region of interest. threshold: residuals above
-    it are flaws. flawed_pixels: the number of pixels above it. notes: sentences about the file.
+    it are flaws. flawed_pixels: the number of pixels above it. notes: sentences about the file. p_value: see
+    `scoring.conformal.p_value`; None: the model keeps no scores of held-out good images.
     """
 
     width: int
@@ -52,6 +53,7 @@ class Inspection:
     regions: tuple[Region, ...]
     path: str | None = None
     notes: tuple[str, ...] = ()
+    p_value: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON's types, without its arrays."""

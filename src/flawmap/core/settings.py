@@ -234,6 +234,7 @@ class TrainingSettings(Settings):
 class ThresholdSettings(Settings):
     """The residual above which a pixel is a flaw: taken from held-out good images alone."""
 
-    rule: Literal["quantile", "largest"] = "quantile"
+    rule: Literal["quantile", "largest", "conformal"] = "quantile"
+    alpha: float = Field(0.05, gt=0, lt=1)  # share of good images that may be rejected, for the rule conformal
     false_positive_rate: float = Field(1e-4, gt=0, lt=1)  # fraction of good pixels above the threshold
     opening: int = Field(4, ge=0, le=101)  # diameter of the opening's circle, pixels of the image; 0: none

@@ -22,6 +22,7 @@ from flawmap.evaluation.evidence import evidence_from_good
 from flawmap.evaluation.histograms import ScoreHistogram, grouped, quantile_from_good
 from flawmap.evaluation.scans import each, evenly, good_layers, in_parallel, scan_good
 from flawmap.scoring.borders import BorderProfile, border_profile
+from flawmap.scoring.conformal import images_needed, score_limit
 from flawmap.scoring.detector import Detector
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,8 @@ class Calibration:
     """How a threshold was found on held-out good images, or areas of them.
 
     false_positive_rate: the one asked for, 0 by the rule `largest`. largest: opened residual. resolvable_rate: of one
-    pixel; a smaller rate cannot be told from 0. image_scores: the largest opened residual of each image, ascending.
+    pixel; a smaller rate cannot be told from 0. alpha: share of good images that may be rejected, by the rule
+    `conformal`. image_scores: the largest opened residual of each image, ascending.
     scores: of all pixels. precision: of the arithmetic, "float32" or "bfloat16". warning: what the threshold is not.
     """
 
@@ -111,6 +113,7 @@ class Calibration:
     largest: float
     resolvable_rate: float
     precision: str
+    alpha: float | None
     image_scores: tuple[float, ...]
     scores: CompactHistogram
     warning: str | None
@@ -126,7 +129,8 @@ def threshold_from_good(
     """The threshold that the detector's settings ask for, and how it was found.
 
     By `quantile` at most the given fraction of the held-out good pixels has an opened residual above it; by `largest`
-    none has. A rate that is too small for the number of pixels gives the largest residual too, and a warning.
+    none has. A rate that is too small for the number of pixels gives the largest residual too, and a warning. By
+    `conformal` a new good image has one above it with a probability of at most alpha, see `scoring.conformal`.
 
     Args:
         areas: good images, or areas of them, that were not trained on; scored in parallel.
@@ -150,12 +154,18 @@ def threshold_from_good(
             "a threshold is found on good images that were held out, but none were; hold a share out for validation "
             "(--set split.validation=0.1)"
         )
-    largest, by_quantile = max(scores), settings.rule == "quantile"
-    rate = settings.false_positive_rate if by_quantile else 0.0
-    warning = _unresolved(rate, good.good_pixels)
+    scores.sort()
+    largest, rate, warning = scores[-1], 0.0, None
+    if settings.rule == "quantile":
+        rate = settings.false_positive_rate
+        threshold, warning = quantile_from_good(good, rate), _unresolved(rate, good.good_pixels)
+    elif settings.rule == "conformal":
+        limit = score_limit(scores, settings.alpha)
+        threshold, warning = (largest, _too_few(settings.alpha, len(scores))) if limit is None else (limit, None)
+    else:
+        threshold = largest
     if warning is not None:
         log.warning("%s", warning)
-    threshold = quantile_from_good(good, rate) if by_quantile else largest
     return threshold, Calibration(
         rule=settings.rule,
         false_positive_rate=rate,
@@ -164,9 +174,18 @@ def threshold_from_good(
         largest=largest,
         resolvable_rate=1 / good.good_pixels,
         precision=detector.precision_name,
-        image_scores=tuple(sorted(scores)),
+        alpha=settings.alpha if settings.rule == "conformal" else None,
+        image_scores=tuple(scores),
         scores=CompactHistogram.of(good),
         warning=warning,
+    )
+
+
+def _too_few(alpha: float, images: int) -> str:
+    return (
+        f"alpha {alpha:g} needs at least {images_needed(alpha)} held-out good images or areas, there are {images}: the "
+        f"threshold is their largest score, and up to {100 / (images + 1):.0f} % of good images may be rejected; hold "
+        "more out, or ask for a larger alpha (--set threshold.alpha)"
     )
 
 

@@ -103,7 +103,13 @@ def score_case(detector: Detector, sample: Sample) -> tuple[Case, str | None]:
     with opened_image(sample.path, detector.config.images) as image:
         truth, problem = _truth(sample, image.shape[:2])
         bands = list(detector.scan(image, reconstruction=True))
-        inspection = inspected(bands, _threshold(detector), path=sample.path, notes=lambda: image.notes)
+        inspection = inspected(
+            bands,
+            _threshold(detector),
+            path=sample.path,
+            notes=lambda: image.notes,
+            good_scores=detector.artifact.good_scores,
+        )
     whole = joined(bands)
     if sample.label == "good":
         truth = np.zeros(whole.inside.shape, np.bool_)

@@ -137,7 +137,8 @@ class Detector:
         return self._layers(_cut(map(self.checked, image.bands()), roi.box), size, target, reconstruction=False)
 
     def _inspected(self, rows: ImageRows, threshold: float) -> MappedInspection:
-        return inspected(self.scan(rows), threshold, path=rows.path, notes=lambda: rows.notes)
+        good = self.artifact.good_scores
+        return inspected(self.scan(rows), threshold, path=rows.path, notes=lambda: rows.notes, good_scores=good)
 
     def _bands(self, image: ImageRows, roi: Roi, *, opening: bool, reconstruction: bool) -> Iterator[Band]:
         height, width, _ = image.shape

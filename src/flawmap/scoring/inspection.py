@@ -11,6 +11,7 @@ import numpy as np
 from flawmap.core.records import FloatMap, Inspection, MappedInspection, Mask
 from flawmap.imaging.morphology import RegionGathering, threshold_mask
 from flawmap.imaging.reading import Pixels
+from flawmap.scoring.conformal import p_value
 
 
 class Band(NamedTuple):
@@ -57,8 +58,10 @@ class InspectionBuilder:
         self._height, self._width = self._height + len(mask), mask.shape[1]
         return mask
 
-    def inspection(self, path: Path | None, notes: tuple[str, ...] = ()) -> Inspection:
-        """What was found, after the last band."""
+    def inspection(
+        self, path: Path | None, notes: tuple[str, ...] = (), good_scores: Sequence[float] = ()
+    ) -> Inspection:
+        """What was found, after the last band. good_scores: of held-out good images, ascending, for the p-value."""
         return Inspection(
             width=self._width,
             height=self._height,
@@ -69,16 +72,22 @@ class InspectionBuilder:
             regions=self._regions.regions(),
             path=None if path is None else str(path),
             notes=notes,
+            p_value=p_value(self._score, good_scores) if good_scores else None,
         )
 
 
 def inspected(
-    bands: Iterable[Band], threshold: float, *, path: Path | None = None, notes: Callable[[], tuple[str, ...]] = tuple
+    bands: Iterable[Band],
+    threshold: float,
+    *,
+    path: Path | None = None,
+    notes: Callable[[], tuple[str, ...]] = tuple,
+    good_scores: Sequence[float] = (),
 ) -> MappedInspection:
-    """The inspection of an image with its maps. notes: asked for after the last band."""
+    """The inspection of an image with its maps. notes: asked for after the last band. good_scores: for the p-value."""
     builder, maps = InspectionBuilder(threshold), []
     for band in bands:
         maps.append((band.residual, builder.add(band)))
-    found = vars(builder.inspection(path, notes()))
+    found = vars(builder.inspection(path, notes(), good_scores))
     residual, mask = (np.concatenate(parts) for parts in zip(*maps, strict=True))
     return MappedInspection(**found, residual=residual, mask=mask)

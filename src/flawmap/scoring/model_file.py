@@ -95,6 +95,11 @@ class Artifact:
             raise ConfigError("this model's region of interest is no folder of masks; leave --roi-masks out")
         return replace(self, config=override(self.config, {"images": {"roi": {"masks": folder}}}))
 
+    @property
+    def good_scores(self) -> tuple[float, ...]:
+        """Scores of held-out good images, ascending; empty for a model that was not calibrated, or by hand."""
+        return tuple(self.calibration.get("image_scores", ()))
+
     def mapped(self, layers: Tensor, *, top: int, height: int) -> Tensor:
         """What is mapped of the layers of a band of rows (L, h, w), at the working scale: (h, w).
 
