@@ -360,6 +360,7 @@ OPTIONS = {
     | IMAGES
     | {"DATA", "--output", "--preset", "--method", "--minutes", "--steps", "--scale", "--seed"}
     | {"--device", "--show-config", "--resume", "--skip-unreadable", "--skip-outliers", "--tensorboard"},
+    "calibrate": COMMON | RUNTIME - {"--engine"} | {"MODEL", "GOOD", "--output", "--alpha"},
     "inspect": COMMON
     | RUNTIME
     | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw", "--resume"}
@@ -402,7 +403,18 @@ def parameters(name: str) -> dict[str, Any]:
 
 def test_commands() -> None:
     """These commands exist and no others: a change is deliberate."""
-    assert list(commands()) == ["demo", "synth", "data", "train", "inspect", "evaluate", "reproduce", "info", "weights"]
+    assert list(commands()) == [
+        "demo",
+        "synth",
+        "data",
+        "train",
+        "calibrate",
+        "inspect",
+        "evaluate",
+        "reproduce",
+        "info",
+        "weights",
+    ]
     assert set(commands()) == set(OPTIONS)
 
 

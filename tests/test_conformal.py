@@ -13,7 +13,7 @@ from scipy.stats import betabinom, chisquare
 import flawmap
 from flawmap.core.runtime import Runtime
 from flawmap.imaging.writing import write_image
-from flawmap.methods.overrides import override, parse
+from flawmap.methods.overrides import parse
 from flawmap.scoring.conformal import images_needed, p_value, score_limit
 from flawmap.scoring.detector import Detector
 
@@ -80,16 +80,18 @@ def test_from_training_to_a_verdict(alpha: float, enough: bool, tmp_path: Path) 
             "training": {"steps": 5, "batch": 4, "precision": "float32", "device": "cpu", "plateau_steps": 0},
         }
     )
-    artifact = flawmap.train(tmp_path / "set", tmp_path / "m.flawmap", override(config, {})).artifact
+    artifact = flawmap.train(tmp_path / "set", tmp_path / "m.flawmap", config).artifact
     good = artifact.calibration["image_scores"]
     limit = score_limit(good, alpha)
     assert (limit is not None) == enough
     assert artifact.threshold == (limit if enough else good[-1])
     warning = artifact.calibration["warning"]
     assert (warning is None) == enough
-    assert enough or warning.startswith(f"alpha 0.01 needs at least 99 held-out good images or areas, there are {len(good)}")
+    assert enough or warning.startswith(
+        f"alpha 0.01 needs at least 99 held-out good images or areas, there are {len(good)}"
+    )
     detector = Detector.load(tmp_path / "m.flawmap", Runtime("cpu", "float32"))
-    for number in range(5):
+    for _ in range(5):
         found = detector.inspect(np.clip(random.normal(0.5, 0.03, (48, 40, 1)), 0, 1).astype(np.float32))
         assert found.p_value == p_value(found.score, good)
         if enough:

@@ -164,7 +164,7 @@ def train(
     out.result(report.to_dict(), tables.show_training)
 
 
-@app.command(short_help="Set a model's threshold by good images that it was not trained on.")
+@app.command(short_help="Set the threshold by good images of today.")
 def calibrate(
     model: opt.Model,
     good: Annotated[Path, typer.Argument(metavar="GOOD", help="Folder of good images that were not trained on.")],
