@@ -59,7 +59,7 @@ def scan_image(
         drawn = np.zeros(band.residual.shape, np.bool_) if truth is None else truth[rows]
         hit += int((builder.add(band) & drawn).sum())
         counts.add(band.residual, drawn, band.inside)
-    return Scan(builder.inspection(image.path, image.notes, detector.artifact.good_scores), counts.counted(), hit)
+    return Scan(builder.inspection(image.path, image.notes), counts.counted(), hit)
 
 
 def scan_good(detector: Detector, region: ImageRegion, *, threshold: float) -> Scan | None:
