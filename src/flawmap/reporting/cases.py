@@ -56,7 +56,7 @@ def evaluation_page(
 
 
 def demo_page(
-    detectors: Mapping[str, Detector], methods: Sequence[Row], samples: Sequence[Sample], command: str
+    detectors: Mapping[str, Detector], methods: Sequence[Mapping[str, Any]], samples: Sequence[Sample], command: str
 ) -> Page:
     """Methods side by side: one table, and for every flawed image a row of pictures by each method.
 
