@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -142,13 +143,14 @@ def threshold_from_good(
     settings = detector.config.threshold
     good, scores = ScoreHistogram.empty(), []
     scans = in_parallel(partial(scan_good, detector, threshold=math.inf), areas)
-    for done, (area, scan) in enumerate(scans, start=1):
-        if isinstance(scan, InputError):
-            raise scan
-        if scan is not None:
-            good = good + scan.counts.histogram
-            scores.append(scan.inspection.score)
-        events.progress(done, len(areas), str(area.path))
+    with closing(scans):
+        for done, (area, scan) in enumerate(scans, start=1):
+            if isinstance(scan, InputError):
+                raise scan
+            if scan is not None:
+                good = good + scan.counts.histogram
+                scores.append(scan.inspection.score)
+            events.progress(done, len(areas), str(area.path))
     if not scores:
         raise ConfigError(
             "a threshold is found on good images that were held out, but none were; hold a share out for validation "

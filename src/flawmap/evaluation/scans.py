@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -73,7 +73,7 @@ def scan_good(detector: Detector, region: ImageRegion, *, threshold: float) -> S
 
 def in_parallel(
     function: Callable[[Item], Result], items: Sequence[Item]
-) -> Iterator[tuple[Item, Result | InputError]]:
+) -> Generator[tuple[Item, Result | InputError], None, None]:
     """Each image with its result, or with the error that kept it from one, in order; large images take turns."""
 
     def attempt(item: Item) -> Result | InputError:
@@ -90,11 +90,12 @@ def in_parallel(
 def each(function: Callable[[Item], Result | None], items: Sequence[Item]) -> list[Result]:
     """The results of `in_parallel` that are not None. Raises the first InputError."""
     results = []
-    for _, found in in_parallel(function, items):
-        if isinstance(found, InputError):
-            raise found
-        if found is not None:
-            results.append(found)
+    with closing(in_parallel(function, items)) as pairs:
+        for _, found in pairs:
+            if isinstance(found, InputError):
+                raise found
+            if found is not None:
+                results.append(found)
     return results
 
 
