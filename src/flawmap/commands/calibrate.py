@@ -52,6 +52,4 @@ def calibrate(
     calibrated = artifact.with_threshold(threshold, calibration.to_dict())
     place = model if output is None else output
     save_artifact(calibrated, place)
-    data = {key: value for key, value in calibrated.data.items() if key != "split"}
-    summary = calibrated.summary()
-    return {"model": str(place), **summary, "provenance": summary["provenance"] | {"data": data}}
+    return calibrated.report(place)

@@ -59,9 +59,7 @@ class TrainingReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The model's summary as JSON's types, without the list of its training images."""
-        header = self.artifact.summary()
-        data = {key: value for key, value in self.artifact.data.items() if key != "split"}
-        return {"model": str(self.model), **header, "provenance": header["provenance"] | {"data": data}}
+        return self.artifact.report(self.model)
 
 
 def train(

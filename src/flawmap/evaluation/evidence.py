@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice, product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from torch import Tensor
 
 from flawmap.core.errors import InputError
-from flawmap.core.events import SILENT, Events
 from flawmap.data.defects import add_flaws
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.histograms import ScoreHistogram
@@ -27,7 +28,7 @@ from flawmap.imaging.resize import to_size
 from flawmap.imaging.roi import Roi
 from flawmap.scoring.borders import distances
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.evidence import EvidenceProfile, Layer, Tail, damped, z_scores
+from flawmap.scoring.evidence import EvidenceProfile, Layer, Tail, z_scores
 
 Floats = NDArray[np.float64]
 
@@ -52,7 +53,7 @@ class Sums:
 
 
 def evidence_from_good(
-    detector: Detector, training: Sequence[ImageRegion], held_out: Sequence[ImageRegion], events: Events = SILENT
+    detector: Detector, training: Sequence[ImageRegion], held_out: Sequence[ImageRegion]
 ) -> EvidenceProfile:
     """The profile of a detector, from good images alone.
 
@@ -68,26 +69,20 @@ def evidence_from_good(
     if not measured:
         raise InputError("evidence is measured on good images, but nothing of them lies in the region of interest")
     mean, spread = _profile(measured)
-    values = np.concatenate([part.layers for part in measured])
+    values = torch.from_numpy(np.concatenate([part.layers for part in measured]).T.astype(np.float32))
     places = torch.from_numpy(np.concatenate([part.places for part in measured]))
-    tails, evidence = [], []
-    for number, residual in enumerate(torch.from_numpy(values.T.astype(np.float32))):
-        scores = z_scores(residual, mean[number], spread[number], places)
-        tails.append(Tail.fitted(*_counted(scores.double().numpy())))
-        evidence.append(damped(tails[-1](scores)).double().numpy())
+    kinds = product(range(detector.scorer.parts), detector.config.scales)
     layers = tuple(
-        Layer(part=part, scale=scale, mean=mean[number], spread=spread[number], tail=tails[number], weight=1)
-        for number, (part, scale) in enumerate(
-            (part, scale) for part in range(detector.scorer.parts) for scale in detector.config.scales
-        )
+        Layer(part=part, scale=scale, mean=middle, spread=width, tail=_tail(residual, middle, width, places), weight=1)
+        for (part, scale), middle, width, residual in zip(kinds, mean, spread, values, strict=True)
     )
     pasted = _pasted(detector, layers, held_out or good)
-    weights = weights_of(pasted, np.stack(evidence, axis=1)) if len(pasted) else np.ones(len(layers))
+    weights = weights_of(pasted, _evidence(layers, values, places)) if len(pasted) else np.ones(len(layers))
     weighted = tuple(
         layer.model_copy(update={"weight": float(weight)}) for layer, weight in zip(layers, weights, strict=True)
     )
     # A profile whose own tail is not known yet: only its sum is asked for.
-    unfinished = EvidenceProfile(layers=weighted, total=tails[0])
+    unfinished = EvidenceProfile(layers=weighted, total=layers[0].tail)
     total = ScoreHistogram.empty()
     for part in each(partial(_sum_histogram, detector, unfinished), held_out or good):
         total = total + part
@@ -158,14 +153,9 @@ def _profile(measured: Sequence[Sums]) -> tuple[list[list[float]], list[list[flo
 
 def _pasted(detector: Detector, layers: Sequence[Layer], regions: Sequence[ImageRegion]) -> Floats:
     """(n, L): evidence of pixels of defects that were pasted into good images; n is 0 where none found a place."""
-    chosen = evenly(regions, PASTED_IMAGES)
-    turns = -(-PASTED_IMAGES // len(chosen))
-    tasks = [(region, turn) for turn in range(turns) for region in chosen][:PASTED_IMAGES]
-    found = []
-    for number, (region, _) in enumerate(tasks):
-        values = _pasted_into(detector, layers, region, number)
-        if values is not None:
-            found.append(values)
+    turns = islice(cycle(evenly(regions, PASTED_IMAGES)), PASTED_IMAGES)
+    values = (_pasted_into(detector, layers, region, seed) for seed, region in enumerate(turns))
+    found = [one for one in values if one is not None]
     return np.concatenate(found) if found else np.zeros((0, len(layers)))
 
 
@@ -192,15 +182,8 @@ def _pasted_into(detector: Detector, layers: Sequence[Layer], region: ImageRegio
     where = mask if mask.shape == size else to_size(mask.astype(np.float32), size) > 0.5
     if not where.any():
         return None
-    reach = max(len(layer.mean) for layer in layers)
-    near = distances(*size, reach)
-    evidence = np.stack(
-        [
-            damped(layer.tail(z_scores(residual, layer.mean, layer.spread, near))).double().cpu().numpy()[where]
-            for layer, residual in zip(layers, small, strict=True)
-        ],
-        axis=1,
-    )
+    inner = torch.from_numpy(where)
+    evidence = _evidence(layers, small.cpu()[:, inner], distances(*size, len(layers[0].mean))[inner])
     return evidence[random.permutation(len(evidence))[:FLAWED_SAMPLES]]
 
 
@@ -213,6 +196,12 @@ def _sum_histogram(detector: Detector, profile: EvidenceProfile, region: ImageRe
     return total if len(total.bins) else None
 
 
-def _counted(values: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    different, counts = np.unique(values, return_counts=True)
-    return different, counts
+def _tail(residual: Tensor, mean: Sequence[float], spread: Sequence[float], places: Tensor) -> Tail:
+    """The tail of the z-scores of good pixels, (n,) each."""
+    return Tail.fitted(*np.unique(z_scores(residual, mean, spread, places).double().numpy(), return_counts=True))
+
+
+def _evidence(layers: Sequence[Layer], residuals: Tensor, places: Tensor) -> Floats:
+    """(n, L): the evidence of n pixels in each layer. residuals: (L, n). places: (n,), distances to the border."""
+    found = [layer.evidence(residual, places) for layer, residual in zip(layers, residuals, strict=True)]
+    return torch.stack(found, dim=1).double().numpy()

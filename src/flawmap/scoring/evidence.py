@@ -114,6 +114,10 @@ class Layer(Settings):
     tail: Tail
     weight: float = Field(ge=0)
 
+    def evidence(self, residual: Tensor, places: Tensor) -> Tensor:
+        """What the layer adds to the sum for the weight 1. places: each pixel's distance to the border."""
+        return damped(self.tail(z_scores(residual, self.mean, self.spread, places)))
+
 
 class EvidenceProfile(Settings):
     """What good images leave in every layer; it makes evidence of residuals. `total` is the tail of the sum."""
@@ -137,7 +141,7 @@ class EvidenceProfile(Settings):
         total = torch.zeros_like(residuals[0])
         for layer, residual in zip(self.layers, residuals, strict=True):
             if layer.weight > 0:
-                total += layer.weight * damped(layer.tail(z_scores(residual, layer.mean, layer.spread, places)))
+                total += layer.weight * layer.evidence(residual, places)
         return total
 
 

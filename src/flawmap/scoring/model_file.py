@@ -72,6 +72,11 @@ class Artifact:
         shown = {key: value for key, value in self.calibration.items() if key != "scores"}
         return self.header() | {"calibration": shown}
 
+    def report(self, path: Path) -> dict[str, Any]:
+        """What a command says of the model that it wrote there: the summary without the list of training images."""
+        data = {key: value for key, value in self.data.items() if key != "split"}
+        return {"model": str(path), **self.summary(), "provenance": self.provenance | {"data": data}}
+
     @property
     def data(self) -> dict[str, Any]:
         """What is known of the training images; empty for a model that was made in Python."""
