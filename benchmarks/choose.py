@@ -150,7 +150,7 @@ def model(name: str, config: Config, good: list[Pixels], file: Path | None) -> A
         return plain(load_artifact(file))
     trained = train_network(config, PatchSource(map(TrainingImage, good), config.model.patch))
     print(f"{name}: {trained.steps} steps, {trained.seconds:.0f} s, loss {trained.history[-1].loss:.4f}", flush=True)
-    artifact = Artifact(config, trained.network.state_dict(), None, {}, {})
+    artifact = Artifact(config, trained.network.state_dict())
     if file is not None:
         save_artifact(artifact, file)
     return plain(artifact)

@@ -36,7 +36,8 @@ from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.nets.ssim import CONSTANTS, window_weights
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.model_file import Artifact, save_artifact
+from flawmap.scoring.model_file import DEFAULT, Artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 from flawmap.scoring.tiling import Grid
 from measuring import Row, medians, parsed, parser, report
 
@@ -55,7 +56,7 @@ def initialised(images: Sequence[NDArray[np.float32]]) -> Artifact:
     """A model that was not trained, with a threshold."""
     config = override(preset("fast"), CHANGES)
     network = step.initialised(config, PatchSource(map(TrainingImage, images), config.model.patch))
-    return Artifact(config, network.state_dict(), 0.9, {}, {"data": {"split": {}}})
+    return Artifact(config, network.state_dict(), {DEFAULT: OperatingPoint(threshold=0.9)}, {}, {"data": {"split": {}}})
 
 
 @torch.no_grad()

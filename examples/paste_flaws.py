@@ -45,7 +45,7 @@ def with_flaw(
     part, truth = add_flaw(image[top:bottom, left:right], kind, seed, inside=inside)
     image[top:bottom, left:right] = part
     bands = detector.scan(ImageRows.of(image, path=path), box=box)
-    return inspected(bands, detector.threshold()), truth, inside
+    return inspected(bands, detector.point()), truth, inside
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,9 +18,19 @@ from flawmap.core.tensor_file import DIGEST, digest_of
 from flawmap.methods.autoencoder import build_network
 from flawmap.methods.overrides import parse
 from flawmap.scoring import model_file as module
-from flawmap.scoring.model_file import FORMAT, Artifact, load_artifact, read_header, save_artifact, version_hash
+from flawmap.scoring.model_file import (
+    DEFAULT,
+    FORMAT,
+    Artifact,
+    load_artifact,
+    read_header,
+    save_artifact,
+    version_hash,
+)
+from flawmap.scoring.operating_point import OperatingPoint
 
 CALIBRATION = {"rule": "quantile", "pixels": 12345, "quantiles": [0.1, 0.25], "note": "über µ"}
+FOUND = {"rule": "largest", "good_areas": 2, "images": 2, "warning": None}
 PROVENANCE = {"seed": 3, "steps": 100, "versions": {"torch": "2"}, "seconds": 1.25}
 
 
@@ -35,8 +45,9 @@ def artifact_of(threshold: float | None = 0.1 + 0.2, **model: Any) -> Artifact:
             "training": {"steps": 5},
         }
     )
+    points = {} if threshold is None else {DEFAULT: OperatingPoint(threshold=threshold, found=FOUND)}
     network = build_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Artifact(config, network.state_dict(), threshold, CALIBRATION, PROVENANCE)
+    return Artifact(config, network.state_dict(), points, CALIBRATION, PROVENANCE)
 
 
 def raw(header: Any) -> bytes:
@@ -88,10 +99,12 @@ def test_a_new_threshold_leaves_the_weights_bytes_alone(tmp_path: Path) -> None:
     path = tmp_path / "model.flawmap"
     save_artifact(artifact_of(), path)
     before, version = path.read_bytes(), version_hash(path)
-    save_artifact(load_artifact(path).with_threshold(0.625, {"rule": "by hand"}), path)
+    save_artifact(
+        load_artifact(path).with_point(OperatingPoint(threshold=0.625), calibration={"note": "by hand"}), path
+    )
     after, found = path.read_bytes(), load_artifact(path)
     assert weights_part(after) == weights_part(before)
-    assert (found.threshold, found.calibration) == (0.625, {"rule": "by hand"})
+    assert (found.threshold, found.calibration) == (0.625, {"note": "by hand"})
     assert found.provenance == PROVENANCE
     assert version_hash(path) != version
 
@@ -331,7 +344,7 @@ def test_no_folder_of_the_machine_is_stored(tmp_path: Path) -> None:
             "images": {"roi": {"masks": "/home/me/masks"}},
         }
     )
-    artifact = Artifact(config, {"x": torch.zeros(1)}, 0.1)
+    artifact = Artifact(config, {"x": torch.zeros(1)}, {DEFAULT: OperatingPoint(threshold=0.1)})
     save_artifact(artifact, tmp_path / "m.flawmap")
     assert b"/home/me" not in (tmp_path / "m.flawmap").read_bytes()
     found = load_artifact(tmp_path / "m.flawmap").config

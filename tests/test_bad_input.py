@@ -31,7 +31,8 @@ from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.methods.table import METHODS
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.model_file import Artifact, save_artifact
+from flawmap.scoring.model_file import DEFAULT, Artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 Run = Callable[..., tuple[int, str]]
 
@@ -99,7 +100,8 @@ def a_model(path: str = "m.flawmap", *, threshold: float | None = 0.5, **changes
     tiny = {"model": {"patch": 32, "channels": 1}, "method": {"latent": 8}, "tiling": {"stride": 16}}
     config = override(override(preset("fast"), tiny), changes)
     torch.manual_seed(0)
-    save_artifact(Artifact(config, build_network(config).state_dict(), threshold), Path(path))
+    points = {} if threshold is None else {DEFAULT: OperatingPoint(threshold=threshold)}
+    save_artifact(Artifact(config, build_network(config).state_dict(), points), Path(path))
     return Path(path)
 
 

@@ -27,7 +27,8 @@ from flawmap.methods.overrides import override, parse
 from flawmap.methods.residuals import Decoded
 from flawmap.scoring.borders import border_corrected, border_profile, distances
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
+from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -144,7 +145,7 @@ def region_of(image: NDArray[np.float32], folder: Path) -> ImageRegion:
 
 def worse_at_the_edge() -> Detector:
     config = parse(SETTINGS)
-    artifact = Artifact(config, build_network(config).state_dict(), 0.1)
+    artifact = Artifact(config, build_network(config).state_dict(), {DEFAULT: OperatingPoint(threshold=0.1)})
     return with_network(Detector.of(artifact, CPU), WorseAtTheEdge())
 
 
@@ -208,7 +209,7 @@ def test_a_file_without_the_border_that_it_asks_for(tmp_path: Path) -> None:
     """It is damaged: scored without it, its threshold would mean something else."""
     config = parse(SETTINGS)
     path = tmp_path / "m.flawmap"
-    save_artifact(Artifact(config, build_network(config).state_dict(), 0.1), path)
+    save_artifact(Artifact(config, build_network(config).state_dict(), {DEFAULT: OperatingPoint(threshold=0.1)}), path)
     with pytest.raises(ArtifactError) as caught:
         load_artifact(path)
     assert str(caught.value) == (
@@ -222,7 +223,9 @@ def test_a_file_with_a_border_of_something_else(tmp_path: Path, border: Any) -> 
     """Numbers of at least 1, or the file is damaged."""
     config = parse(SETTINGS)
     path = tmp_path / "m.flawmap"
-    artifact = Artifact(config, build_network(config).state_dict(), 0.1, border=border)
+    artifact = Artifact(
+        config, build_network(config).state_dict(), {DEFAULT: OperatingPoint(threshold=0.1)}, border=border
+    )
     save_artifact(artifact, path)
     with pytest.raises(ArtifactError, match="is damaged: its header does not hold a model's settings"):
         load_artifact(path)

@@ -72,7 +72,9 @@ def test_the_terminal_and_json(
     assert main(["calibrate", *given, "--alpha", "0.01", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["model"] == str(tmp_path / "c.flawmap")
-    assert report["calibration"]["warning"].startswith("alpha 0.01 needs at least 99 held-out good images or areas")
+    assert report["points"]["default"]["found"]["warning"].startswith(
+        "alpha 0.01 needs at least 99 held-out good images or areas"
+    )
     assert "scores" not in report["calibration"]
 
 
@@ -83,3 +85,63 @@ def test_what_was_trained_on_is_refused(made: tuple[Path, Path, Path]) -> None:
     with pytest.raises(InputError, match="of the images to be scored as unseen were trained on: "):
         calibrate(model, seen)
     assert model.read_bytes() == before
+
+
+def test_points_by_hand_and_by_name(
+    made: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A point is set by hand, chosen by name and listed; the tensors' bytes stay, and inspections follow it."""
+    model, _, new = made
+    path, image = tmp_path / "p.flawmap", sorted(new.iterdir())[0]
+    assert main(["calibrate", str(model), str(new), "-o", str(path), "-q"]) == 0
+    assert main(["calibrate", str(path), "--set-threshold", "0.0001", "--name", "strict", "-q"]) == 0
+    strict = load_artifact(path)
+    assert (strict.active, set(strict.points), strict.threshold) == ("strict", {"default", "strict"}, 0.0001)
+    assert all(torch.equal(strict.weights[name], tensor) for name, tensor in load_artifact(model).weights.items())
+    assert flawmap.Detector.load(path).inspect(image).verdict == "flawed"
+    usual = flawmap.Detector.of(strict.at_point("default")).inspect(image)
+    assert usual.threshold == strict.points["default"].threshold > 0.0001
+    capsys.readouterr()
+    assert main(["calibrate", str(path), "--list"]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[:2] for line in said.splitlines()[1:]][-1] == ["*", "strict"]
+    assert main(["calibrate", str(path), "--name", "default", "-q"]) == 0
+    assert load_artifact(path).active == "default"
+    out = str(tmp_path / "out")
+    assert main(["inspect", str(path), str(image), "-o", out, "--point", "strict", "--fail-on-flaw", "-q"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            [],
+            "nothing to set; name a folder of good images, a threshold (--set-threshold), an operating point that the "
+            "model has (--name), or look at them (--list)",
+        ),
+        (["--name", "night"], "no operating point 'night' in this model; it has default"),
+        (["GOOD", "--set-threshold", "1"], "a threshold is set by hand or by good images; leave one of both out"),
+    ],
+)
+def test_nothing_is_guessed(
+    made: tuple[Path, Path, Path], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever asks for nothing, for an unknown name or for two things at once is told so; the file stays."""
+    model, _, new = made
+    before = model.read_bytes()
+    given = [str(new) if text == "GOOD" else text for text in arguments]
+    assert main(["calibrate", str(model), *given]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert model.read_bytes() == before
+
+
+def test_of_a_group_one_image_counts(made: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Images of one roll may be alike: 24 images of 6 rolls are 6 scores, so alpha 0.1 cannot be kept by them."""
+    model, _, new = made
+    rows = [f"{path},train,good,roll {number % 6}" for number, path in enumerate(sorted(new.iterdir()))]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["image,split,label,group", *rows]))
+    report = calibrate(model, table, tmp_path / "c.flawmap", alpha=0.1)
+    found = report["points"]["default"]["found"]
+    assert (found["good_areas"], found["images"], len(report["calibration"]["image_scores"])) == (24, 6, 6)
+    assert found["warning"].startswith("alpha 0.1 needs at least 9 held-out good images or areas, there are 6")

@@ -27,7 +27,8 @@ from flawmap.methods.autoencoder import build_network
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
-from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
+from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 TINY = [
     "--set",
@@ -132,11 +133,12 @@ def test_info(run: Run, model: Path) -> None:
 def test_info_tells_what_the_threshold_is_not(run: Run, model: Path, tmp_path: Path) -> None:
     """The warning of the calibration stands beside its rule, also in the summary that a training prints."""
     artifact = load_artifact(model)
-    assert artifact.threshold is not None
-    warned = artifact.with_threshold(artifact.threshold, {**artifact.calibration, "warning": "few were held out"})
+    point = artifact.operating_point
+    assert point is not None
+    warned = artifact.with_point(point.model_copy(update={"found": point.found | {"warning": "few were held out"}}))
     save_artifact(warned, tmp_path / "m.flawmap")
     assert re.search(r"; few\s+were\s+held\s+out\)", run("info", tmp_path / "m.flawmap").out)
-    assert warned.summary()["calibration"]["warning"] == "few were held out"
+    assert warned.summary()["points"]["default"]["found"]["warning"] == "few were held out"
     assert "scores" not in warned.summary()["calibration"]
 
 
@@ -145,7 +147,7 @@ def test_a_model_made_in_python(run: Run, cloth: Path, tmp_path: Path) -> None:
     tiny = {"model": {"patch": 32, "channels": 1}, "method": {"latent": 8}, "tiling": {"stride": 16}}
     config = override(preset("fast"), tiny)
     place = tmp_path / "m.flawmap"
-    save_artifact(Artifact(config, build_network(config).state_dict(), threshold=0.5), place)
+    save_artifact(Artifact(config, build_network(config).state_dict(), {DEFAULT: OperatingPoint(threshold=0.5)}), place)
     said = run("info", place)
     assert said.code == 0
     assert re.search(r"^data +unknown", said.out, re.MULTILINE)
@@ -360,12 +362,15 @@ OPTIONS = {
     | IMAGES
     | {"DATA", "--output", "--preset", "--method", "--minutes", "--steps", "--scale", "--seed"}
     | {"--device", "--show-config", "--resume", "--skip-unreadable", "--skip-outliers", "--tensorboard"},
-    "calibrate": COMMON | RUNTIME - {"--engine"} | {"MODEL", "GOOD", "--output", "--alpha"},
+    "calibrate": COMMON
+    | RUNTIME - {"--engine"}
+    | {"MODEL", "GOOD", "--output", "--alpha"}
+    | {"--set-threshold", "--name", "--list"},
     "inspect": COMMON
     | RUNTIME
     | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw", "--resume"}
-    | {"--page", "--pages"},
-    "evaluate": COMMON | RUNTIME | {"MODEL", "DATASET", "--output", "--last"},
+    | {"--page", "--pages", "--point"},
+    "evaluate": COMMON | RUNTIME | {"MODEL", "DATASET", "--output", "--last", "--point"},
     "reproduce": COMMON
     | {"WHAT", "--data", "--output", "--preset", "--minutes", "--steps", "--epochs", "--sets", "--methods", "--seeds"}
     | {"--features", "--feature-network", "--jobs", "--list", "--keep-models", "--device", "--precision"},

@@ -85,7 +85,8 @@ def test_from_training_to_a_verdict(alpha: float, enough: bool, tmp_path: Path) 
     limit = score_limit(good, alpha)
     assert (limit is not None) == enough
     assert artifact.threshold == (limit if enough else good[-1])
-    warning = artifact.calibration["warning"]
+    assert artifact.operating_point is not None
+    warning = artifact.operating_point.found["warning"]
     assert (warning is None) == enough
     assert enough or warning.startswith(
         f"alpha 0.01 needs at least 99 held-out good images or areas, there are {len(good)}"

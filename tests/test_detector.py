@@ -27,7 +27,8 @@ from flawmap.methods.autoencoder import build_network, comparing, train_network
 from flawmap.methods.overrides import override, parse
 from flawmap.methods.residuals import Decoded
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.model_file import Artifact, save_artifact
+from flawmap.scoring.model_file import DEFAULT, Artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 PATCH = 32
 Pixels = NDArray[np.float32]
@@ -69,7 +70,9 @@ def trained() -> Artifact:
     """A model that has seen a little of a fibre texture; its threshold lies among its residuals."""
     config = parse(settings())
     source = PatchSource([TrainingImage(image_of(160, 160, seed)) for seed in range(2)], PATCH)
-    return Artifact(config, train_network(config, source).network.state_dict(), 0.25)
+    return Artifact(
+        config, train_network(config, source).network.state_dict(), {DEFAULT: OperatingPoint(threshold=0.25)}
+    )
 
 
 def with_settings(artifact: Artifact, **changes: Any) -> Detector:
@@ -79,7 +82,9 @@ def with_settings(artifact: Artifact, **changes: Any) -> Detector:
 
 def untrained(channels: int) -> Detector:
     config = parse(settings(model={"patch": PATCH, "channels": channels}))
-    return Detector.of(Artifact(config, build_network(config).state_dict(), 0.1), CPU)
+    return Detector.of(
+        Artifact(config, build_network(config).state_dict(), {DEFAULT: OperatingPoint(threshold=0.1)}), CPU
+    )
 
 
 def in_bfloat16(detector: Detector) -> Detector:
@@ -365,7 +370,7 @@ def test_the_model_s_own_threshold_is_used_unless_one_is_given(trained: Artifact
 
 def test_a_model_without_a_threshold_says_so(trained: Artifact) -> None:
     """It scores, but it does not judge until one is given."""
-    detector = Detector.of(replace(trained, threshold=None), CPU)
+    detector = Detector.of(replace(trained, points={}), CPU)
     assert detector.score(image_of()).shape == (70, 96)
     with pytest.raises(ConfigError) as caught:
         detector.inspect(image_of())

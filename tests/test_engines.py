@@ -35,7 +35,8 @@ from flawmap.nets.autoencoder import Autoencoder
 from flawmap.nets.engines import COMPILED, ENGINES, onnx_model, start_engine
 from flawmap.nets.initialisation import initialise
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
+from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 PATCH = 32
 OTHERS = [
@@ -79,7 +80,7 @@ def random_patches(config: Config, count: int, seed: int = 0) -> Tensor:
 
 
 def artifact_of(config: Config) -> Artifact:
-    return Artifact(config, initialised(config).state_dict(), 0.1)
+    return Artifact(config, initialised(config).state_dict(), {DEFAULT: OperatingPoint(threshold=0.1)})
 
 
 def detector_of(config: Config, engine: str, precision: str = "float32") -> Detector:
@@ -291,7 +292,7 @@ def test_the_model_file_knows_no_engine(trained: Path) -> None:
 )
 def test_what_an_engine_cannot_do_is_refused(config: Config, options: dict[str, str], message: str) -> None:
     """Before any package is looked for, with what to do instead."""
-    artifact = Artifact(config, build_network(config).state_dict(), 0.1)
+    artifact = Artifact(config, build_network(config).state_dict(), {DEFAULT: OperatingPoint(threshold=0.1)})
     assert message_of(lambda: Detector.of(artifact, Runtime(**options)), ConfigError) == message
 
 

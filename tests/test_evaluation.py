@@ -34,6 +34,7 @@ from flawmap.methods.presets import preset
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.inspection import Band
 from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 SIZE = (80, 64)  # width, height of all images here
 BOX = (0, 0, 80, 48)  # the region of interest
@@ -140,8 +141,8 @@ def test_schema(metrics: dict[str, Any], model: Path) -> None:
     """metrics.json has schema 1, the model, the data set, figures of pixels and images, and a row for each image."""
     assert metrics["schema"] == 1
     assert list(metrics) == [
-        *("schema", "model", "dataset", "precision", "engine", "pixel", "pixel_defective_images", "image"),
-        *("image_reason", "held_out", "unreadable", "notes", "per_image"),
+        *("schema", "model", "dataset", "precision", "engine", "decision", "pixel", "pixel_defective_images"),
+        *("image", "image_reason", "held_out", "unreadable", "notes", "per_image"),
     ]
     assert metrics["engine"] == "torch"
     assert {"auroc", "au_pro_30", "au_pro_05", "average_precision", "bounds", "undefined"} <= set(metrics["pixel"])
@@ -424,7 +425,7 @@ def test_manifest(root: Path, model: Path, metrics: dict[str, Any], tmp_path: Pa
 def test_without_a_threshold(root: Path, model: Path, tmp_path: Path) -> None:
     """A model without a threshold is measured all the same; what needs a decision is null."""
     artifact = load_artifact(model)
-    bare = Artifact(artifact.config, artifact.weights, None, {}, artifact.provenance)
+    bare = Artifact(artifact.config, artifact.weights, {}, {}, artifact.provenance)
     save_artifact(bare, tmp_path / "bare.flawmap")
     found = flawmap.evaluate_model(tmp_path / "bare.flawmap", root, tmp_path / "out")
     whole = flawmap.evaluate_model(model, root, tmp_path / "out 2")
@@ -490,7 +491,7 @@ def test_any_cut_into_bands_measures_the_same(cuts: list[int]) -> None:
     image = ImageRows.of(np.zeros((40, 30, 1), np.float32))
     found = []
     for places in ([], cuts):
-        scan = scan_image(Banded(residual, inside, places), image, truth, threshold=0.55)  # type: ignore[arg-type]
+        scan = scan_image(Banded(residual, inside, places), image, truth, point=OperatingPoint(threshold=0.55))  # type: ignore[arg-type]
         metrics = PixelMetrics()
         metrics.add_image(scan.counts)
         found.append((scan.inspection, scan.hit, metrics.result()))

@@ -26,7 +26,8 @@ from flawmap.methods.autoencoder import build_network
 from flawmap.methods.overrides import override, parse
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.evidence import BODY, EvidenceProfile, Layer, Tail, damped, pareto
-from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
+from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 CPU = Runtime(device="cpu", precision="float32")
 SETTINGS: dict[str, Any] = {
@@ -217,7 +218,7 @@ def test_a_file_without_the_evidence_that_it_asks_for(tmp_path: Path) -> None:
     """It is damaged: scored without it, its threshold would mean something else."""
     config = override(parse(SETTINGS), {"model": {"channels": 1}})
     path = tmp_path / "m.flawmap"
-    save_artifact(Artifact(config, build_network(config).state_dict(), 0.1), path)
+    save_artifact(Artifact(config, build_network(config).state_dict(), {DEFAULT: OperatingPoint(threshold=0.1)}), path)
     with pytest.raises(ArtifactError, match="evidence is enabled, but no good images were measured"):
         load_artifact(path)
 

@@ -47,27 +47,6 @@ def test_train_and_inspect(trained: Path) -> None:
     assert detector.artifact.provenance["training"]["steps"] == 2
 
 
-def test_own_threshold(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With its threshold no held-out good image raises an alarm, and a lower one would let one do so."""
-    model = trained / "by-images.flawmap"
-    assert load("own_threshold").main([str(trained / "cloth.flawmap"), str(trained / "cloth"), "-o", str(model)]) == 0
-    assert "written to" in capsys.readouterr().out
-    detector = flawmap.Detector.load(model)
-    scores = []
-    for path in sorted((trained / "cloth" / "test" / "good").glob("*.png")):
-        inspection = detector.inspect(path)
-        assert inspection.verdict == "ok"
-        scores.append(inspection.score)
-    assert max(scores) == detector.artifact.threshold
-
-
-def test_own_threshold_with_too_many_alarms(trained: Path) -> None:
-    """As many alarms as images would mean no threshold at all."""
-    arguments = [str(trained / "cloth.flawmap"), str(trained / "cloth"), "-o", str(trained / "no.flawmap")]
-    with pytest.raises(SystemExit, match="good images were held out; allow fewer alarms"):
-        load("own_threshold").main([*arguments, "--alarms", "99"])
-
-
 def test_paste_flaws(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It prints a line of figures for each kind of flaw."""
     arguments = [str(trained / "cloth.flawmap"), str(trained / "cloth"), "--kinds", "cut,rough", "--images", "1"]

@@ -34,6 +34,7 @@ from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import load_artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 TINY: dict[str, Any] = {
     "model": {"patch": 32},
@@ -262,7 +263,12 @@ def test_a_threshold_of_another_precision_is_said(model: Path, tree: Path, tmp_p
     """A threshold that was found in other arithmetic than now is used, and said; one that is given needs no word."""
     artifact = load_artifact(model)
     other = tmp_path / "other.flawmap"
-    save_artifact(artifact.with_threshold(0.5, artifact.calibration | {"precision": "bfloat16"}), other)
+    save_artifact(
+        artifact.with_point(
+            OperatingPoint(threshold=0.5), calibration=artifact.calibration | {"precision": "bfloat16"}
+        ),
+        other,
+    )
     said: list[list[str]] = []
     for place, threshold in ((model, None), (other, 0.5), (other, None)):
         events, outputs = Heard(), InspectionOutputs(threshold)
@@ -417,7 +423,7 @@ def test_other_settings_do_not_resume(model: Path, tree: Path, tmp_path: Path) -
     flawmap.inspect(model, [tree], out)
     before = files_of(out)
     other = tmp_path / "other.flawmap"
-    save_artifact(load_artifact(model).with_threshold(0.5, {}), other)
+    save_artifact(load_artifact(model).with_point(OperatingPoint(threshold=0.5), calibration={}), other)
     for changed, arguments in (
         ("threshold was None, is 0.25", {"outputs": InspectionOutputs(0.25)}),
         ("residuals was False, is True", {"outputs": InspectionOutputs(residuals=True)}),
@@ -436,6 +442,7 @@ import flawmap
 from flawmap.core.events import Events
 from flawmap.core.runtime import Runtime
 from flawmap.core.files import atomic
+from flawmap.scoring.operating_point import OperatingPoint
 
 class Killer(Events):
     def progress(self, done, total, what):

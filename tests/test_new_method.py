@@ -22,7 +22,8 @@ from flawmap.methods.interface import FitContext, Method, Patches, PatchScorer, 
 from flawmap.methods.overrides import override, parse
 from flawmap.methods.table import METHODS
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.model_file import load_artifact
+from flawmap.scoring.model_file import DEFAULT, load_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 PATCHES = 200
 
@@ -191,7 +192,9 @@ def test_any_cut_into_bands_gives_the_same_map(name: str, cloth: Path, monkeypat
     """One residual for each patch is spread over its pixels, by bands as in one piece."""
     report: Callable[[], Any] = lambda: ROWS[name].fit(settings_of(name), Drawn(), FitContext())  # noqa: E731
     config, state = settings_of(name), report()
-    detector = Detector.of(flawmap.Artifact(config, state.tensors, 0.1, facts=state.facts))
+    detector = Detector.of(
+        flawmap.Artifact(config, state.tensors, {DEFAULT: OperatingPoint(threshold=0.1)}, facts=state.facts)
+    )
     image = np.random.default_rng(1).random((120, 70, 1), np.float32)
     whole = detector.score(image)
     monkeypatch.setattr("flawmap.imaging.rows.BAND_PIXELS", 300)

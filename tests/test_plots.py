@@ -119,7 +119,8 @@ def test_a_reduced_overlay_is_that_of_the_reduced_image(bands: list[int]) -> Non
     found = np.reshape([mask[block].any() for block in blocks], (13, 17))
     reduced, top = ReducedOverlay(image.shape, side=20), 0
     for height in bands:
-        reduced.add(image[top : top + height], mask[top : top + height])
+        reduced.add_image(image[top : top + height])
+        reduced.add_mask(mask[top : top + height])
         top += height
     assert np.abs(reduced.picture().astype(int) - overlay(means, found)).max() <= 1
 

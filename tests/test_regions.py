@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -221,6 +222,32 @@ def test_many_regions_are_found_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> 
     regions = find_regions(values > 0.97, values)
     assert sum(passes) == 2 * values.size
     assert len(regions) == ndimage.label(values > 0.97, np.ones((3, 3)))[1] > 100_000
+
+
+@given(
+    shapes(20).flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=st.sampled_from([0.0, 1.0, 2.0]))),
+    st.lists(st.integers(1, 23), max_size=4),
+    st.integers(1, 6),
+)
+def test_hysteresis_equals_scipy(residual: NDArray[np.float32], cuts: list[int], area: int) -> None:
+    """However the map is cut, a component of the lower mask stays if it holds a pixel above the seed and is no smaller
+    than the area; without an area that is SciPy's propagation of the seeds."""
+    gathering, lowest = RegionGathering(1.5, area), RegionGathering(1.5)
+    edges = sorted({0, *(cut for cut in cuts if cut < len(residual)), len(residual)})
+    for top, bottom in pairwise(edges):
+        for one in (gathering, lowest):
+            one.add(residual[top:bottom] > 0.5, residual[top:bottom])
+    eight = np.ones((3, 3))
+    expected = ndimage.binary_propagation(residual > 1.5, eight, mask=residual > 0.5)
+    assert np.array_equal(np.concatenate(list(lowest.masks())), expected)
+    labels, count = ndimage.label(expected, eight)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    large = expected & (sizes[labels] >= area)
+    masks = list(gathering.masks())
+    assert [len(mask) for mask in masks] == np.diff(edges).tolist()
+    assert np.array_equal(np.concatenate(masks), large)
+    assert sum(region.area for region in gathering.regions()) == large.sum()
+    assert all(region.peak > 1.5 and region.area >= area for region in gathering.regions())
 
 
 def test_labels_of_nothing() -> None:

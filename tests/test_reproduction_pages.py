@@ -18,7 +18,8 @@ from flawmap.core.errors import InputError
 from flawmap.methods.autoencoder import build_network
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
-from flawmap.scoring.model_file import Artifact, save_artifact
+from flawmap.scoring.model_file import DEFAULT, Artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 from paper import examples, figures, page
 from paper.claims import MARKS, PAPER, Claim, Printed, printed_cells
 from paper.page import Publication
@@ -402,7 +403,7 @@ def cloth(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], Pa
         settings = override(preset("fast", method), {"model": {"patch": 32, "channels": 1}, "method": {"latent": 4}})
         models[method] = folder / f"{method}.flawmap"
         weights = build_network(settings).state_dict()
-        save_artifact(Artifact(settings, weights, 0.05, {}, {}), models[method])
+        save_artifact(Artifact(settings, weights, {DEFAULT: OperatingPoint(threshold=0.05)}, {}, {}), models[method])
     return models, folder / "set"
 
 

@@ -26,13 +26,15 @@ from flawmap.methods.overrides import override, parse
 from flawmap.methods.residuals import Decoded
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.inspection import Band, inspected
-from flawmap.scoring.model_file import Artifact
+from flawmap.scoring.model_file import DEFAULT, Artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 PATCH = 32
 ROUNDING = 5e-5  # of SSIM in float32, whose variances cancel by the mean of what is seen at once
 Pixels = NDArray[np.float32]
 
 CPU = Runtime(device="cpu", precision="float32")
+POINT = OperatingPoint(threshold=0.1)
 
 
 def with_network(detector: Detector, network: Callable[[Tensor], Tensor]) -> Detector:
@@ -88,7 +90,9 @@ def detector_of(*, channels: int = 1, border: tuple[float, ...] | None = None, *
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_network(config)
-    detector = Detector.of(Artifact(config, network.state_dict(), 0.1, border=border), CPU)
+    detector = Detector.of(
+        Artifact(config, network.state_dict(), {DEFAULT: OperatingPoint(threshold=0.1)}, border=border), CPU
+    )
     if config.method.name == "vae":
         return detector
     return with_network(detector, nn.AvgPool2d(5, stride=1, padding=2, count_include_pad=False))
@@ -100,7 +104,7 @@ def whole(detector: Detector, image: Pixels, threshold: float = 0.1) -> tuple[Ma
         patch.setattr("flawmap.imaging.rows.BAND_PIXELS", 10**9)
         bands = list(detector.scan(ImageRows.of(image), reconstruction=True))
         assert len(bands) == 1
-        return inspected(bands, threshold), pictures(bands)
+        return inspected(bands, OperatingPoint(threshold=threshold)), pictures(bands)
 
 
 def pictures(bands: list[Band]) -> Pixels:
@@ -174,7 +178,9 @@ def test_any_cut_into_bands_gives_the_same_map(name: str, cuts: list[int]) -> No
     assert expected.mask.any()
     bands = list(detector.scan(in_bands(image, cuts), reconstruction=True))
     assert len(bands) > 5
-    alike(inspected(bands, threshold), expected, 5e-4 if name == "contrast" else ROUNDING)  # roots of variances near 0
+    alike(
+        inspected(bands, OperatingPoint(threshold=threshold)), expected, 5e-4 if name == "contrast" else ROUNDING
+    )  # roots of variances near 0
     np.testing.assert_allclose(pictures(bands), picture, rtol=0, atol=ROUNDING)
     assert np.array_equal(np.concatenate([band.image for band in bands]), image)
 
@@ -185,7 +191,7 @@ def test_colour(channels: int) -> None:
     detector, image = detector_of(channels=channels), pixels(channels=channels)
     expected, picture = whole(detector, image)
     assert picture.shape == image.shape
-    alike(inspected(detector.scan(in_bands(image, [5, 60, 61])), 0.1), expected)
+    alike(inspected(detector.scan(in_bands(image, [5, 60, 61])), POINT), expected)
 
 
 @pytest.mark.parametrize(("width", "height"), [(20, 150), (150, 20), (25, 24), (32, 32)])
@@ -195,7 +201,7 @@ def test_images_smaller_than_a_patch_are_padded(width: int, height: int) -> None
     image = np.ascontiguousarray(pixels(150, 150)[:height, :width])
     expected, _ = whole(detector, image)
     assert expected.residual.shape == (height, width)
-    alike(inspected(detector.scan(in_bands(image, [3, 11, 19])), 0.1), expected)
+    alike(inspected(detector.scan(in_bands(image, [3, 11, 19])), POINT), expected)
 
 
 @pytest.mark.parametrize("kind", ["masks", "brightness"])
@@ -212,7 +218,7 @@ def test_every_region_of_interest_works_by_bands(kind: str, tmp_path: Path) -> N
     rows = in_bands(image, [1, 40, 41, 99])
     rows.path = path
     bands = list(detector.scan(rows))
-    alike(inspected(bands, 0.1, path=path), expected)
+    alike(inspected(bands, POINT, path=path), expected)
     inside = np.concatenate([band.inside for band in bands])
     assert 0.05 < inside.mean() < 0.95
     assert not expected.residual[~inside].any()

@@ -330,3 +330,21 @@ def test_nothing_good() -> None:
     """Without a good image there is nothing to part."""
     with pytest.raises(InputError, match=r"^no good image to train on$"):
         split_good([], HALF, 10)
+
+
+def test_so_many_images_validate_as_a_decision_needs(tmp_path: Path) -> None:
+    """Unless a fraction is set: a quarter more than needed, at least a tenth, at most half; a set one is kept."""
+    images = []
+    for number in range(80):
+        path = tmp_path / f"{number}.png"
+        write_image(path, np.full((40, 40), number, np.uint8))
+        images.append(good(path))
+    counts = {}
+    for needed in (0, 19, 99):
+        split = split_good(images, SplitSettings(test=0), 32, needed=needed)
+        counts[needed] = len(split.validation)
+    assert 2 <= counts[0] <= 14, "a tenth of 80, as a hash decides"
+    assert 15 <= counts[19] <= 34, "0.297 of 80"
+    assert 30 <= counts[99] <= 50, "half of 80"
+    fixed = split_good(images, SplitSettings(validation=0.1, test=0), 32, needed=99)
+    assert len(fixed.validation) == counts[0]

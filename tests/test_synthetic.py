@@ -313,7 +313,8 @@ CORNER[:5, :5] = True
         ),
         (
             lambda: add_flaw(plain(0.5), "hole", 0),
-            "kind must be one of cut, rough, contamination, missing_thread, clump, stroke, dot, film, got 'hole'",
+            "kind must be one of cut, rough, contamination, missing_thread, clump, stroke, dot, film, "
+            "scratch, crack, spot, dent, double_thread, foreign, got 'hole'",
         ),
         (lambda: add_flaw(plain(0.5), "dot", -2), "seed must be 0 or more, got -2"),
         (
@@ -348,7 +349,7 @@ CORNER[:5, :5] = True
         (
             lambda: add_flaws(plain(0.5), 0, kinds=()),
             "kinds must name at least one of cut, rough, contamination, missing_thread, clump, stroke, dot, film, "
-            "got none",
+            "scratch, crack, spot, dent, double_thread, foreign, got none",
         ),
         (
             lambda: add_flaws(plain(0.5), 0, count=(2, 1)),
@@ -361,3 +362,17 @@ def test_refusals_say_what_was_expected(call: Callable[[], Any], message: str) -
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("kind", FLAWS)
+def test_a_flaw_is_faded_to_a_contrast(kind: str) -> None:
+    """The mean change in the mask is the contrast asked for, where the kind reaches it; the rest stays as it was."""
+    image = texture("cloth", (128, 128), 1)
+    for contrast in (0.02, 0.05):
+        new, mask = add_flaw(image, kind, 2, size=24, contrast=contrast)
+        assert np.abs(new - image)[mask].mean() == pytest.approx(contrast, abs=1e-4)
+        assert np.array_equal(new[~mask], image[~mask])
+    with pytest.raises(InputError, match=f"found no place for a {kind} of 24 pixels and contrast 0.95"):
+        add_flaw(image, kind, 2, size=24, contrast=0.95)
+    with pytest.raises(InputError, match="contrast must lie between 0 and 1, got 0"):
+        add_flaw(image, kind, 2, contrast=0)

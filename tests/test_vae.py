@@ -37,7 +37,8 @@ from flawmap.nets.initialisation import LOG_VARIANCE as INITIAL_LOG_VARIANCE
 from flawmap.nets.initialisation import initialise
 from flawmap.nets.variational import LOG_VARIANCE, MEMORY, Posterior, VariationalAutoencoder, fixed_noise, kl_to_prior
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact
+from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 from flawmap.scoring.pipeline import score_rows
 from flawmap.scoring.tiling import Grid
 
@@ -96,7 +97,9 @@ def initialised(seed: int = 0) -> VariationalAutoencoder:
 
 
 def detector_of(network: VariationalAutoencoder, **changes: Any) -> Detector:
-    artifact = Artifact(override(config_of(), changes), network.state_dict(), 1.0, {}, {})
+    artifact = Artifact(
+        override(config_of(), changes), network.state_dict(), {DEFAULT: OperatingPoint(threshold=1.0)}, {}, {}
+    )
     return Detector.of(artifact, Runtime("cpu", "float32"))
 
 

@@ -17,7 +17,8 @@ from flawmap.imaging.threads import one_opencv_thread
 from flawmap.methods.autoencoder import build_network
 from flawmap.methods.overrides import parse
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.model_file import Artifact
+from flawmap.scoring.model_file import DEFAULT, Artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 PATIENCE = 60.0  # seconds until a test that waits for another thread fails instead of hanging
 
@@ -144,7 +145,7 @@ def test_an_item_whose_size_cannot_be_read_is_left_to_the_function() -> None:
 def test_a_detector_gives_the_same_bits_side_by_side_and_alone(cores: int) -> None:
     """On one core or on all of them, whatever other threads score meanwhile."""
     config = parse({"model": {"patch": 32, "channels": 1}, "method": {"latent": 4}, "tiling": {"stride": 16}})
-    artifact = Artifact(config, build_network(config).state_dict(), 0.1)
+    artifact = Artifact(config, build_network(config).state_dict(), {DEFAULT: OperatingPoint(threshold=0.1)})
     detector = Detector.of(artifact, Runtime(device="cpu", precision="float32"))
     images = [texture("cloth", (70 + 10 * seed, 90), seed) for seed in range(6)]
     alone = [detector.score(image) for image in images]

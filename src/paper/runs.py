@@ -198,7 +198,7 @@ def detectors_of(
         if not changes:
             detectors[name] = Detector.of(artifact, runtime)
             continue
-        bare = replace(artifact, config=override(artifact.config, changes), threshold=None, border=None)
+        bare = replace(artifact, config=override(artifact.config, changes), points={}, border=None)
         detectors[name] = calibrated(Detector.of(bare, runtime), training, held_out)
     return detectors
 

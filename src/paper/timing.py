@@ -29,6 +29,7 @@ from flawmap.methods.presets import preset
 from flawmap.methods.residuals import Decoded, residual_of
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact
+from flawmap.scoring.operating_point import OperatingPoint
 from flawmap.scoring.tiling import Grid, patch_batches
 
 SCHEMA = 1
@@ -61,7 +62,7 @@ def measure(
     device = choose_device(runtime.device)
     precision = choose_precision(runtime.precision, device)
     network = build_network(config).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    detector = Detector.of(Artifact(config, network.state_dict(), 1.0), runtime)
+    detector = Detector.of(Artifact(config, network.state_dict()).with_point(OperatingPoint(threshold=1.0)), runtime)
     noise = np.random.default_rng(0).random((3, size[1], size[0]), dtype=np.float32)
     image, rebuilt = (torch.from_numpy(noise[place])[None, None].to(device) for place in (0, 1))
     grid = Grid(config.model.patch, config.tiling.stride)

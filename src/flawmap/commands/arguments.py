@@ -167,7 +167,9 @@ def train(
 @app.command(short_help="Set the threshold by good images of today.")
 def calibrate(
     model: opt.Model,
-    good: Annotated[Path, typer.Argument(metavar="GOOD", help="Folder of good images that were not trained on.")],
+    good: Annotated[
+        Path | None, typer.Argument(metavar="GOOD", help="Folder of good images that were not trained on.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help=opt.help_of("Model file to write.", otherwise="the model itself")),
@@ -180,6 +182,17 @@ def calibrate(
             help=opt.help_of("Share of good images that may be rejected.", otherwise="the model's"),
         ),
     ] = None,
+    set_threshold: Annotated[
+        float | None,
+        typer.Option("--set-threshold", help=opt.help_of("Set by hand, without images.", otherwise="by GOOD")),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help=opt.help_of("Operating point to make, or, with nothing else, to decide by.", otherwise="default")
+        ),
+    ] = None,
+    show: Annotated[bool, opt.switch("list", "Print the operating points and stop.")] = False,
     roi_masks: opt.RoiMasksHere = None,
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
@@ -190,10 +203,22 @@ def calibrate(
     """Set a model's threshold by good images that it was not trained on, so that few good ones are rejected."""
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
     from flawmap.commands.calibrate import calibrate as run
+    from flawmap.commands.calibrate import listed
 
+    if show:
+        out.result(listed(model), tables.show_points)
+        return
     with out.events() as events:
         report = run(
-            model, good, output, alpha=alpha, runtime=Runtime(device, precision), roi_masks=roi_masks, events=events
+            model,
+            good,
+            output,
+            alpha=alpha,
+            threshold=set_threshold,
+            name=name,
+            runtime=Runtime(device, precision),
+            roi_masks=roi_masks,
+            events=events,
         )
     out.result(report, tables.show_calibration)
 
@@ -204,6 +229,7 @@ def inspect(
     images: Annotated[list[str], typer.Argument(help="Image files, folders (with all below), or globs in quotes.")],
     output: opt.OutputFolder = Path("inspections"),
     threshold: opt.Threshold = None,
+    point: opt.Point = None,
     residuals: opt.Residuals = False,
     overlays: opt.Overlays = True,
     page: opt.Page = None,
@@ -231,6 +257,7 @@ def inspect(
             output,
             outputs=InspectionOutputs(threshold, residuals, overlays),
             runtime=Runtime(device, precision, engine),
+            point=point,
             pages="all" if pages else page,
             roi_masks=roi_masks,
             resume=resume,
@@ -249,6 +276,7 @@ def evaluate(
     dataset: Annotated[Path, typer.Argument(help="Labelled data set: a folder in a known layout, or a CSV manifest.")],
     output: opt.OutputFolder = Path("evaluation"),
     last: opt.Last = None,
+    point: opt.Point = None,
     roi_masks: opt.RoiMasksHere = None,
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
@@ -263,7 +291,9 @@ def evaluate(
 
     with out.events() as events:
         runtime = Runtime(device, precision, engine)
-        evaluation = run(model, dataset, output, last=last, runtime=runtime, roi_masks=roi_masks, events=events)
+        evaluation = run(
+            model, dataset, output, last=last, point=point, runtime=runtime, roi_masks=roi_masks, events=events
+        )
     out.result({"folder": str(output), **evaluation.to_dict()}, tables.show_evaluation)
     if evaluation.unreadable:
         raise typer.Exit(SOME_FAILED)

@@ -1,4 +1,4 @@
-"""`flawmap calibrate`: a decision with a known rate of false positives, from good images of today."""
+"""`flawmap calibrate`: where a model decides, with a known rate of false positives, by good images of today."""
 
 from __future__ import annotations
 
@@ -6,50 +6,101 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flawmap.core.errors import InputError
+from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.runtime import Runtime
 from flawmap.data.index import ImageIndex
 from flawmap.data.layouts import find_dataset
 from flawmap.data.splits import ImageRegion, Split, refuse_trained
-from flawmap.evaluation.calibration import threshold_from_good
+from flawmap.evaluation.calibration import calibration_of, point_of
 from flawmap.methods.overrides import override
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.model_file import load_artifact, save_artifact
+from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 
 def calibrate(
     model: Path,
-    good: Path,
+    good: Path | None = None,
     output: Path | None = None,
     *,
     alpha: float | None = None,
+    threshold: float | None = None,
+    name: str | None = None,
     runtime: Runtime | None = None,
     roi_masks: Path | None = None,
     events: Events = SILENT,
 ) -> dict[str, Any]:
-    """Set a model's threshold by good images that it was not trained on, by the rule `conformal`. Weights stay.
+    """Set where a model decides: by good images that it was not trained on, by hand, or by a point that it has.
+
+    Weights stay byte for byte.
 
     Args:
-        good: a folder of good images, or a data set, of which the good images are taken. output: the model file to
-            write; None: the model itself. alpha: the share of good images that may be rejected; None: the model's.
+        good: a folder of good images, or a data set, of which the good images are taken; the threshold follows by the
+            rule `conformal`. output: the model file to write; None: the model itself. alpha: the share of good images
+            that may be rejected; None: the model's. threshold: set by hand, without images. name: of the operating
+            point that is made; without images and threshold, of one that the model has, which decides from now on.
     Returns:
         The new model's summary, as JSON's types.
     Raises:
-        InputError: an image was trained on or cannot be read, or there is none. ConfigError: an alpha outside (0, 1).
+        InputError: an image was trained on or cannot be read, or there is none. ConfigError: an alpha outside (0, 1),
+            nothing to set, or an unknown name.
     """
-    artifact, index = load_artifact(model), ImageIndex()
-    paths = [sample.path for sample in find_dataset(good).samples if sample.label == "good"]
-    if not paths:
+    artifact = load_artifact(model)
+    if good is not None:
+        if threshold is not None:
+            raise ConfigError("a threshold is set by hand or by good images; leave one of both out")
+        artifact = _by_images(
+            artifact,
+            good,
+            alpha=alpha,
+            name=name or DEFAULT,
+            runtime=runtime or Runtime(),
+            roi_masks=roi_masks,
+            events=events,
+        )
+    elif threshold is not None:
+        own = artifact.operating_point or OperatingPoint(threshold=threshold)
+        point = own.at(threshold).model_copy(update={"found": {"rule": "by hand"}})
+        artifact = artifact.with_point(point, name or DEFAULT)
+    elif name is not None:
+        artifact = artifact.at_point(name)
+    else:
+        raise ConfigError(
+            "nothing to set; name a folder of good images, a threshold (--set-threshold), an operating point that the "
+            "model has (--name), or look at them (--list)"
+        )
+    place = model if output is None else output
+    save_artifact(artifact, place)
+    return artifact.report(place)
+
+
+def listed(model: Path) -> dict[str, Any]:
+    """The operating points of a model, as JSON's types."""
+    artifact = load_artifact(model)
+    points = {name: point.model_dump(mode="json") for name, point in artifact.points.items()}
+    return {"model": str(model), "active": artifact.active, "points": points}
+
+
+def _by_images(
+    artifact: Artifact,
+    good: Path,
+    *,
+    alpha: float | None,
+    name: str,
+    runtime: Runtime,
+    roi_masks: Path | None,
+    events: Events,
+) -> Artifact:
+    index = ImageIndex()
+    samples = [sample for sample in find_dataset(good).samples if sample.label == "good"]
+    if not samples:
         raise InputError(f"{good} holds no good images; a decision is calibrated on good images alone")
     if "split" in artifact.data:
-        refuse_trained(Split.from_dict(artifact.data["split"]), paths, index)
+        refuse_trained(Split.from_dict(artifact.data["split"]), [sample.path for sample in samples], index)
     rule = {"rule": "conformal"} | ({} if alpha is None else {"alpha": alpha})
     artifact = replace(artifact, config=override(artifact.config, {"threshold": rule}))
-    here = artifact.with_roi_masks(roi_masks)
-    areas = [ImageRegion(path, index.sha256(path)) for path in paths]
-    threshold, calibration = threshold_from_good(Detector.of(here, runtime or Runtime()), areas, events)
-    calibrated = artifact.with_threshold(threshold, calibration.to_dict())
-    place = model if output is None else output
-    save_artifact(calibrated, place)
-    return calibrated.report(place)
+    areas = [ImageRegion(sample.path, index.sha256(sample.path), group=sample.group) for sample in samples]
+    calibration = calibration_of(Detector.of(artifact.with_roi_masks(roi_masks), runtime), areas, events)
+    point = point_of(calibration, artifact.config.threshold)
+    return artifact.with_point(point, name, calibration.to_dict())

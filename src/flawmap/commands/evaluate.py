@@ -31,6 +31,7 @@ def evaluate_model(
     out: Path,
     *,
     last: int | None = None,
+    point: str | None = None,
     runtime: Runtime | None = None,
     roi_masks: Path | None = None,
     events: Events = SILENT,
@@ -39,9 +40,10 @@ def evaluate_model(
 
     Args:
         last: count the last N good training images by name as good test images; refused if the model saw one.
+        point: the operating point that decides; None: the model's own.
         roi_masks: the folder of masks on this machine, for a model whose region of interest is a folder of masks.
     """
-    artifact = load_artifact(model).with_roi_masks(roi_masks)
+    artifact = load_artifact(model).at_point(point).with_roi_masks(roi_masks)
     detector = Detector.of(artifact, runtime or Runtime())
     dataset = find_dataset(path)
     root = dataset.root.parent if dataset.root.is_file() else dataset.root  # paths in a manifest are relative to it
@@ -83,7 +85,7 @@ def _about(model: Path, detector: Detector, dataset: Dataset, evaluation: Evalua
 
 def model_summary(model: Path, artifact: Artifact) -> dict[str, Any]:
     """What a reader of figures needs to know of the model that made them; None where the model does not know it."""
-    settings = artifact.config
+    settings, decides = artifact.config, artifact.operating_point
     return {
         "file": model.name,
         "version": version_hash(model),
@@ -94,6 +96,8 @@ def model_summary(model: Path, artifact: Artifact) -> dict[str, Any]:
         "stride": settings.tiling.stride,
         "opening": settings.threshold.opening,
         "threshold": artifact.threshold,
+        "point": artifact.active,
+        "operating_point": None if decides is None else decides.model_dump(mode="json"),
         "training": artifact.provenance.get("training"),
         "features": artifact.provenance.get("features"),
         "seed": settings.training.seed,

@@ -53,6 +53,7 @@ def inspect(
     *,
     outputs: InspectionOutputs | None = None,
     runtime: Runtime | None = None,
+    point: str | None = None,
     pages: Pages = None,
     roi_masks: Path | None = None,
     resume: bool = False,
@@ -66,6 +67,7 @@ def inspect(
     WHOLE_PIXELS pixels is a TIFF, too, and its overlay is reduced.
 
     Args:
+        point: the operating point that decides; None: the model's own.
         pages: the page of files with several, or "all"; the pictures of page 3 are named `NAME_p003`.
         roi_masks: the folder of masks on this machine, for a model whose region of interest is a folder of masks.
         resume: keep what an earlier run left in the folder, and inspect the images that are missing there.
@@ -73,7 +75,7 @@ def inspect(
         InputError, ConfigError, ArtifactError: before any image is looked at. OutputError: a disk that filled up.
     """
     outputs, runtime = outputs or InspectionOutputs(), runtime or Runtime()
-    detector = Detector.of(load_artifact(model).with_roi_masks(roi_masks), runtime)
+    detector = Detector.of(load_artifact(model).at_point(point).with_roi_masks(roi_masks), runtime)
     _check_threshold(model, detector.artifact.threshold if outputs.threshold is None else outputs.threshold)
     items = items_of(inputs, out, pages)
     run = _identity(model, detector, outputs)
@@ -132,10 +134,12 @@ def _inspect_item(detector: Detector, item: Item, out: Path, outputs: Inspection
     """Inspect an image by bands, and write its pictures."""
     with opened_image(item.path, detector.config.images, page=item.page) as image:
         height, width, _ = image.shape
-        builder = InspectionBuilder(detector.threshold(outputs.threshold))
-        with inspection_files(out / item.target, image.shape, outputs, large=height * width > WHOLE_PIXELS) as add:
+        builder = InspectionBuilder(detector.point(outputs.threshold))
+        with inspection_files(out / item.target, image.shape, outputs, large=height * width > WHOLE_PIXELS) as files:
             for band in detector.scan(image):
-                add(band, builder.add(band))
+                builder.add(band)
+                files.add(band)
+            files.finish(builder.masks())
         return builder.inspection(item.path, image.notes, detector.artifact.good_scores)
 
 
@@ -143,6 +147,7 @@ def _identity(model: Path, detector: Detector, outputs: InspectionOutputs) -> di
     """What decides the results of a run; a run with another identity does not go on with its results."""
     return {
         "model_sha256": sha256_of(model),
+        "point": detector.artifact.active,
         "precision": detector.precision_name,
         "engine": detector.runtime.engine,
         **asdict(outputs),

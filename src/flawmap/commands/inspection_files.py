@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -18,53 +19,73 @@ from flawmap.scoring.inspection import Band
 ENDINGS = ("_mask", "_overlay", "_residual")
 """What the names of an inspection's pictures end in."""
 
-Add = Callable[[Band, Mask], None]
-"""Takes the band below the last one, and its mask."""
+
+class Files(Protocol):
+    """Takes the bands of an image one below the other, and after the last one their masks."""
+
+    def add(self, band: Band) -> None: ...
+    def finish(self, masks: Iterable[Mask]) -> None: ...
 
 
-@contextmanager
-def _whole_files(target: Path, outputs: InspectionOutputs) -> Iterator[Add]:
+class _WholeFiles:
     """An image that is held whole: `NAME_mask.png`, `NAME_overlay.png`, `NAME_residual.tif`, written at the end."""
-    bands: list[tuple[Band, Mask]] = []
-    yield lambda band, mask: bands.append((band, mask))
-    folder, name = writable_folder(target.parent), target.name
-    whole = np.concatenate([mask for _, mask in bands])
-    write_image(folder / f"{name}_mask.png", whole)
-    if outputs.overlays:
-        pixels = np.concatenate([band.image for band, _ in bands])
-        write_image(folder / f"{name}_overlay.png", overlay(pixels, whole))
-    if outputs.residuals:
-        write_image(folder / f"{name}_residual.tif", np.concatenate([band.residual for band, _ in bands]))
+
+    def __init__(self, target: Path, outputs: InspectionOutputs) -> None:
+        self._target, self._outputs = target, outputs
+        self._bands: list[Band] = []
+
+    def add(self, band: Band) -> None:
+        self._bands.append(band)
+
+    def finish(self, masks: Iterable[Mask]) -> None:
+        folder, name = writable_folder(self._target.parent), self._target.name
+        whole = np.concatenate(list(masks))
+        write_image(folder / f"{name}_mask.png", whole)
+        if self._outputs.overlays:
+            pixels = np.concatenate([band.image for band in self._bands])
+            write_image(folder / f"{name}_overlay.png", overlay(pixels, whole))
+        if self._outputs.residuals:
+            write_image(folder / f"{name}_residual.tif", np.concatenate([band.residual for band in self._bands]))
+
+
+class _BandFiles:
+    """A large image: mask and residual map are BigTIFF in tiles, the overlay is reduced."""
+
+    def __init__(self, target: Path, shape: tuple[int, int, int], outputs: InspectionOutputs, files: ExitStack) -> None:
+        folder, self._name = writable_folder(target.parent), target.name
+        self._folder, self._files, self._size = folder, files, shape[:2]
+        self._reduced = ReducedOverlay(shape) if outputs.overlays else None
+        self._add_residual = None
+        if outputs.residuals:
+            self._add_residual = files.enter_context(
+                tiled_tiff(folder / f"{self._name}_residual.tif", self._size, np.float32)
+            )
+
+    def add(self, band: Band) -> None:
+        if self._add_residual is not None:
+            self._add_residual(band.residual)
+        if self._reduced is not None:
+            self._reduced.add_image(band.image)
+
+    def finish(self, masks: Iterable[Mask]) -> None:
+        add_mask = self._files.enter_context(tiled_tiff(self._folder / f"{self._name}_mask.tif", self._size, np.uint8))
+        for mask in masks:
+            add_mask(mask.astype(np.uint8) * np.uint8(255))
+            if self._reduced is not None:
+                self._reduced.add_mask(mask)
+        if self._reduced is not None:
+            write_image(self._folder / f"{self._name}_overlay.png", self._reduced.picture())
 
 
 @contextmanager
-def _band_files(target: Path, shape: tuple[int, int, int], outputs: InspectionOutputs) -> Iterator[Add]:
-    """A large image: mask and residual map are BigTIFF in tiles, written as bands arrive, the overlay is reduced.
-
-    Files take their names when the block ends well; an exception leaves nothing of them.
-    """
-    folder, name, size = writable_folder(target.parent), target.name, shape[:2]
-    reduced = ReducedOverlay(shape) if outputs.overlays else None
+def _band_files(target: Path, shape: tuple[int, int, int], outputs: InspectionOutputs) -> Iterator[Files]:
+    """Files take their names when the block ends well; an exception leaves nothing of them."""
     with ExitStack() as files:
-        add_mask = files.enter_context(tiled_tiff(folder / f"{name}_mask.tif", size, np.uint8))
-        add_residual = None
-        if outputs.residuals:
-            add_residual = files.enter_context(tiled_tiff(folder / f"{name}_residual.tif", size, np.float32))
-
-        def add(band: Band, mask: Mask) -> None:
-            add_mask(mask.astype(np.uint8) * np.uint8(255))
-            if add_residual is not None:
-                add_residual(band.residual)
-            if reduced is not None:
-                reduced.add(band.image, mask)
-
-        yield add
-    if reduced is not None:
-        write_image(folder / f"{name}_overlay.png", reduced.picture())
+        yield _BandFiles(target, shape, outputs, files)
 
 
 def inspection_files(
     target: Path, shape: tuple[int, int, int], outputs: InspectionOutputs, *, large: bool
-) -> AbstractContextManager[Add]:
+) -> AbstractContextManager[Files]:
     """What takes the bands of an image (H, W, C). target: the path of its pictures, without their endings."""
-    return _band_files(target, shape, outputs) if large else _whole_files(target, outputs)
+    return _band_files(target, shape, outputs) if large else nullcontext(_WholeFiles(target, outputs))

@@ -105,6 +105,9 @@ TensorBoard = Annotated[
 Threshold = Annotated[
     float | None, typer.Option(help=help_of("Residual above which a pixel is a flaw.", otherwise="the model's own"))
 ]
+Point = Annotated[
+    str | None, typer.Option(help=help_of("Operating point of the model to decide by.", otherwise="the model's own"))
+]
 Residuals = Annotated[bool, switch("residuals", "Also write residual maps, float32 TIFF.")]
 Overlays = Annotated[bool, switch("overlays", "Write overlays.")]
 FailOnFlaw = Annotated[bool, switch("fail-on-flaw", "Exit with 3 if any flaw is found.")]

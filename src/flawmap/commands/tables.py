@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flawmap.commands.console import print_line
-from flawmap.reporting.labels import HELD_OUT, IMAGE_METRICS, PIXEL_METRICS
+from flawmap.reporting.labels import HELD_OUT, IMAGE_METRICS, PIXEL_METRICS, decision_rows
 
 SHOWN = 12  # rows of a list before it is cut
 
@@ -74,6 +74,8 @@ def _image(row: dict[str, Any]) -> str:
 def show_evaluation(console: Console, report: dict[str, Any]) -> None:
     pixel, image = report["pixel"], report["image"]
     table = _table("metric", ">value")
+    for label, value in decision_rows(report["decision"]):
+        table.add_row(label, value)
     for name, metric in PIXEL_METRICS.items():
         table.add_row(metric.label, _number(pixel[name], pixel["undefined"].get(name)))
         if pixel["intervals"][name] is not None:
@@ -173,9 +175,21 @@ def show_calibration(console: Console, report: dict[str, Any]) -> None:
     print_line(console, f"written to {report['model']}")
 
 
+def show_points(console: Console, report: dict[str, Any]) -> None:
+    table = _table("", "operating point", ">threshold", ">growth", ">area", "found")
+    for name, point in report["points"].items():
+        growth = "" if point["growth"] is None else f"{point['growth']:.4g}"
+        mark = "*" if name == report["active"] else ""
+        table.add_row(mark, name, f"{point['threshold']:.6g}", growth, str(point["area"]), _rule(point["found"]))
+    console.print(table)
+
+
 def _threshold(report: dict[str, Any]) -> str:
-    threshold = "none" if report["threshold"] is None else f"{report['threshold']:.6g}"
-    return f"{threshold}  {_rule(report['calibration'])}"
+    point = report["points"].get(report["active"])
+    if point is None:
+        return "none"
+    name = "" if report["active"] == "default" else f" ({report['active']})"
+    return f"{point['threshold']:.6g}{name}  {_rule(point['found'])}"
 
 
 def _scoring(config: dict[str, Any], border: list[float] | None) -> str:
@@ -238,16 +252,19 @@ def show_reproduction(console: Console, report: dict[str, Any]) -> None:
     print_line(console, f"look at {report['page']}")
 
 
-def _rule(calibration: dict[str, Any]) -> str:
-    if calibration.get("rule") not in ("largest", "quantile", "conformal"):
-        return f"({calibration['rule']})" if "rule" in calibration else ""  # set by hand
-    areas = f"{calibration['good_areas']} held-out good images or areas"
-    warning = f"; {calibration['warning']}" if calibration.get("warning") else ""
-    if calibration["rule"] == "conformal" and not warning:
-        return f"(at most {calibration['alpha']:.0%} of good images lie above, by {areas})"
-    if calibration["rule"] != "quantile":
+def _rule(found: dict[str, Any]) -> str:
+    """How an operating point was found."""
+    rule = found.get("rule")
+    if rule not in ("largest", "quantile", "conformal"):
+        return f"({rule})" if rule else ""
+    areas = f"{found['good_areas']} held-out good images or areas"
+    warning = f"; {found['warning']}" if found.get("warning") else ""
+    if rule == "conformal" and not warning:
+        of = f"{found['images']} groups, {areas}" if found["images"] < found["good_areas"] else areas
+        return f"(at most {found['alpha']:.3g} of good images are rejected, by {of})"
+    if rule != "quantile":
         return f"(the largest residual of {areas}{warning})"
-    return f"(at most {calibration['false_positive_rate']:g} of the pixels of {areas} lie above{warning})"
+    return f"(at most {found['false_positive_rate']:g} of the pixels of {areas} lie above{warning})"
 
 
 def _number(value: float | None, reason: str | None = None) -> str:

@@ -36,6 +36,7 @@ from flawmap.methods.overrides import override
 from flawmap.methods.table import METHODS
 from flawmap.reporting.charts import loss_figure
 from flawmap.reporting.logs import write_history
+from flawmap.scoring.conformal import images_needed
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, save_artifact
 
@@ -97,7 +98,9 @@ def train(
         events=events,
     )
     config = _with_facts(config, images.facts)
-    split = split_dataset(images.samples, config.images, config.split, config.model.patch, index)
+    rule = config.threshold
+    needed = images_needed(rule.alpha) if rule.rule == "conformal" else 0
+    split = split_dataset(images.samples, config.images, config.split, config.model.patch, index, needed=needed)
     events.message(
         f"{dataset.layout} data: {len(split.train)} good images or areas to train on, {len(split.validation)} to "
         f"validate, {len(split.test)} held out as good test images"

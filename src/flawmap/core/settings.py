@@ -186,14 +186,14 @@ class ImageSettings(Settings):
 class SplitSettings(Settings):
     """How the good images are split into training, validation and held-out good test images."""
 
-    validation: float = Field(0.1, ge=0, lt=1)  # fraction of the good images
+    validation: float | None = Field(None, ge=0, lt=1)  # fraction of the good images; None: 0.1, or up to 0.5 for alpha
     test: float = Field(0.1, ge=0, lt=1)  # fraction of the good images, never trained on
     last: int | None = Field(None, ge=0)  # keep the last N good images by name as test images, instead of a fraction
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _sane(self) -> Self:
-        if self.validation + (0 if self.last is not None else self.test) >= 1:
+        if (self.validation or 0) + (0 if self.last is not None else self.test) >= 1:
             raise ValueError(
                 f"validation and test must leave images to train on, got {self.validation} + {self.test} of 1"
             )
@@ -238,3 +238,5 @@ class ThresholdSettings(Settings):
     alpha: float = Field(0.05, gt=0, lt=1)  # share of good images that may be rejected, for the rule conformal
     false_positive_rate: float = Field(1e-4, gt=0, lt=1)  # fraction of good pixels above the threshold
     opening: int = Field(4, ge=0, le=101)  # diameter of the opening's circle, pixels of the image; 0: none
+    growth: float = Field(0.0, ge=0, lt=1)  # fraction of good pixels above the level that flaws reach down to; 0: none
+    area: int = Field(1, ge=1)  # pixels of the image; smaller regions are no flaws

@@ -25,23 +25,34 @@ Pixels = NDArray[np.float32]
 Painted = tuple[Plane, Pixels]
 """(H, W) cover, 0 to 1, and the (H, W, C) pixels that cover."""
 
-FLAWS = ("cut", "rough", "contamination", "missing_thread", "clump", "stroke", "dot", "film")
+FLAWS = (
+    *("cut", "rough", "contamination", "missing_thread", "clump", "stroke", "dot", "film"),
+    *("scratch", "crack", "spot", "dent", "double_thread", "foreign"),
+)
 SMALLEST = 3.0  # pixels: a flaw under this is lost in the noise
 MARGIN = 4  # pixels around a flaw's characteristic length: room for frayed edges
 BAND = 48  # pixels: what a missing thread's window shows across it, to take the local mean from
 VISIBLE = 0.05  # least mean |new - old| inside the mask, of the range 0 to 1
 CONTRAST = 0.4  # and of what it covers: least mean |new - old|, in standard deviations of the old pixels
+PLAIN = 0.02  # of intensities: a standard deviation below it is no texture
 TRIES = 100
 _SEVERAL = 7  # stream of a seed that draws the kinds of several flaws
 
 
 def add_flaw(
-    image: Pixels, kind: str, seed: int, *, size: float | None = None, inside: Mask | None = None
+    image: Pixels,
+    kind: str,
+    seed: int,
+    *,
+    size: float | None = None,
+    contrast: float | None = None,
+    inside: Mask | None = None,
 ) -> tuple[Pixels, Mask]:
     """A copy of `image` with one flaw, and the flaw's mask.
 
     Outside the mask the copy equals the image bit for bit. The mask is the flaw's whole support: some of its pixels may
     happen to look as before, but their mean |new - old| is at least 0.05, and 0.4 of their standard deviation before.
+    With a contrast it is that contrast.
 
     Args:
         image: (H, W, 1) or (H, W, 3), floating point in [0, 1].
@@ -49,17 +60,23 @@ def add_flaw(
             contamination: a semi-transparent irregular stain, darker or brighter. missing_thread: a horizontal or
             vertical strip one thread wide without structure. clump: a bright shaded lump. stroke, dot: flat grey.
             film: an irregular patch of any size, smooth or grainy, nearly opaque, often under the brightest threads.
+            scratch: a straight or slightly bent line 1 to 3 pixels wide. crack: a dark jagged line 1 to 3 pixels wide
+            with a branch. spot: a small soft disc. dent: shading alone, a bright and a dark flank. double_thread: a
+            thread twice as thick. foreign: a patch of the image's own texture, turned and magnified.
         seed: 0 or more.
         size: pixels from end to end: a stain's, lump's or dot's diameter, the length of a slit, stroke or missing
             thread. None: drawn log-uniformly from the kind's usual range, and smaller where that does not fit.
+        contrast: mean |new - old| in the mask, of the range 0 to 1; the flaw is faded to it. None: as it was painted.
         inside: (H, W) bool; the flaw lies wholly within its True pixels. None: anywhere in the image.
     Returns:
         The new image, of the image's own shape and type, and (H, W) bool, True where flawed, never empty.
     Raises:
         InputError: not such an image (or under 11 pixels a side) or region, an unknown kind, a negative seed, a size
-            that the image or the region cannot hold.
+            that the image or the region cannot hold, a contrast outside (0, 1) or one that the kind does not reach.
     """
     _checked(image)
+    if contrast is not None and not 0 < contrast < 1:
+        raise InputError(f"contrast must lie between 0 and 1, got {contrast:g}")
     if kind not in FLAWS:
         raise InputError(f"kind must be one of {', '.join(FLAWS)}, got {kind!r}")
     if inside is not None and (inside.shape != image.shape[:2] or inside.dtype != np.bool_):
@@ -69,7 +86,7 @@ def add_flaw(
     if size is not None and not SMALLEST <= size <= largest:
         sides = f"{image.shape[1]} x {image.shape[0]} pixels"
         raise InputError(f"size must lie between {SMALLEST:g} and {largest:g} for an image of {sides}, got {size:g}")
-    return _placed(image, kind, seed, size=size, largest=largest, inside=inside)
+    return _placed(image, kind, seed, size=size, largest=largest, contrast=contrast, inside=inside)
 
 
 def add_flaws(
@@ -137,7 +154,14 @@ def _random(seed: int, *stream: int) -> Generator:
 
 
 def _placed(
-    image: Pixels, kind: str, seed: int, *, size: float | None, largest: float, inside: Mask | None
+    image: Pixels,
+    kind: str,
+    seed: int,
+    *,
+    size: float | None,
+    largest: float,
+    contrast: float | None,
+    inside: Mask | None,
 ) -> tuple[Pixels, Mask]:
     """Draw a place and a flaw, each try from a sub-stream of its own, until it fits and shows."""
     painter = _PAINTERS[kind]
@@ -162,13 +186,18 @@ def _placed(
             continue
         new = np.clip(old + cover[:, :, None] * (pixels - old), 0, 1)[support].astype(image.dtype)
         was = old[support]
-        if was.size and np.abs(new - was).mean() >= max(VISIBLE, CONTRAST * was.std(axis=0).mean()):
+        found = float(np.abs(new - was).mean()) if was.size else 0.0
+        if contrast is not None and found >= contrast:
+            new = (was + contrast / found * (new - was)).astype(image.dtype)
+        if found > 0 and found >= (contrast or max(VISIBLE, CONTRAST * float(was.std(axis=0).mean()))):
             result, mask = image.copy(), np.zeros(image.shape[:2], np.bool_)
             _turn(result[window], turned)[support] = new
             _turn(mask[window], turned)[support] = True
             return result, mask
     where = "in the image" if inside is None else f"inside the region of {int(inside.sum())} pixels"
-    asked = "" if size is None else f" of {size:g} pixels"
+    asked = ("" if size is None else f" of {size:g} pixels") + (
+        "" if contrast is None else f" and contrast {contrast:g}"
+    )
     raise InputError(
         f"found no place for a {kind}{asked} {where} in {TRIES} tries; enlarge the region or ask for a smaller flaw"
     )
@@ -279,6 +308,84 @@ def _dot(random: Generator, old: Pixels, size: float) -> Painted:
     return np.clip(size / 2 - np.hypot(y, x) + 0.5, 0, 1), _grey(random, old)
 
 
+def _scratch(random: Generator, old: Pixels, size: float) -> Painted:
+    along, aside = _line(random, old, size, bend=0.08)
+    half = random.uniform(0.5, 1.5) * np.clip(0.6 + 0.4 * _ripple(random, along, 8, 1), 0.3, 1)
+    cover = np.clip(half - np.abs(aside) + 0.5, 0, 1) * np.clip(size / 2 - np.abs(along) + 0.5, 0, 1)
+    shift = random.uniform(0.15, 0.4) * (1 if random.random() < 0.5 else -1)
+    return np.asarray(cover, np.float32), _lit(old, shift)
+
+
+def _crack(random: Generator, old: Pixels, size: float) -> Painted:
+    along, aside = _line(random, old, size, bend=0.1)
+    wander = _ripple(random, along, 5, 1.0) + _ripple(random, along, max(size / 5, 5), size / 16)
+    half = random.uniform(0.5, 1.3) * np.clip(0.7 + 0.3 * _ripple(random, along, 10, 1), 0.3, 1)
+    cover = np.clip(half - np.abs(aside - wander) + 0.5, 0, 1) * np.clip(size / 2 - np.abs(along) + 0.5, 0, 1)
+    start, slope = random.uniform(-0.3, 0.1) * size, random.uniform(-0.8, 0.8)  # a branch leaves the line there
+    past = along - start
+    reach = np.clip(past + 0.5, 0, 1) * np.clip(0.3 * size - past + 0.5, 0, 1)
+    branch = np.clip(0.7 * half - np.abs(aside - wander - slope * np.maximum(past, 0)) + 0.5, 0, 1) * reach
+    deep = random.uniform(0.2, 0.6)
+    inner = deep * old if float(old.mean()) > 0.2 else _lit(old, 0.3)  # a crack in black can only be brighter
+    return np.asarray(np.maximum(cover, branch), np.float32), np.asarray(inner, np.float32)
+
+
+def _spot(random: Generator, old: Pixels, size: float) -> Painted:
+    y, x = centred_grid(*old.shape[:2])
+    far = np.hypot(y, x * random.uniform(0.7, 1.0))
+    cover = np.clip((size / 2 - far) / max(size / 6, 1) + 0.5, 0, 1)
+    shift = random.uniform(0.12, 0.4) * (1 if random.random() < 0.5 else -1)
+    return np.asarray(cover, np.float32), _lit(old, shift)
+
+
+def _dent(random: Generator, old: Pixels, size: float) -> Painted:
+    depth = _blob(random, old, size)
+    dome = _blur(np.clip(depth, 0, None)[:, :, None], max(size / 10, 1))[:, :, 0]
+    down, right = np.gradient(dome)
+    angle = random.uniform(0, 2 * math.pi)
+    shade = down * math.sin(angle) + right * math.cos(angle)
+    shade *= random.uniform(0.12, 0.3) / max(float(np.abs(shade).max()), 1e-6)
+    return np.asarray(np.clip(depth / 2 + 0.5, 0, 1), np.float32), np.asarray(old + shade[:, :, None], np.float32)
+
+
+def _double_thread(random: Generator, old: Pixels, size: float) -> Painted:
+    thread = _pitch(old.mean(axis=(1, 2)))
+    y, x = centred_grid(*old.shape[:2])
+    middle = (old.shape[0] - 1) / 2 + random.uniform(-0.5, 0.5) * thread
+    thick = _sampled(old, np.asarray(middle + y / 2, np.float32), np.asarray(x + (old.shape[1] - 1) / 2, np.float32))
+    cover = np.clip(min(thread, size / 2) - np.abs(y) + 0.5, 0, 1) * np.clip((size / 2 - np.abs(x)) / 2 + 0.5, 0, 1)
+    shade = random.uniform(-0.12, 0.12)
+    return np.asarray(cover, np.float32), np.asarray(thick + np.float32(shade), np.float32)
+
+
+def _foreign(random: Generator, old: Pixels, size: float) -> Painted:
+    cover = random.uniform(0.85, 1) * np.clip(_blob(random, old, size) / 1.5 + 0.5, 0, 1)
+    height, width = old.shape[:2]
+    y, x = centred_grid(height, width)
+    angle, zoom = random.uniform(math.pi / 6, math.pi / 2), random.choice((0.55, 0.7, 1.4, 1.8))
+    down, across = (
+        (y * math.cos(angle) - x * math.sin(angle)) / zoom,
+        (y * math.sin(angle) + x * math.cos(angle)) / zoom,
+    )
+    rows, columns = _folded(down + (height - 1) / 2, height), _folded(across + (width - 1) / 2, width)
+    texture = _sampled(old, rows, columns)
+    if float(old.std()) < PLAIN:  # no texture that could be foreign: another shade
+        texture = _lit(texture, random.uniform(0.08, 0.2))
+    return np.asarray(cover, np.float32), texture
+
+
+def _folded(place: Plane, side: int) -> Plane:
+    """Positions along a side, mirrored at its ends as often as needed."""
+    period = 2.0 * max(side - 1, 1)
+    return np.asarray(np.abs((place + period / 2) % period - period / 2), np.float32)
+
+
+def _lit(old: Pixels, shift: float) -> Pixels:
+    """`old` made brighter or darker, turned round where that would leave [0, 1]."""
+    level = float(old.mean())
+    return np.asarray(old + np.float32(shift if 0.05 <= level + shift <= 0.95 else -shift), np.float32)
+
+
 def _grey(random: Generator, old: Pixels) -> Pixels:
     return np.full_like(old, random.uniform(0.3, 0.7))
 
@@ -377,4 +484,10 @@ _PAINTERS = {
     "stroke": _Painter(_stroke, (16, 80)),
     "dot": _Painter(_dot, (8, 24)),
     "film": _Painter(_film, (8, 90)),
+    "scratch": _Painter(_scratch, (12, 80)),
+    "crack": _Painter(_crack, (16, 90)),
+    "spot": _Painter(_spot, (3, 14)),
+    "dent": _Painter(_dent, (12, 60)),
+    "double_thread": _Painter(_double_thread, (40, 200), level=True),
+    "foreign": _Painter(_foreign, (14, 80)),
 }

@@ -14,7 +14,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,10 @@ from flawmap.imaging.roi import Box, find_roi
 Role = Literal["train", "validation", "test"]
 
 ROLES: tuple[Role, ...] = ("train", "validation", "test")
+VALIDATION, HALF = 0.1, 0.5
+"""The fraction of the good images that validates unless one is set: at least, and at most."""
+SPARE = 1.25
+"""Times the images that are needed: a hash decides over each, so their number varies."""
 FEW = 5
 """Up to so many good images are split by areas."""
 STRIP = 0.125
@@ -39,11 +43,18 @@ STRIP = 0.125
 
 @dataclass(frozen=True)
 class ImageRegion:
-    """A part of an image file, named by its content. box: in the image's own pixels; None: all of it."""
+    """A part of an image file, named by its content. box: in the image's own pixels; None: all of it. group: the roll,
+    the lot or the camera that it comes from; empty: none is known."""
 
     path: Path
     sha256: str
     box: Box | None = None
+    group: str = ""
+
+    @property
+    def unit(self) -> str:
+        """Alike for images that say nothing new beside each other: of one group, or of one content."""
+        return f"group {self.group}" if self.group else self.sha256
 
 
 @dataclass(frozen=True)
@@ -109,20 +120,14 @@ def refuse_trained(split: Split, paths: Iterable[Path], index: ImageIndex) -> No
         )
 
 
-@dataclass(frozen=True)
-class _Good:
-    """A good image. key: what its role depends on, its group or else its content."""
-
-    region: ImageRegion
-    key: str
-
-
 def split_good(
     samples: Sequence[Sample],
     settings: SplitSettings,
     minimum_side: int,
     bounds: Callable[[Path], Box] | None = None,
     index: ImageIndex | None = None,
+    *,
+    needed: int = 0,
 ) -> Split:
     """Split the good images among `samples` into training, validation and held-out test areas.
 
@@ -133,6 +138,8 @@ def split_good(
         minimum_side: the smallest useful side of an area, the patch's in the image's own pixels.
         bounds: the box of an image within which areas are cut, of a region of interest; None: the whole image. Used
             where areas are cut, of five or fewer images.
+        needed: images that a decision by validation images asks for; where no fraction is set, so many are held out, if
+            that leaves half of the images to train on.
     Raises:
         InputError: no good image, one content or group with two roles, or an image too small to give up a strip.
         ConfigError: the fractions leave nothing to train on.
@@ -145,43 +152,42 @@ def split_good(
     _refuse_two_roles(every)
     good, last = _take_last(good, settings.last)
     validation = 0.0 if every["validation"] else settings.validation
+    if validation is None:
+        validation = min(max(VALIDATION, SPARE * needed / len({image.unit for image in good})), HALF)
     test = 0.0 if every["test"] or settings.last is not None else settings.test
-    if len({image.region.sha256 for image in good}) > FEW:
-        roles = roles_of([image.key for image in good], validation, test, settings.seed)
-        split = Split(*(tuple(image.region for image in good if roles[image.key] == role) for role in ROLES))
+    if len({image.sha256 for image in good}) > FEW:
+        roles = roles_of([image.unit for image in good], validation, test, settings.seed)
+        split = Split(*(tuple(image for image in good if roles[image.unit] == role) for role in ROLES))
     else:
         strips = _held_out(validation, test)
-        split = _by_areas([image.region for image in good], strips, settings.seed, minimum_side, bounds or index.box)
-    own = {role: [image.region for image in every[role]] for role in ROLES}
-    held = [image.region for image in last]
+        split = _by_areas(good, strips, settings.seed, minimum_side, bounds or index.box)
     return Split(
-        split.train, _ordered((*split.validation, *own["validation"])), _ordered((*split.test, *held, *own["test"]))
+        split.train, _ordered((*split.validation, *every["validation"])), _ordered((*split.test, *last, *every["test"]))
     )
 
 
-def _hashed(samples: Sequence[Sample], role: Role, index: ImageIndex) -> list[_Good]:
+def _hashed(samples: Sequence[Sample], role: Role, index: ImageIndex) -> list[ImageRegion]:
     good = [sample for sample in samples if sample.label == "good" and sample.split == role]
-    regions = [(sample, ImageRegion(sample.path, index.sha256(sample.path))) for sample in good]
-    found = [_Good(region, f"group {sample.group}" if sample.group else region.sha256) for sample, region in regions]
-    return sorted(found, key=lambda image: natural_key(image.region.path))
+    found = [ImageRegion(sample.path, index.sha256(sample.path), group=sample.group) for sample in good]
+    return sorted(found, key=lambda image: natural_key(image.path))
 
 
-def _refuse_two_roles(every: dict[Role, list[_Good]]) -> None:
+def _refuse_two_roles(every: dict[Role, list[ImageRegion]]) -> None:
     """No content and no group may have two roles, and no content two groups."""
-    contents: dict[str, tuple[Role, _Good]] = {}
-    groups: dict[str, tuple[Role, _Good]] = {}
+    contents: dict[str, tuple[Role, ImageRegion]] = {}
+    groups: dict[str, tuple[Role, ImageRegion]] = {}
     for role, images in every.items():
         for image in images:
-            before, other = contents.setdefault(image.region.sha256, (role, image))
-            both = f"{other.region.path} and {image.region.path}"
+            before, other = contents.setdefault(image.sha256, (role, image))
+            both = f"{other.path} and {image.path}"
             if before != role:
                 raise InputError(f"{both} are the same image, in {_noun(before)} and in {_noun(role)}; remove one")
-            if other.key != image.key:
+            if other.unit != image.unit:
                 raise InputError(f"{both} are the same image, but of different groups; give them one group")
-            before, other = groups.setdefault(image.key, (role, image))
+            before, other = groups.setdefault(image.unit, (role, image))
             if before != role:
                 raise InputError(
-                    f"{other.region.path} and {image.region.path} are of one group, in {_noun(before)} and in "
+                    f"{other.path} and {image.path} are of one group, in {_noun(before)} and in "
                     f"{_noun(role)}; the images of a group share a role"
                 )
 
@@ -190,7 +196,7 @@ def _noun(role: Role) -> str:
     return "training" if role == "train" else role
 
 
-def _take_last(good: list[_Good], count: int | None) -> tuple[list[_Good], list[_Good]]:
+def _take_last(good: list[ImageRegion], count: int | None) -> tuple[list[ImageRegion], list[ImageRegion]]:
     """The images without, and the ones among, the last `count` by name; copies and images of their groups go along."""
     if not count:
         return good, []
@@ -198,13 +204,13 @@ def _take_last(good: list[_Good], count: int | None) -> tuple[list[_Good], list[
         raise ConfigError(
             f"the last {count} images are to be held out, but there are {len(good)} good ones; take fewer"
         )
-    kept = {image.key for image in good[-count:]}
-    rest = [image for image in good if image.key not in kept]
+    kept = {image.unit for image in good[-count:]}
+    rest = [image for image in good if image.unit not in kept]
     if not rest:
         raise ConfigError(
             f"all good images are copies of the last {count}, or of their groups; there is nothing left to train on"
         )
-    return rest, [image for image in good if image.key in kept]
+    return rest, [image for image in good if image.unit in kept]
 
 
 def roles_of(keys: Iterable[str], validation: float, test: float, seed: int) -> dict[str, Role]:
@@ -263,7 +269,7 @@ def _by_areas(
                 "patch, or keep none (--set split.validation=0 --set split.last=0)"
             )
         for role, piece in cut.items():
-            parts[role].append(ImageRegion(area.path, area.sha256, piece))
+            parts[role].append(replace(area, box=piece))
     return Split(*(tuple(parts[role]) for role in ROLES))
 
 
@@ -317,11 +323,13 @@ def split_dataset(
     split: SplitSettings,
     patch: int,
     index: ImageIndex | None = None,
+    *,
+    needed: int = 0,
 ) -> Split:
     """`split_good` with what the image settings say: a patch's side in the image's own pixels, and the region.
 
     Args:
-        patch: P, pixels at the working scale.
+        patch: P, pixels at the working scale. needed: see `split_good`.
     """
     index = index or ImageIndex()
     good = [sample.path for sample in samples if (sample.split, sample.label) == ("train", "good")]
@@ -332,7 +340,7 @@ def split_dataset(
         with opened_image(path, images) as image:
             return find_roi(image, images.roi).box
 
-    return split_good(samples, split, side, None if images.roi.everywhere else bounds, index)
+    return split_good(samples, split, side, None if images.roi.everywhere else bounds, index, needed=needed)
 
 
 def _factor(path: Path, images: ImageSettings, index: ImageIndex) -> float:

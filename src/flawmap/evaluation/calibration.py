@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import Tensor
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.records import Mask
+from flawmap.core.settings import ThresholdSettings
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.evidence import evidence_from_good
 from flawmap.evaluation.histograms import ScoreHistogram, grouped, quantile_from_good
@@ -25,6 +25,7 @@ from flawmap.evaluation.scans import each, evenly, good_layers, in_parallel, sca
 from flawmap.scoring.borders import BorderProfile, border_profile
 from flawmap.scoring.conformal import images_needed, score_limit
 from flawmap.scoring.detector import Detector
+from flawmap.scoring.operating_point import UNDECIDED, OperatingPoint
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,9 @@ def calibrated(
         border = border_from_good(detector, evenly(training, BORDER_IMAGES))
         detector = replace(detector, artifact=detector.artifact.with_border(border))
     if held_out:
-        threshold, calibration = threshold_from_good(detector, held_out, events)
-        detector = replace(detector, artifact=detector.artifact.with_threshold(threshold, calibration.to_dict()))
+        calibration = calibration_of(detector, held_out, events)
+        point = point_of(calibration, detector.config.threshold)
+        detector = replace(detector, artifact=detector.artifact.with_point(point, calibration=calibration.to_dict()))
     return detector
 
 
@@ -99,88 +101,91 @@ class CompactHistogram:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How a threshold was found on held-out good images, or areas of them.
+    """What good images that were held out, or areas of them, leave: everything that an operating point is found by.
 
-    false_positive_rate: the one asked for, 0 by the rule `largest`. largest: opened residual. resolvable_rate: of one
-    pixel; a smaller rate cannot be told from 0. alpha: share of good images that may be rejected, by the rule
-    `conformal`. image_scores: the largest opened residual of each image, ascending.
-    scores: of all pixels. precision: of the arithmetic, "float32" or "bfloat16". warning: what the threshold is not.
+    good: the histogram of their opened residuals. image_scores: the largest of each image, ascending; of the images of
+    one group (a roll, a lot) one counts, since they may be alike. resolvable_rate: of one pixel; a smaller rate cannot
+    be told from 0. precision: of the arithmetic, "float32" or "bfloat16".
     """
 
-    rule: str
-    false_positive_rate: float
+    good: ScoreHistogram
     good_areas: int
-    good_pixels: int
-    largest: float
-    resolvable_rate: float
-    precision: str
-    alpha: float | None
     image_scores: tuple[float, ...]
-    scores: CompactHistogram
-    warning: str | None
+    precision: str
+
+    @property
+    def good_pixels(self) -> int:
+        return self.good.good_pixels
+
+    @property
+    def resolvable_rate(self) -> float:
+        return 1 / self.good_pixels
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types, for the model file."""
-        return vars(self) | {"image_scores": list(self.image_scores), "scores": self.scores.to_dict()}
+        return {
+            "good_areas": self.good_areas,
+            "good_pixels": self.good_pixels,
+            "resolvable_rate": self.resolvable_rate,
+            "largest": self.image_scores[-1],
+            "image_scores": list(self.image_scores),
+            "precision": self.precision,
+            "scores": CompactHistogram.of(self.good).to_dict(),
+        }
 
 
-def threshold_from_good(
-    detector: Detector, areas: Sequence[ImageRegion], events: Events = SILENT
-) -> tuple[float, Calibration]:
-    """The threshold that the detector's settings ask for, and how it was found.
-
-    By `quantile` at most the given fraction of the held-out good pixels has an opened residual above it; by `largest`
-    none has. A rate that is too small for the number of pixels gives the largest residual too, and a warning. By
-    `conformal` a new good image has one above it with a probability of at most alpha, see `scoring.conformal`.
+def calibration_of(detector: Detector, areas: Sequence[ImageRegion], events: Events = SILENT) -> Calibration:
+    """Score good images, or areas of them, that were not trained on, in parallel.
 
     Args:
-        areas: good images, or areas of them, that were not trained on; scored in parallel.
         events: told of progress after each area.
     Raises:
         ConfigError: no areas, or nothing of them in the region of interest.
         InputError: one of them cannot be read.
     """
-    settings = detector.config.threshold
-    good, scores = ScoreHistogram.empty(), []
-    scans = in_parallel(partial(scan_good, detector, threshold=math.inf), areas)
+    good, count, scores = ScoreHistogram.empty(), 0, dict[str, tuple[str, float]]()
+    scans = in_parallel(partial(scan_good, detector, point=UNDECIDED), areas)
     with closing(scans):
         for done, (area, scan) in enumerate(scans, start=1):
             if isinstance(scan, InputError):
                 raise scan
             if scan is not None:
-                good = good + scan.counts.histogram
-                scores.append(scan.inspection.score)
+                good, count = good + scan.counts.histogram, count + 1
+                # Of a group the image with the least digest counts: a choice that knows nothing of the scores.
+                one = (f"{area.sha256}{area.box or ''}", scan.inspection.score)
+                scores[area.unit] = min(one, scores.get(area.unit, one))
             events.progress(done, len(areas), str(area.path))
-    if not scores:
+    if not count:
         raise ConfigError(
             "a threshold is found on good images that were held out, but none were; hold a share out for validation "
             "(--set split.validation=0.1)"
         )
-    scores.sort()
-    largest, rate, warning = scores[-1], 0.0, None
+    return Calibration(good, count, tuple(sorted(score for _, score in scores.values())), detector.precision_name)
+
+
+def point_of(calibration: Calibration, settings: ThresholdSettings) -> OperatingPoint:
+    """The operating point that the settings ask for.
+
+    By `quantile` at most the given fraction of the held-out good pixels has an opened residual above the threshold; by
+    `largest` none has. A rate that is too small for the number of pixels gives the largest residual too, and a warning.
+    By `conformal` a new good image has one above it with a probability of at most alpha, see `scoring.conformal`.
+    A flaw reaches as far as the fraction `growth` of the good pixels lies.
+    """
+    good, scores = calibration.good, calibration.image_scores
+    found: dict[str, Any] = {"rule": settings.rule, "good_areas": calibration.good_areas, "images": len(scores)}
+    threshold, warning = scores[-1] if settings.rule == "conformal" else quantile_from_good(good, 0), None
     if settings.rule == "quantile":
         rate = settings.false_positive_rate
         threshold, warning = quantile_from_good(good, rate), _unresolved(rate, good.good_pixels)
+        found["false_positive_rate"] = rate
     elif settings.rule == "conformal":
         limit = score_limit(scores, settings.alpha)
-        threshold, warning = (largest, _too_few(settings.alpha, len(scores))) if limit is None else (limit, None)
-    else:
-        threshold = largest
+        threshold, warning = (scores[-1], _too_few(settings.alpha, len(scores))) if limit is None else (limit, None)
+        found["alpha"] = settings.alpha
     if warning is not None:
         log.warning("%s", warning)
-    return threshold, Calibration(
-        rule=settings.rule,
-        false_positive_rate=rate,
-        good_areas=len(scores),
-        good_pixels=good.good_pixels,
-        largest=largest,
-        resolvable_rate=1 / good.good_pixels,
-        precision=detector.precision_name,
-        alpha=settings.alpha if settings.rule == "conformal" else None,
-        image_scores=tuple(scores),
-        scores=CompactHistogram.of(good),
-        warning=warning,
-    )
+    growth = quantile_from_good(good, settings.growth) if settings.growth else None
+    return OperatingPoint(threshold=threshold, growth=growth, area=settings.area, found=found | {"warning": warning})
 
 
 def _too_few(alpha: float, images: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,12 +22,22 @@ from flawmap.data.truth import truth_of
 from flawmap.evaluation.image_counts import CountedImage
 from flawmap.evaluation.intervals import RESAMPLES
 from flawmap.evaluation.metrics import Measure, PixelMetrics, curve_metrics
-from flawmap.evaluation.results import Evaluation, HeldOut, ImageRow, ImageSection, Label, PixelSection, TruthCounts
+from flawmap.evaluation.results import (
+    DecisionSection,
+    Evaluation,
+    HeldOut,
+    ImageRow,
+    ImageSection,
+    Label,
+    PixelSection,
+    TruthCounts,
+)
 from flawmap.evaluation.scans import in_parallel, scan_good, scan_image
 from flawmap.imaging.reading import opened_image
 from flawmap.imaging.roi import label_in_roi
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.inspection import Band, inspected, joined
+from flawmap.scoring.operating_point import UNDECIDED, OperatingPoint
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +100,7 @@ def located(dataset: Dataset, areas: Sequence[ImageRegion], index: ImageIndex | 
     index = index or ImageIndex()
     good = (*dataset.select("train", "good"), *dataset.select("validation", "good"))
     paths = {index.sha256(sample.path): sample.path for sample in good}
-    return tuple(ImageRegion(paths[area.sha256], area.sha256, area.box) for area in areas if area.sha256 in paths)
+    return tuple(replace(area, path=paths[area.sha256]) for area in areas if area.sha256 in paths)
 
 
 def score_case(detector: Detector, sample: Sample) -> tuple[Case, str | None]:
@@ -105,7 +114,7 @@ def score_case(detector: Detector, sample: Sample) -> tuple[Case, str | None]:
         bands = list(detector.scan(image, reconstruction=True))
         inspection = inspected(
             bands,
-            _threshold(detector),
+            _point(detector),
             path=sample.path,
             notes=lambda: image.notes,
             good_scores=detector.artifact.good_scores,
@@ -154,7 +163,7 @@ def evaluate(
                 defective_only.add_image(counts)
         events.progress(done, len(samples), str(sample.path))
     good = [found.pixels for found in measured if found.row.label == "good" and found.pixels[1] > 0]
-    for area, part in in_parallel(partial(scan_good, detector, threshold=_threshold(detector)), areas):
+    for area, part in in_parallel(partial(scan_good, detector, point=_point(detector)), areas):
         if isinstance(part, InputError):
             unreadable.append((relative_name(area.path, root), str(part)))
         elif part is not None:
@@ -166,6 +175,7 @@ def evaluate(
     image, reason = ImageSection.of(rows, resamples)
     threshold = detector.artifact.threshold
     return Evaluation(
+        decision=DecisionSection.of(rows),
         pixel=PixelSection.of(everything, resamples),
         pixel_defective_images=PixelSection.of(defective_only, resamples),
         image=image,
@@ -198,13 +208,13 @@ def _measure_sample(detector: Detector, root: Path, sample: Sample) -> tuple[Mea
     """The numbers of an image, and its counts where they belong to the pixel metrics."""
     with opened_image(sample.path, detector.config.images) as image:
         truth, problem = _truth(sample, image.shape[:2])
-        inspection, counts, hit = scan_image(detector, image, truth, threshold=_threshold(detector))
+        inspection, counts, hit = scan_image(detector, image, truth, point=_point(detector))
     defective = counts.histogram.defective_pixels
     usable = sample.label == "good" or truth is not None
     label: Label = "outside" if truth is not None and not defective else sample.label
     counted = usable and label != "outside"
     own = {name: measure.value for name, measure in curve_metrics(counts.histogram).items()} if counted else None
-    decided = math.isfinite(inspection.threshold)
+    decided = detector.artifact.threshold is not None
     row = ImageRow(
         path=relative_name(sample.path, root),
         kind=sample.kind,
@@ -228,9 +238,9 @@ def _with_aupimo(row: ImageRow, aupimo: Iterator[Measure | None]) -> ImageRow:
     return replace(row, metrics=row.metrics | {"aupimo": None if measure is None else measure.value})
 
 
-def _threshold(detector: Detector) -> float:
-    """The model's; infinity where it has none: then nothing is decided, but everything can be measured."""
-    return math.inf if detector.artifact.threshold is None else detector.artifact.threshold
+def _point(detector: Detector) -> OperatingPoint:
+    """The model's; where it has none, nothing is decided, but everything can be measured."""
+    return detector.artifact.operating_point or UNDECIDED
 
 
 def _truth(sample: Sample, shape: tuple[int, int]) -> tuple[Mask | None, str | None]:

@@ -1,8 +1,9 @@
 """What turns residuals into evidence, from good images: their spread and tails, and what each layer is worth.
 
 Mean, spread and tails of the layers come from images that were trained on. How much each layer counts is learnt from
-defects that are pasted into good images: a logistic regression tells their pixels from good ones. The tail of the sum,
-which sets the unit, comes from good images that were held out, where there are any. No defective image is read.
+defects that are pasted into them: a logistic regression tells their pixels from good ones. The tail of the sum, which
+sets the unit and changes no order, comes from good images that were held out, where there are any. So these are as new
+to the scores as any other image, which the decision's guarantee asks for. No defective image is read.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice, product
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -76,7 +79,7 @@ def evidence_from_good(
         Layer(part=part, scale=scale, mean=middle, spread=width, tail=_tail(residual, middle, width, places), weight=1)
         for (part, scale), middle, width, residual in zip(kinds, mean, spread, values, strict=True)
     )
-    pasted = _pasted(detector, layers, held_out or good)
+    pasted = _pasted(detector, layers, good)
     weights = weights_of(pasted, _evidence(layers, values, places)) if len(pasted) else np.ones(len(layers))
     weighted = tuple(
         layer.model_copy(update={"weight": float(weight)}) for layer, weight in zip(layers, weights, strict=True)
@@ -153,13 +156,21 @@ def _profile(measured: Sequence[Sums]) -> tuple[list[list[float]], list[list[flo
 
 def _pasted(detector: Detector, layers: Sequence[Layer], regions: Sequence[ImageRegion]) -> Floats:
     """(n, L): evidence of pixels of defects that were pasted into good images; n is 0 where none found a place."""
-    turns = islice(cycle(evenly(regions, PASTED_IMAGES)), PASTED_IMAGES)
-    values = (_pasted_into(detector, layers, region, seed) for seed, region in enumerate(turns))
-    found = [one for one in values if one is not None]
+    turns = enumerate(islice(cycle(regions), PASTED_IMAGES))
+    found = each(partial(_pasted_into, detector, layers), [_Turn(region.path, region, seed) for seed, region in turns])
     return np.concatenate(found) if found else np.zeros((0, len(layers)))
 
 
-def _pasted_into(detector: Detector, layers: Sequence[Layer], region: ImageRegion, seed: int) -> Floats | None:
+class _Turn(NamedTuple):
+    """A good image and the seed of the defects in it."""
+
+    path: Path
+    region: ImageRegion
+    seed: int
+
+
+def _pasted_into(detector: Detector, layers: Sequence[Layer], turn: _Turn) -> Floats | None:
+    region, seed = turn.region, turn.seed
     random = np.random.default_rng(seed)
     with opened_image(region.path, detector.config.images) as whole:
         image, roi = part_of(whole, region.box, detector.config.images.roi)

@@ -133,6 +133,66 @@ class ImageSection:
 
 
 @dataclass(frozen=True)
+class Share:
+    """So many of so many images, with the exact interval of the rate that they come from (Clopper and Pearson)."""
+
+    count: int
+    of: int
+    interval: Interval
+
+    @classmethod
+    def counted(cls, count: int, of: int) -> Share:
+        return cls(count, of, binomial_interval(count, of))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "of": self.of, "interval": list(self.interval)}
+
+
+@dataclass(frozen=True)
+class DecisionSection:
+    """What the model decides at its own operating point, on images that it has not seen.
+
+    found: defective images that are called flawed. rejected: good ones that are. Either is None without such images.
+    precision, recall, f1: of the masks' pixels, all images together; None without a ground truth.
+    """
+
+    found: Share | None
+    rejected: Share | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    level: float = CONFIDENCE
+
+    @classmethod
+    def of(cls, rows: Sequence[ImageRow]) -> DecisionSection | None:
+        """The section; None where nothing was decided."""
+        decided = [row for row in rows if row.verdict is not None and row.label != "outside"]
+        if not decided:
+            return None
+
+        def share(label: Label) -> Share | None:
+            flawed = [row.verdict == "flawed" for row in decided if row.label == label]
+            return Share.counted(sum(flawed), len(flawed)) if flawed else None
+
+        truth = [row.truth for row in decided if row.truth is not None]
+        hit, found, defective = (sum(getattr(one, name) for one in truth) for name in ("hit", "found", "defective"))
+        return cls(
+            found=share("defective"),
+            rejected=share("good"),
+            precision=hit / found if found and defective else None,
+            recall=hit / defective if defective else None,
+            f1=2 * hit / (found + defective) if defective else None,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        shares = {
+            name: None if share is None else share.to_dict()
+            for name, share in (("found", self.found), ("rejected", self.rejected))
+        }
+        return vars(self) | shares
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """False positives on good images, or areas, that were neither trained on nor used for the threshold.
 
@@ -170,12 +230,14 @@ class HeldOut:
 class Evaluation:
     """What was measured.
 
+    decision: at the model's own operating point; None where it has none.
     pixel: over all images that count; pixel_defective_images: over the defective ones alone.
     image: None where `image_reason` says why. held_out: None without a threshold or without such images.
     unreadable: images that were lost, and why. notes: what was wrong with masks of images that count all the same.
     curve: of the pixels; None where it is undefined.
     """
 
+    decision: DecisionSection | None
     pixel: PixelSection
     pixel_defective_images: PixelSection
     image: ImageSection | None
@@ -188,6 +250,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         return {
+            "decision": None if self.decision is None else self.decision.to_dict(),
             "pixel": self.pixel.to_dict(),
             "pixel_defective_images": self.pixel_defective_images.to_dict(),
             "image": None if self.image is None else self.image.to_dict(),

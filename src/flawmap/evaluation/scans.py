@@ -23,6 +23,7 @@ from flawmap.imaging.roi import Box, Roi, find_roi
 from flawmap.imaging.threads import one_opencv_thread
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.inspection import InspectionBuilder
+from flawmap.scoring.operating_point import OperatingPoint
 
 
 class Scan(NamedTuple):
@@ -45,30 +46,34 @@ Result = TypeVar("Result")
 
 
 def scan_image(
-    detector: Detector, image: ImageRows, truth: Mask | None, *, threshold: float, box: Box | None = None
+    detector: Detector, image: ImageRows, truth: Mask | None, *, point: OperatingPoint, box: Box | None = None
 ) -> Scan:
     """Score an image, or the part of it in a box, and count its pixels.
 
     Args:
         truth: (H, W) bool, True = defective; None: all pixels are good.
-        threshold: residuals above it are flaws.
+        point: what is a flaw.
     """
-    builder, counts, hit = InspectionBuilder(threshold), ImageCounts(), 0
+    builder, counts, hit, top = InspectionBuilder(point), ImageCounts(), 0, 0
     for band in detector.scan(image, box=box):
         rows = slice(band.top, band.top + len(band.residual))
         drawn = np.zeros(band.residual.shape, np.bool_) if truth is None else truth[rows]
-        hit += int((builder.add(band) & drawn).sum())
+        builder.add(band)
         counts.add(band.residual, drawn, band.inside)
+    if truth is not None:
+        for mask in builder.masks():
+            hit += int((mask & truth[top : top + len(mask)]).sum())
+            top += len(mask)
     return Scan(builder.inspection(image.path, image.notes), counts.counted(), hit)
 
 
-def scan_good(detector: Detector, region: ImageRegion, *, threshold: float) -> Scan | None:
+def scan_good(detector: Detector, region: ImageRegion, *, point: OperatingPoint) -> Scan | None:
     """Score a good image, or an area of one by itself; None if nothing of it lies in the region of interest."""
     settings = detector.config.images
     with opened_image(region.path, settings) as image:
         if region.box is not None and find_roi(image, settings.roi).cut(region.box) is None:
             return None
-        return scan_image(detector, image, None, threshold=threshold, box=region.box)
+        return scan_image(detector, image, None, point=point, box=region.box)
 
 
 def in_parallel(

@@ -6,6 +6,12 @@ threshold: the map is opened once, and thresholds may move afterwards at no cost
 
 from __future__ import annotations
 
+import math
+import zlib
+from array import array
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -91,13 +97,17 @@ def threshold_mask(opened: FloatMap, threshold: float, inside: Mask | None = Non
 class RegionGathering:
     """The 8-connected components of a mask that comes by bands of rows; those that a seam cuts are put together again.
 
-    Memory grows with the number of components, not with the number of rows.
+    Kept are components that hold a value above `seed` (hysteresis) and have at least `area` pixels. Memory grows with
+    the number of components and with the outlines of the mask, which is kept packed, not with the number of rows.
     """
 
-    def __init__(self) -> None:
-        self._closed: list[_Tally] = []  # components that no later band can touch
+    def __init__(self, seed: float = -math.inf, area: int = 1) -> None:
+        self._seed, self._area = seed, area
+        self._closed: list[_Tally] = []  # components that no later band can touch, if they are kept
         self._open: _Tally = np.zeros(0, _ENTRY)
-        self._seam: NDArray[np.int64] | None = None  # numbers of the open components in the last row, -1 = none
+        self._line: NDArray[np.int64] | None = None  # numbers of the open components in the last row, -1 = none
+        self._parents = array("q")  # of every component of a band: one that it belongs to, or itself
+        self._bands: list[_PackedBand] = []
         self._top = 0
 
     def add(self, mask: Mask, opened_residual: FloatMap) -> None:
@@ -111,32 +121,73 @@ class RegionGathering:
         """
         _check_map(opened_residual, "opened_residual")
         check_mask(mask, opened_residual.shape, "mask")
+        known = len(self._parents)
+        self._bands.append(_PackedBand.of(mask, known))
         if mask.size == 0:
             return
         labels, tally = _components(mask, opened_residual, self._top)
+        tally["number"] = np.arange(known, known + len(tally))
+        self._parents.extend(range(known, known + len(tally)))
         self._top += len(mask)
         before = len(self._open)
         first, last = (np.where(row > 0, before + row.astype(np.int64) - 1, -1) for row in (labels[0], labels[-1]))
-        pairs = [] if self._seam is None else _touching(self._seam, first)
+        pairs = [] if self._line is None else _touching(self._line, first)
         group = _joined(before + len(tally), pairs)
-        tally = _added(np.concatenate((self._open, tally)), group)
+        every = np.concatenate((self._open, tally))
+        tally = _added(every, group)
+        for number, parent in zip(every["number"], tally["number"][group], strict=True):
+            self._parents[int(number)] = int(parent)
         ends = np.append(group, -1)[last]  # -1 stays -1
         going_on = np.unique(ends[ends >= 0])
-        self._closed.append(np.delete(tally, going_on))
+        self._closed.append(self._worth(np.delete(tally, going_on)))
         self._open = tally[going_on]
-        self._seam = np.where(ends >= 0, np.searchsorted(going_on, ends), -1)
+        self._line = np.where(ends >= 0, np.searchsorted(going_on, ends), -1)
 
     def regions(self) -> tuple[Region, ...]:
         """The components of all bands, by falling peak; equal peaks from the top, then from the left."""
-        found = np.concatenate((*self._closed, self._open))
+        found = self._kept()
         order = np.lexsort((found["left"], found["top"], -found["peak"]))
         return tuple(_region(found[place]) for place in order)
+
+    def masks(self) -> Iterator[Mask]:
+        """The bands as they came, after the last one, with the components that are kept alone."""
+        belongs = np.array(self._parents, np.int64)
+        while len(belongs) and (belongs[belongs] != belongs).any():
+            belongs = belongs[belongs]
+        kept = np.isin(belongs, self._kept()["number"].astype(np.int64))
+        for band in self._bands:
+            yield band.chosen(kept)
+
+    def _kept(self) -> _Tally:
+        return np.concatenate((*self._closed, self._worth(self._open)))
+
+    def _worth(self, tally: _Tally) -> _Tally:
+        return tally[(tally["peak"] > self._seed) & (tally["area"] >= self._area)]
+
+
+class _PackedBand(NamedTuple):
+    """A mask (h, W) in few bytes. number: of its first component."""
+
+    shape: tuple[int, int]
+    bits: bytes
+    number: int
+
+    @classmethod
+    def of(cls, mask: Mask, number: int) -> _PackedBand:
+        return cls((mask.shape[0], mask.shape[1]), zlib.compress(np.packbits(mask).tobytes(), 1), number)
+
+    def chosen(self, kept: Mask) -> Mask:
+        """The mask's components that are kept, by their numbers."""
+        bits = np.frombuffer(zlib.decompress(self.bits), np.uint8)
+        mask = np.unpackbits(bits, count=self.shape[0] * self.shape[1]).reshape(self.shape)
+        labels, count = label(mask.astype(np.bool_))
+        return np.append(False, kept[self.number : self.number + count])[labels]
 
 
 _Tally = NDArray[np.void]
 """One entry for each component, of what adds up."""
 
-_SUMS, _LEAST, _MOST = ("area", "x", "y", "residual"), ("left", "top"), ("right", "bottom", "peak")
+_SUMS, _LEAST, _MOST = ("area", "x", "y", "residual"), ("left", "top", "number"), ("right", "bottom", "peak")
 _ENTRY = np.dtype([(name, np.float64) for name in (*_SUMS, *_LEAST, *_MOST)])  # exact for whole numbers up to 2^53
 
 

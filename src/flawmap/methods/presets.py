@@ -15,12 +15,14 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "method": {"ssim": _SSIM},  # where the method has it
         "residual": {"ssim": _SSIM},
         "tiling": {"stride": 30},
+        "split": {"validation": 0.1},
         "training": {"epochs": 200, "pool": 10_000, "batch": 32, "learning_rate": 2e-4, "weight_decay": 1e-5},
     },
     "fast": {
         "method": {"ssim": {"window": "gaussian", "size": 11, "constants": "wang"}},
         "residual": {"ssim": {"window": "uniform", "size": 15, "constants": "wang"}},
         "tiling": {"stride": 30, "weights": "hann"},
+        "split": {"validation": 0.1},
         "training": {"minutes": 10, "batch": 32, "learning_rate": 2e-3, "warmup": 50, "schedule": "cosine"},
     },
 }

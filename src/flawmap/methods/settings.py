@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flawmap.core.settings import FeatureSettings, MethodSettings, ResidualName, SSIMSettings
 from flawmap.nets.weights import weights_file
@@ -64,3 +64,26 @@ class FeatureMatchingSettings(AutoencoderSettings):
 
     def files(self) -> dict[str, Path]:
         return {"features.weights": weights_file(self.features)}
+
+
+class MixtureSettings(MethodSettings):
+    """Gaussian mixtures of small windows at several levels of detail; nothing is trained by steps."""
+
+    name: Literal["gmm"] = "gmm"
+    levels: tuple[int, ...] = Field((1, 2, 4), min_length=1, strict=False)  # pixels between a window's pixels
+    side: Literal[3, 5, 7] = 5  # of a window, in its own pixels
+    dimensions: int = Field(12, gt=0)  # main components of windows
+    components: int = Field(8, gt=0)  # Gaussians of a mixture
+    samples: int = Field(20_000, ge=1000)  # windows that a mixture is fitted to
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if len(set(self.levels)) < len(self.levels) or not all(1 <= level <= 16 for level in self.levels):
+            raise ValueError(f"levels must be different whole numbers from 1 to 16, got {self.levels}")
+        return self
+
+    def problem(self, config: Any) -> str | None:
+        reach = self.side // 2 * max(self.levels)
+        if reach >= config.model.patch:
+            return f"windows reach {reach} pixels, which must be less than the patch, {config.model.patch}"
+        return None

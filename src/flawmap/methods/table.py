@@ -7,7 +7,13 @@ from importlib import import_module
 from typing import Any
 
 from flawmap.methods.interface import Method
-from flawmap.methods.settings import FeatureMatchingSettings, L2Settings, StructuralSettings, VariationalSettings
+from flawmap.methods.settings import (
+    FeatureMatchingSettings,
+    L2Settings,
+    MixtureSettings,
+    StructuralSettings,
+    VariationalSettings,
+)
 
 
 def when_called(module: str, name: str) -> Callable[..., Any]:
@@ -29,4 +35,7 @@ METHODS: dict[str, Method] = {
     "l2": Method(L2Settings, *_AUTOENCODER),
     "vae": Method(VariationalSettings, *_AUTOENCODER),
     "fm": Method(FeatureMatchingSettings, *_AUTOENCODER),
+    "gmm": Method(
+        MixtureSettings, when_called("flawmap.methods.mixture", "fit"), when_called("flawmap.methods.mixture", "scorer")
+    ),
 }

@@ -9,7 +9,7 @@ from typing import Any
 from flawmap.data.samples import Sample
 from flawmap.evaluation.evaluate import Case, relative_name, score_case
 from flawmap.evaluation.results import Evaluation
-from flawmap.reporting.labels import DECIMALS, HELD_OUT, IMAGE_METRICS, PIXEL_METRICS
+from flawmap.reporting.labels import DECIMALS, HELD_OUT, IMAGE_METRICS, PIXEL_METRICS, decision_rows
 from flawmap.reporting.pages import Figure, Page, PictureRows, Section
 from flawmap.reporting.pictures import Levels, heatmap, overlay, picture
 from flawmap.reporting.tables import Cell, Table, count, number, percent
@@ -47,7 +47,7 @@ def evaluation_page(
         title=f"{model['file']} on {about['dataset']['name']}",
         lead=f"{len(evaluation.per_image)} images, scored by the method {model['method']} in their own pixels.",
         facts=_facts(about),
-        tables=(_metrics_table(evaluation),),
+        tables=(*_decision_table(evaluation), _metrics_table(evaluation)),
         figures=(Figure(curve, roc.read_bytes()),) if roc.is_file() else (),
         sections=tuple(sections),
         heat=SCALE,
@@ -172,6 +172,15 @@ def _threshold(model: Mapping[str, Any]) -> str:
     if model["threshold"] is None:
         return "none"
     return f"{model['threshold']:.4g} on residuals opened with a circle of diameter {model['opening']}"
+
+
+def _decision_table(evaluation: Evaluation) -> tuple[Table, ...]:
+    rows = decision_rows(None if evaluation.decision is None else evaluation.decision.to_dict())
+    best = evaluation.pixel.values["f1_max"]
+    if rows and best is not None:
+        rows.append((PIXEL_METRICS["f1_max"].label, f"{best:.{DECIMALS}f}"))
+    title = "Decisions at the model's own operating point (95% Clopper-Pearson interval)"
+    return (Table(title, ("", "value"), tuple(rows)),) if rows else ()
 
 
 def _metrics_table(evaluation: Evaluation) -> Table:

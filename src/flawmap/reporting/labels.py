@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 DECIMALS = 4  # of every metric, wherever it has room
 
@@ -33,3 +34,20 @@ IMAGE_METRICS: dict[str, Metric] = {
 """By their key in the section `image` of metrics.json."""
 
 HELD_OUT = "held-out good pixels above the threshold"
+
+
+def decision_rows(decision: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """What the model decides at its own operating point, label and value; of the section `decision` of metrics.json."""
+    if decision is None:
+        return []
+    rows = []
+    for key, label in (("found", "defective images found"), ("rejected", "good images rejected")):
+        share = decision[key]
+        if share is not None:
+            low, high = (f"{100 * end:.1f}" for end in share["interval"])
+            rows.append((label, f"{share['count']} of {share['of']} ({low} to {high} %)"))
+    for key in ("f1", "precision", "recall"):
+        if decision[key] is not None:
+            name = "F1" if key == "f1" else key
+            rows.append((f"pixel {name} of the masks", f"{decision[key]:.{DECIMALS}f}"))
+    return rows

@@ -85,9 +85,12 @@ class ReducedOverlay:
         self._image = BlockReduce((height, width, channels), self._factor, np.add, np.float64)
         self._mask = BlockReduce((height, width), self._factor, np.logical_or, np.bool_)
 
-    def add(self, image: NDArray[np.float32], mask: Mask) -> None:
-        """Add the band below the last one: (h, W, C) in [0, 1] and (h, W) bool."""
+    def add_image(self, image: NDArray[np.float32]) -> None:
+        """The band below the last one: (h, W, C) in [0, 1]."""
         self._image.add(image)
+
+    def add_mask(self, mask: Mask) -> None:
+        """The band below the last one: (h, W) bool."""
         self._mask.add(mask)
 
     def picture(self) -> Picture:

@@ -28,6 +28,7 @@ from flawmap.methods.interface import PatchScorer
 from flawmap.methods.table import METHODS
 from flawmap.scoring.inspection import Band, inspected, joined
 from flawmap.scoring.model_file import Artifact, load_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 from flawmap.scoring.pipeline import score_rows
 from flawmap.scoring.tiling import Grid
 
@@ -93,20 +94,22 @@ class Detector:
 
         threshold: instead of the model's own.
         """
-        limit = self.threshold(threshold)
+        point = self.point(threshold)
         if not isinstance(image, str | Path):
-            return self._inspected(_rows(image, path), limit)
+            return self._inspected(_rows(image, path), point)
         with opened_image(Path(image), self.config.images) as rows:
-            return self._inspected(rows, limit)
+            return self._inspected(rows, point)
 
-    def threshold(self, given: float | None = None) -> float:
-        """The threshold given, or else the model's own. ConfigError if there is neither."""
-        found = self.artifact.threshold if given is None else given
-        if found is None:
+    def point(self, threshold: float | None = None) -> OperatingPoint:
+        """Where the model decides, with the threshold given, or else its own. ConfigError if there is neither."""
+        own = self.artifact.operating_point
+        if threshold is not None:
+            return OperatingPoint(threshold=threshold) if own is None else own.at(threshold)
+        if own is None:
             raise ConfigError(
                 "this model has no threshold; pass one, or train with good images held out (validation > 0)"
             )
-        return found
+        return own
 
     def scan(
         self, image: ImageRows, *, box: Box | None = None, opening: bool = True, reconstruction: bool = False
@@ -136,9 +139,9 @@ class Detector:
         size, target = self._sizes(image, roi)
         return self._layers(_cut(map(self.checked, image.bands()), roi.box), size, target, reconstruction=False)
 
-    def _inspected(self, rows: ImageRows, threshold: float) -> MappedInspection:
+    def _inspected(self, rows: ImageRows, point: OperatingPoint) -> MappedInspection:
         good = self.artifact.good_scores
-        return inspected(self.scan(rows), threshold, path=rows.path, notes=lambda: rows.notes, good_scores=good)
+        return inspected(self.scan(rows), point, path=rows.path, notes=lambda: rows.notes, good_scores=good)
 
     def _bands(self, image: ImageRows, roi: Roi, *, opening: bool, reconstruction: bool) -> Iterator[Band]:
         height, width, _ = image.shape

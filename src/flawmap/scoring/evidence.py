@@ -132,6 +132,10 @@ class EvidenceProfile(Settings):
         """
         return self.total(self.weighted(residuals, top=top, height=height))
 
+    def summary(self) -> list[dict[str, float]]:
+        """What each layer is worth, without tables."""
+        return [{"part": layer.part, "scale": layer.scale, "weight": layer.weight} for layer in self.layers]
+
     def weighted(self, residuals: Tensor, *, top: int = 0, height: int | None = None) -> Tensor:
         """The sum over layers before its own tail."""
         rows, width = residuals.shape[-2:]

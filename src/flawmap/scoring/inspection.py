@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from flawmap.core.records import FloatMap, Inspection, MappedInspection, Mask
 from flawmap.imaging.morphology import RegionGathering, threshold_mask
 from flawmap.imaging.reading import Pixels
 from flawmap.scoring.conformal import p_value
+from flawmap.scoring.operating_point import OperatingPoint
 
 
 class Band(NamedTuple):
@@ -42,34 +43,36 @@ def joined(bands: Sequence[Band]) -> Band:
 
 
 class InspectionBuilder:
-    """Adds up the bands of one image. threshold: residuals above it are flaws."""
+    """Adds up the bands of one image. point: what is a flaw, and how far it reaches."""
 
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
-        self._regions = RegionGathering()
-        self._score, self._flawed, self._height, self._width = -np.inf, 0, 0, 0
+    def __init__(self, point: OperatingPoint) -> None:
+        self._point = point
+        self._regions = RegionGathering(point.threshold, point.area)
+        self._score, self._height, self._width = -np.inf, 0, 0
 
-    def add(self, band: Band) -> Mask:
-        """The mask (h, W) of the band below the one before."""
-        mask = threshold_mask(band.residual, self._threshold, band.inside)
-        self._regions.add(mask, band.residual)
+    def add(self, band: Band) -> None:
+        """The band below the one before."""
+        self._regions.add(threshold_mask(band.residual, self._point.lower, band.inside), band.residual)
         self._score = max(self._score, float(band.residual.max()))
-        self._flawed += int(mask.sum())
-        self._height, self._width = self._height + len(mask), mask.shape[1]
-        return mask
+        self._height, self._width = self._height + len(band.residual), band.residual.shape[1]
+
+    def masks(self) -> Iterator[Mask]:
+        """The mask of each band (h, W), after the last one: only then it is known what belongs to a flaw."""
+        return self._regions.masks()
 
     def inspection(
         self, path: Path | None, notes: tuple[str, ...] = (), good_scores: Sequence[float] = ()
     ) -> Inspection:
         """What was found, after the last band. good_scores: of held-out good images, ascending, for the p-value."""
+        regions = self._regions.regions()
         return Inspection(
             width=self._width,
             height=self._height,
             score=self._score,
-            threshold=self._threshold,
-            verdict="flawed" if self._flawed else "ok",
-            flawed_pixels=self._flawed,
-            regions=self._regions.regions(),
+            threshold=self._point.threshold,
+            verdict="flawed" if regions else "ok",
+            flawed_pixels=sum(region.area for region in regions),
+            regions=regions,
             path=None if path is None else str(path),
             notes=notes,
             p_value=p_value(self._score, good_scores) if good_scores else None,
@@ -78,16 +81,16 @@ class InspectionBuilder:
 
 def inspected(
     bands: Iterable[Band],
-    threshold: float,
+    point: OperatingPoint,
     *,
     path: Path | None = None,
     notes: Callable[[], tuple[str, ...]] = tuple,
     good_scores: Sequence[float] = (),
 ) -> MappedInspection:
     """The inspection of an image with its maps. notes: asked for after the last band. good_scores: for the p-value."""
-    builder, maps = InspectionBuilder(threshold), []
+    builder, maps = InspectionBuilder(point), []
     for band in bands:
-        maps.append((band.residual, builder.add(band)))
+        maps.append(band.residual)
+        builder.add(band)
     found = vars(builder.inspection(path, notes(), good_scores))
-    residual, mask = (np.concatenate(parts) for parts in zip(*maps, strict=True))
-    return MappedInspection(**found, residual=residual, mask=mask)
+    return MappedInspection(**found, residual=np.concatenate(maps), mask=np.concatenate(list(builder.masks())))

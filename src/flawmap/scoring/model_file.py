@@ -1,8 +1,8 @@
 """One `.flawmap` file: safetensors weights with a JSON header and a digest over both. Never pickle.
 
-The header holds the format's version, the whole configuration, the threshold and how it was found, and where the
-model comes from (data, split, seed, steps, versions, duration). A threshold is changed by writing the header anew;
-the weights stay as they are.
+The header holds the format's version, the whole configuration, the operating points and how they were found, and where
+the model comes from (data, split, seed, steps, versions, duration). An operating point is changed by writing the header
+anew; the weights stay as they are.
 """
 
 from __future__ import annotations
@@ -24,11 +24,18 @@ from flawmap.methods.interface import State
 from flawmap.methods.overrides import override, parse
 from flawmap.scoring.borders import BorderProfile, border_corrected
 from flawmap.scoring.evidence import EvidenceProfile
+from flawmap.scoring.operating_point import OperatingPoint
 
-FORMAT = 2
+FORMAT = 3
 KEY = "flawmap"  # of the header in safetensors' own metadata
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda header: header | {"evidence": None}}
+DEFAULT = "default"
+"""The operating point that a calibration finds unless another one is named."""
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda header: header | {"evidence": None},
+    2: lambda header: header | _points(header.pop("threshold")),
+}
 """From a version to the next one: a header of version n becomes one of n + 1. So older files stay readable."""
 
 
@@ -36,20 +43,32 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda hea
 class Artifact:
     """A fitted model, at rest.
 
-    weights, facts: the tensors and the JSON of the method's state. threshold: residuals above it are flaws; None before
-    calibration. calibration: how it was found, with its values. provenance: data summary, split, seed, steps,
-    versions, duration. border, evidence: the border correction, and what turns residuals into evidence; None if it is
-    off or not measured yet.
+    weights, facts: the tensors and the JSON of the method's state. points: operating points by name, none before
+    calibration. active: the one that decides. calibration: the good images that were held out, with their values.
+    provenance: data summary, split, seed, steps, versions, duration. border, evidence: the border correction, and what
+    turns residuals into evidence; None if it is off or not measured yet.
     """
 
     config: Config
     weights: dict[str, Tensor]
-    threshold: float | None = None
+    points: dict[str, OperatingPoint] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     border: BorderProfile | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     evidence: EvidenceProfile | None = None
+    active: str = DEFAULT
+
+    @property
+    def operating_point(self) -> OperatingPoint | None:
+        """The one that decides; None before calibration."""
+        return self.points.get(self.active)
+
+    @property
+    def threshold(self) -> float | None:
+        """That of the operating point that decides."""
+        point = self.operating_point
+        return None if point is None else point.threshold
 
     @property
     def state(self) -> State:
@@ -62,15 +81,17 @@ class Artifact:
             "facts": self.facts,
             "border": self.border,
             "evidence": None if self.evidence is None else self.evidence.model_dump(mode="json"),
-            "threshold": self.threshold,
+            "points": {name: point.model_dump(mode="json") for name, point in self.points.items()},
+            "active": self.active,
             "calibration": self.calibration,
             "provenance": self.provenance,
         }
 
     def summary(self) -> dict[str, Any]:
-        """The header without the calibration's histogram, for people and their programs."""
+        """The header with the threshold that decides, without long tables, for people and their programs."""
         shown = {key: value for key, value in self.calibration.items() if key != "scores"}
-        return self.header() | {"calibration": shown}
+        evidence = None if self.evidence is None else self.evidence.summary()
+        return self.header() | {"threshold": self.threshold, "calibration": shown, "evidence": evidence}
 
     def report(self, path: Path) -> dict[str, Any]:
         """What a command says of the model that it wrote there: the summary without the list of training images."""
@@ -120,8 +141,21 @@ class Artifact:
     def with_border(self, border: BorderProfile) -> Artifact:
         return replace(self, border=border)
 
-    def with_threshold(self, threshold: float, calibration: dict[str, Any]) -> Artifact:
-        return replace(self, threshold=threshold, calibration=calibration)
+    def with_point(
+        self, point: OperatingPoint, name: str = DEFAULT, calibration: dict[str, Any] | None = None
+    ) -> Artifact:
+        """The model with one more operating point, which decides from now on. calibration: None: as it is."""
+        points, found = self.points | {name: point}, self.calibration if calibration is None else calibration
+        return replace(self, points=points, active=name, calibration=found)
+
+    def at_point(self, name: str | None) -> Artifact:
+        """The model as another of its operating points decides; None: as it is. ConfigError for an unknown name."""
+        if name is None:
+            return self
+        if name not in self.points:
+            known = f"it has {', '.join(self.points)}" if self.points else "it has none"
+            raise ConfigError(f"no operating point {name!r} in this model; {known}")
+        return replace(self, active=name)
 
 
 def _without_places(config: Config) -> Config:
@@ -150,15 +184,20 @@ def load_artifact(path: Path) -> Artifact:
         raise ArtifactError(f"{path} is damaged: {error}; copy it again or train anew") from None
     try:
         config = parse(header["config"])
-        threshold = header["threshold"]
-        if not isinstance(threshold, float | int | None):
-            raise TypeError(f"threshold must be a number, got {threshold!r}")
+        points = {name: OperatingPoint.model_validate(point) for name, point in header["points"].items()}
+        active = str(header["active"])
         border = _border(header["border"], config)
         calibration, provenance, facts = (dict(header[key]) for key in ("calibration", "provenance", "facts"))
         evidence = _evidence(header["evidence"], config)
-        return Artifact(config, weights, threshold, calibration, provenance, border, facts, evidence)
-    except (KeyError, TypeError, ValueError) as error:
+        return Artifact(config, weights, points, calibration, provenance, border, facts, evidence, active)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: its header does not hold a model's settings ({error})") from None
+
+
+def _points(threshold: float | None) -> dict[str, Any]:
+    """The operating points of a header that had a threshold."""
+    points = {} if threshold is None else {DEFAULT: {"threshold": threshold}}
+    return {"points": points, "active": DEFAULT}
 
 
 def _border(values: list[float] | None, config: Config) -> BorderProfile | None:
