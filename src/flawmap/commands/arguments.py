@@ -111,7 +111,7 @@ def data(
 def train(
     path: Annotated[Path | None, typer.Argument(metavar="DATA", help="Folder of good images, or a data set.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")] = Path("model.flawmap"),
-    preset: opt.Preset = "fast",
+    preset: opt.Preset = "auto",
     method: opt.Method = None,
     minutes: opt.Minutes = None,
     steps: opt.Steps = None,
@@ -299,6 +299,34 @@ def evaluate(
         raise typer.Exit(SOME_FAILED)
 
 
+@app.command(short_help="Compare images of today with the calibration.")
+def monitor(
+    model: opt.Model,
+    images: Annotated[list[str], typer.Argument(help="Image files, folders (with all below), or globs in quotes.")],
+    output: opt.OutputFolder = Path("monitor"),
+    fail_on_drift: Annotated[bool, opt.switch("fail-on-drift", "Exit with 3 if there is an alarm.")] = False,
+    roi_masks: opt.RoiMasksHere = None,
+    device: opt.Device = "auto",
+    precision: opt.Precision = "auto",
+    engine: opt.Engine = "torch",
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Compare recent images, in the order of their names, with the good ones that the decision was calibrated on."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap.commands.monitor import monitor as run
+
+    with out.events() as events:
+        runtime = Runtime(device, precision, engine)
+        report = run(model, images, output, runtime=runtime, roi_masks=roi_masks, events=events)
+    out.result(report, tables.show_drift)
+    if report["unreadable"]:
+        raise typer.Exit(SOME_FAILED)
+    if fail_on_drift and report["alarm"] is not None:
+        raise typer.Exit(FLAWS_FOUND)
+
+
 app.command(short_help="Make the figures and tables of the paper again.")(reproduce)
 
 
@@ -353,7 +381,7 @@ def weights(
 
 
 def _resolved(
-    preset: Literal["paper", "fast"],
+    preset: Literal["auto", "fast", "paper"],
     method: str | None,
     file: Path | None,
     changes: list[str] | None,
@@ -361,15 +389,15 @@ def _resolved(
 ) -> Config:
     """The settings: the preset, then the file, then --set, then the options."""
     from flawmap.methods.config import USUAL
-    from flawmap.methods.overrides import assigned, override, read_config
+    from flawmap.methods.overrides import assigned, override, read_changes, read_config, without_set
     from flawmap.methods.presets import preset as settings_of
 
-    settings = settings_of(preset, method or USUAL)
+    settings, later = settings_of(preset, method or USUAL), [*map(assigned, changes or ()), own]
     if file is not None:
         settings = read_config(file, settings)
-    for change in (*map(assigned, changes or ()), own):
+    for change in later:
         settings = override(settings, change)
-    return settings
+    return without_set(settings, later if file is None else [read_changes(file), *later])
 
 
 def _settings_text(settings: Config, *, as_json: bool) -> str:

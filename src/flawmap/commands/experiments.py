@@ -24,7 +24,7 @@ def reproduce(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write and to go on in.")] = Path(
         "reproduction"
     ),
-    preset: opt.Preset = "fast",
+    preset: opt.PaperPreset = "fast",
     minutes: Annotated[
         float | None, typer.Option(min=0.01, help=opt.help_of("Minutes of each training.", otherwise="by the plan"))
     ] = None,

@@ -45,6 +45,10 @@ Engine = Annotated[
     typer.Option(help="Runs the network; all but torch need flawmap[export] and the CPU."),
 ]
 Preset = Annotated[
+    Literal["auto", "fast", "paper"],
+    typer.Option(help="auto: chosen on your good images; fast: SSIM, trained by minutes; paper: as published."),
+]
+PaperPreset = Annotated[
     Literal["paper", "fast"], typer.Option(help="paper: as published; fast: the extended recipe, trained by minutes.")
 ]
 Set = Annotated[

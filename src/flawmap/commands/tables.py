@@ -32,8 +32,50 @@ def show_training(console: Console, report: dict[str, Any]) -> None:
             ("loss", _loss(training)),
             ("threshold", _threshold(report)),
             ("images", f"{data['images']} good images or areas{left_out}, split {data['split_sha256'][:12]}"),
+            ("chosen", _chosen(report["provenance"])),
         ],
     )
+    show_check(console, report["check"])
+
+
+def _chosen(provenance: dict[str, Any]) -> str | None:
+    """The candidate that was trained, among how many; None where there was no choice."""
+    choice = provenance.get("choice", {})
+    return f"{choice['chosen']}, of {len(choice['trials'])} candidates" if choice.get("trials") else None
+
+
+def show_check(console: Console, check: dict[str, Any] | None) -> None:
+    """The self-check: the smallest size found by kind and contrast, and the changes that are tolerated."""
+    if check is None:
+        return
+    contrasts = list(dict.fromkeys(row["contrast"] for row in check["sizes"]))
+    table = _table("smallest size found at 90 %", *(f">contrast {contrast:.0%}" for contrast in contrasts))
+    kinds = dict.fromkeys(row["kind"] for row in check["sizes"])
+    for kind in kinds:
+        cells = [_smallest(row) for row in check["sizes"] if row["kind"] == kind]
+        table.add_row(kind.replace("_", " "), *cells)
+    console.print(table)
+    table = _table("tolerated", "up to", "beyond")
+    for row in check["tolerance"]:
+        steps = list(row["rejected"])
+        place = steps.index(row["last"]) + 1 if row["last"] else 0
+        beyond = "not tried" if place == len(steps) else _broken(row, steps[place])
+        table.add_row(row["change"], row["last"] or "nothing", beyond)
+    console.print(table)
+    if check["warning"]:
+        print_line(console, check["warning"], style="yellow")
+
+
+def _smallest(row: dict[str, Any]) -> str:
+    if row["smallest"]:
+        return f"{row['smallest']} pixels"
+    return f"over {max(map(int, row['rates']))} pixels" if row["rates"] else ""
+
+
+def _broken(row: dict[str, Any], step: str) -> str:
+    (rejected, good), (found, flawed) = row["rejected"][step], row["found"][step]
+    hits = f", {found} of {flawed} defects found" if flawed else ""
+    return f"{step}: {rejected} of {good} good parts rejected{hits}"
 
 
 def show_inspections(console: Console, report: dict[str, Any]) -> None:
@@ -153,8 +195,10 @@ def show_info(console: Console, report: dict[str, Any]) -> None:
                 "versions",
                 ", ".join(f"{name} {number}" for name, number in made.get("versions", {}).items()) or "unknown",
             ),
+            ("chosen", _chosen(made)),
         ],
     )
+    show_check(console, report["check"])
 
 
 def _trained(training: dict[str, Any]) -> str | None:
@@ -173,6 +217,29 @@ def _loss(training: dict[str, Any]) -> str | None:
 def show_calibration(console: Console, report: dict[str, Any]) -> None:
     print_line(console, f"threshold  {_threshold(report)}")
     print_line(console, f"written to {report['model']}")
+
+
+def show_drift(console: Console, report: dict[str, Any]) -> None:
+    alarm = "none" if report["alarm"] is None else f"at image {report['alarm']}: {_alarming(report)}"
+    moved = ", ".join(f"{name} {spreads:+.1f}" for name, spreads in report["moved"].items())
+    higher = f"{report['higher']:.0%} of recent images score above a calibrated one (50 %: no difference)"
+    _facts(
+        console,
+        [
+            ("images", f"{report['recent']} recent, {report['calibrated']} calibrated"),
+            ("scores", f"{higher}, p = {report['test']:.3g} (Mann-Whitney)"),
+            ("alarm", alarm),
+            ("moved", f"{moved} (spreads of good images)" if moved else None),
+            ("looks like", report["looks_like"]),
+        ],
+    )
+    for problem in report["unreadable"][:SHOWN]:
+        print_line(console, f"{problem['path']}: {problem['problem']}", style="red")
+    print_line(console, f"look at {Path(report['folder']) / 'monitor.png'}")
+
+
+def _alarming(report: dict[str, Any]) -> str:
+    return Path(report["images"][report["alarm"] - 1]["path"]).name
 
 
 def show_points(console: Console, report: dict[str, Any]) -> None:

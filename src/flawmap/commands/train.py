@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawmap.commands.outputs import usable_folder
+from flawmap.commands.trials import Fit, Looks, best_state, chosen
 from flawmap.core.device import choose_device, describe_machine, free_memory
-from flawmap.core.errors import InputError
+from flawmap.core.errors import InputError, TrainingError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.files import writable_folder
 from flawmap.core.runtime import Runtime
@@ -30,11 +31,12 @@ from flawmap.data.patches import PatchSource
 from flawmap.data.preparation import training_set
 from flawmap.data.splits import ImageRegion, Split, split_dataset
 from flawmap.evaluation.calibration import calibrated
+from flawmap.evaluation.selfcheck import with_self_check
 from flawmap.methods.config import Config
 from flawmap.methods.interface import FitContext, Progress, Row, State
 from flawmap.methods.overrides import override
 from flawmap.methods.table import METHODS
-from flawmap.reporting.charts import loss_figure
+from flawmap.reporting.charts import check_figure, loss_figure
 from flawmap.reporting.logs import write_history
 from flawmap.scoring.conformal import images_needed
 from flawmap.scoring.detector import Detector
@@ -105,17 +107,58 @@ def train(
         f"{dataset.layout} data: {len(split.train)} good images or areas to train on, {len(split.validation)} to "
         f"validate, {len(split.test)} held out as good test images"
     )
+    record = _beside(model, ".choice.json")
+    supplies = partial(_supply, model=model, index=index, events=events)
+    choice = chosen(config, split, _trial_fit(supplies), record=record, resume=resume, index=index, events=events)
     with _listener(tensorboard, events) as listen:
         context = FitContext(None, checkpoint, resume, split.training_digest, listen)
-        state, tally = _fitted(config, split, _supply(config, model, index, events), context, events)
+        config, state, tally, looks = _first_that_fits(choice.configs, split, supplies, context, events)
+    state, compared = best_state(config, state, looks, split.train, events)
     provenance = _provenance(state, split, layout=dataset.layout, tally=tally, skipped=images.left_out)
+    provenance["choice"] = choice.to_dict() | {"looks": compared}
     artifact = _calibrated(config, state, split, provenance, events)
     save_artifact(artifact, model)  # first: a disk that fills up over a picture must not cost the training
     if state.history:
         write_history(state.history, _beside(model, ".history.csv"))
         loss_figure([asdict(row) for row in state.history], _beside(model, ".history.png"))
+    if artifact.check is not None:
+        check_figure(artifact.check, _beside(model, ".check.png"))
     checkpoint.unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
     return TrainingReport(model, artifact, state.history, images.left_out)
+
+
+def _trial_fit(supplies: Callable[[Config], PatchSourceFactory]) -> Fit:
+    """How a trial is fitted: to a few images, without validation or checkpoint."""
+
+    def fit(config: Config, good: Sequence[ImageRegion], events: Events) -> State:
+        with supplies(config)(good) as (source, _):
+            return METHODS[config.method.name].fit(config, source, FitContext(on_progress=events.training))
+
+    return fit
+
+
+def _first_that_fits(
+    configs: Mapping[str, Config],
+    split: Split,
+    supplies: Callable[[Config], PatchSourceFactory],
+    context: FitContext,
+    events: Events,
+) -> tuple[Config, State, LoadStatistics, Looks]:
+    """The first of the candidates whose training succeeds. Raises TrainingError if none does."""
+    for place, (name, config) in enumerate(configs.items(), start=1):
+        looks = Looks()
+        watched = replace(context, looks=config.choice.looks, on_look=looks.add)
+        try:
+            return config, *_fitted(config, split, supplies(config), watched, events), looks
+        except TrainingError as error:
+            if place == len(configs):
+                raise
+            events.message(f"{name} failed, the next candidate is trained: {error}")
+            context = replace(context, resume=False)
+            if context.checkpoint is not None:
+                context.checkpoint.unlink(missing_ok=True)
+    raise AssertionError("there is at least one candidate")
 
 
 def _supply(config: Config, model: Path, index: ImageIndex, events: Events) -> PatchSourceFactory:
@@ -194,7 +237,10 @@ def _calibrated(config: Config, state: State, split: Split, provenance: dict[str
         log.warning("no good images were held out (validation = 0): the model has no threshold")
     artifact = Artifact(config, state.tensors, provenance=provenance, facts=state.facts)
     detector = Detector.of(artifact, Runtime(config.training.device, config.training.precision))
-    return calibrated(detector, split.train, split.validation, events=events).artifact
+    detector = calibrated(detector, split.train, split.validation, events=events)
+    if config.check.enabled and split.validation:
+        detector = with_self_check(detector, split.validation, events)
+    return detector.artifact
 
 
 def _provenance(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PATCH_SIDES = (32, 64, 128, 256)
 
-Preset = Literal["paper", "fast"]
+Preset = Literal["paper", "fast", "auto"]
 ResidualName = Literal["l2", "ssim", "luminance", "contrast", "structure", "probability"]
 FeatureName = Literal["alexnet", "squeezenet"]
 
@@ -229,6 +229,22 @@ class TrainingSettings(Settings):
         if self.epochs is not None and self.pool is None:
             raise ValueError("epochs need a fixed pool of patches; set training.pool, or give steps or minutes")
         return self
+
+
+class ChoiceSettings(Settings):
+    """What is tried before a training, and what is kept of it: both judged on good images alone."""
+
+    candidates: tuple[str, ...] = Field(
+        (), strict=False
+    )  # each "section.key=value ..."; none: the settings as they are
+    share: float = Field(0.04, gt=0, le=1)  # of the training's budget, for the trial of each candidate
+    looks: int = Field(1, ge=1, le=20)  # states of the training that are compared, at even distances; 1: its end
+
+
+class CheckSettings(Settings):
+    """Whether a training ends with a self-check: which defects the model finds, and what it tolerates."""
+
+    enabled: bool = False
 
 
 class ThresholdSettings(Settings):

@@ -343,7 +343,7 @@ def _dent(random: Generator, old: Pixels, size: float) -> Painted:
     dome = _blur(np.clip(depth, 0, None)[:, :, None], max(size / 10, 1))[:, :, 0]
     down, right = np.gradient(dome)
     angle = random.uniform(0, 2 * math.pi)
-    shade = down * math.sin(angle) + right * math.cos(angle)
+    shade: Plane = np.asarray(down * math.sin(angle) + right * math.cos(angle), np.float32)
     shade *= random.uniform(0.12, 0.3) / max(float(np.abs(shade).max()), 1e-6)
     return np.asarray(np.clip(depth / 2 + 0.5, 0, 1), np.float32), np.asarray(old + shade[:, :, None], np.float32)
 
@@ -355,7 +355,7 @@ def _double_thread(random: Generator, old: Pixels, size: float) -> Painted:
     thick = _sampled(old, np.asarray(middle + y / 2, np.float32), np.asarray(x + (old.shape[1] - 1) / 2, np.float32))
     cover = np.clip(min(thread, size / 2) - np.abs(y) + 0.5, 0, 1) * np.clip((size / 2 - np.abs(x)) / 2 + 0.5, 0, 1)
     shade = random.uniform(-0.12, 0.12)
-    return np.asarray(cover, np.float32), np.asarray(thick + np.float32(shade), np.float32)
+    return np.asarray(cover, np.float32), np.asarray(thick + shade, np.float32)
 
 
 def _foreign(random: Generator, old: Pixels, size: float) -> Painted:

@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice, product
-from pathlib import Path
-from typing import NamedTuple
+from itertools import product
 
 import numpy as np
 import torch
@@ -25,10 +23,9 @@ from flawmap.core.errors import InputError
 from flawmap.data.defects import add_flaws
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.histograms import ScoreHistogram
-from flawmap.evaluation.scans import each, evenly, good_layers, part_of
-from flawmap.imaging.reading import ImageRows, opened_image
+from flawmap.evaluation.pasting import Turn, good_part, turns
+from flawmap.evaluation.scans import each, evenly, good_layers
 from flawmap.imaging.resize import to_size
-from flawmap.imaging.roi import Roi
 from flawmap.scoring.borders import distances
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.evidence import EvidenceProfile, Layer, Tail, z_scores
@@ -38,7 +35,6 @@ Floats = NDArray[np.float64]
 GOOD_IMAGES = 20  # at most, whose layers are measured
 SAMPLES = 50_000  # pixels of a good image that tails and weights are taken from
 PASTED_IMAGES = 24  # good images with pasted defects
-CROP = 1024  # pixels: side of the part of an image that defects are pasted into, at most
 FLAWED_SAMPLES = 400  # pixels of an image's pasted defects, so that large ones do not decide alone
 LEAST_SPREAD = 1e-6  # of a layer: below it rounding is measured
 PENALTY = 1e-3  # of the squared weights
@@ -156,46 +152,28 @@ def _profile(measured: Sequence[Sums]) -> tuple[list[list[float]], list[list[flo
 
 def _pasted(detector: Detector, layers: Sequence[Layer], regions: Sequence[ImageRegion]) -> Floats:
     """(n, L): evidence of pixels of defects that were pasted into good images; n is 0 where none found a place."""
-    turns = enumerate(islice(cycle(regions), PASTED_IMAGES))
-    found = each(partial(_pasted_into, detector, layers), [_Turn(region.path, region, seed) for seed, region in turns])
+    found = each(partial(_pasted_into, detector, layers), turns(regions, PASTED_IMAGES))
     return np.concatenate(found) if found else np.zeros((0, len(layers)))
 
 
-class _Turn(NamedTuple):
-    """A good image and the seed of the defects in it."""
-
-    path: Path
-    region: ImageRegion
-    seed: int
-
-
-def _pasted_into(detector: Detector, layers: Sequence[Layer], turn: _Turn) -> Floats | None:
-    region, seed = turn.region, turn.seed
-    random = np.random.default_rng(seed)
-    with opened_image(region.path, detector.config.images) as whole:
-        image, roi = part_of(whole, region.box, detector.config.images.roi)
-        if roi is None:
-            return None
-        left, top, right, bottom = roi.box
-        left += int(random.integers(max(1, right - left - CROP + 1)))
-        top += int(random.integers(max(1, bottom - top - CROP + 1)))
-        part = image.cut((left, top, min(right, left + CROP), min(bottom, top + CROP)))
-        pixels = detector.checked(part.pixels())
-    inside = None if roi.mask is None else roi.mask[top : top + len(pixels), left : left + pixels.shape[1]]
+def _pasted_into(detector: Detector, layers: Sequence[Layer], turn: Turn) -> Floats | None:
+    part = good_part(detector, turn)
+    if part is None:
+        return None
     try:
-        flawed, mask, _ = add_flaws(pixels, seed, inside=inside)
+        flawed, mask, _ = add_flaws(part.pixels, turn.seed, inside=part.inside)
     except InputError:  # no place for one of them
         return None
-    shown = ImageRows(part.shape, lambda: iter([flawed]), path=part.path, whole=part.whole)
-    place = Roi((0, 0, part.shape[1], part.shape[0]))
-    small = torch.cat(list(detector.working_layers(shown, place)), dim=1)
-    size = (small.shape[1], small.shape[2])
+    rows, roi = part.shown(flawed)
+    small = torch.cat(list(detector.working_layers(rows, roi)), dim=1)
+    left, top, right, bottom = roi.box
+    size, mask = (small.shape[1], small.shape[2]), mask[top:bottom, left:right]
     where = mask if mask.shape == size else to_size(mask.astype(np.float32), size) > 0.5
     if not where.any():
         return None
     inner = torch.from_numpy(where)
     evidence = _evidence(layers, small.cpu()[:, inner], distances(*size, len(layers[0].mean))[inner])
-    return evidence[random.permutation(len(evidence))[:FLAWED_SAMPLES]]
+    return evidence[np.random.default_rng(turn.seed).permutation(len(evidence))[:FLAWED_SAMPLES]]
 
 
 def _sum_histogram(detector: Detector, profile: EvidenceProfile, region: ImageRegion) -> ScoreHistogram | None:

@@ -9,6 +9,8 @@ from pydantic import SerializeAsAny, field_validator, model_validator
 from flawmap.core.errors import ConfigError
 from flawmap.core.settings import (
     WINDOWED,
+    CheckSettings,
+    ChoiceSettings,
     EvidenceSettings,
     ImageSettings,
     MethodSettings,
@@ -42,6 +44,8 @@ class Config(Settings):
     split: SplitSettings = SplitSettings()
     training: TrainingSettings = TrainingSettings(minutes=10)
     threshold: ThresholdSettings = ThresholdSettings()
+    choice: ChoiceSettings = ChoiceSettings()
+    check: CheckSettings = CheckSettings()
 
     @field_validator("method", mode="before")
     @classmethod

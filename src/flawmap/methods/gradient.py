@@ -124,7 +124,10 @@ def train(network: nn.Module, objective: Objective, patches: Patches, config: Co
     with deferred_interrupt() as interrupted:
         try:
             while run.step < run.steps:
+                before = run.step
                 _row(run, stepper, held_out, context, interrupted)
+                if any(before < look <= run.step for look in look_steps(run.steps, context.looks)):
+                    context.on_look(run.step, run.network.state_dict())
                 if time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
                     _save(run, config, stepper, context)
                     saved = time.monotonic()
@@ -136,6 +139,15 @@ def train(network: nn.Module, objective: Objective, patches: Patches, config: Co
             raise
     speed = run.steps * config.training.batch / max(run.seconds, 1e-9)
     return Trained(run.network.eval(), tuple(run.history), run.steps, run.seconds, speed, run.constant_loss)
+
+
+def look_steps(steps: int, looks: int) -> list[int]:
+    """After which steps of a training its state is shown, its end left out.
+
+    >>> look_steps(1000, 4)
+    [250, 500, 750]
+    """
+    return [round(steps * look / looks) for look in range(1, looks)]
 
 
 def _row(

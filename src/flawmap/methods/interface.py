@@ -60,7 +60,8 @@ class FitContext:
 
     validation: (N, C, P, P) held-out good patches, for the history. checkpoint: a file to save the state to now and
     then, and to continue from with `resume`. data_digest: names the training data; a checkpoint of other data is
-    refused. on_progress: called after every row of the history.
+    refused. on_progress: called after every row of the history. looks: how many states of the fit a caller wants to
+    compare, at even distances, its end among them; on_look: given each but the last, as a step and its tensors.
     """
 
     validation: NDArray[np.float32] | None = None
@@ -68,6 +69,8 @@ class FitContext:
     resume: bool = False
     data_digest: str = ""
     on_progress: Callable[[Progress], None] = lambda progress: None
+    looks: int = 1
+    on_look: Callable[[int, dict[str, Tensor]], None] = lambda step, tensors: None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import datetime
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,22 @@ def parse(data: dict[str, Any]) -> Config:
         raise ConfigError("; ".join(list(dict.fromkeys(_sentences(error, name)))[:TOLD])) from None
 
 
-def read_config(path: Path, base: Config) -> Config:
-    """`base` with the settings of a TOML file laid over it."""
+def read_changes(path: Path) -> dict[str, Any]:
+    """The settings of a TOML file, as `override` takes them."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"no configuration file {path}; `flawmap train --show-config` prints one to start from"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def read_config(path: Path, base: Config) -> Config:
+    """`base` with the settings of a TOML file laid over it."""
     try:
-        return override(base, data)
+        return override(base, read_changes(path))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -64,6 +68,22 @@ def override(base: Config, changes: dict[str, Any]) -> Config:
     if isinstance(training, dict) and any(training.get(name) is not None for name in BUDGET):
         data["training"].update(dict.fromkeys(BUDGET))
     return parse(_merged(data, changes))
+
+
+def without_set(config: Config, changes: Sequence[dict[str, Any]]) -> Config:
+    """The configuration without the candidates that would change a setting of these changes: what is set is not tried.
+
+    >>> wide = parse({"choice": {"candidates": ["method.latent=8", "method.name=l2"]}})
+    >>> without_set(wide, [{"method": {"name": "ssim"}}]).choice.candidates
+    ('method.latent=8',)
+    """
+    given = {key for change in changes for key in flat(change)}
+    kept = [
+        text
+        for text in config.choice.candidates
+        if not any(key in given for change in text.split() for key in flat(assigned(change)))
+    ]
+    return override(config, {"choice": {"candidates": kept}})
 
 
 def assigned(text: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The two presets: `paper` follows Bergmann et al. 2019 to the letter, `fast` is the extended recipe."""
+"""The presets: `paper` follows Bergmann et al. 2019 to the letter, `fast` is the same with our loss and schedule, and
+`auto`, the default, chooses on good images: what is trained, what is mapped, and where it decides."""
 
 from __future__ import annotations
 
@@ -10,6 +11,12 @@ from flawmap.methods.config import USUAL, Config, method_type
 from flawmap.methods.overrides import parse
 
 _SSIM = {"window": "uniform", "size": 11, "constants": "paper"}
+_FAST: dict[str, Any] = {
+    "method": {"ssim": {"window": "gaussian", "size": 11, "constants": "wang"}},
+    "residual": {"ssim": {"window": "uniform", "size": 15, "constants": "wang"}},
+    "tiling": {"stride": 30, "weights": "hann"},
+    "training": {"minutes": 10, "batch": 32, "learning_rate": 2e-3, "warmup": 50, "schedule": "cosine"},
+}
 PRESETS: dict[Preset, dict[str, Any]] = {
     "paper": {
         "method": {"ssim": _SSIM},  # where the method has it
@@ -18,12 +25,23 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "split": {"validation": 0.1},
         "training": {"epochs": 200, "pool": 10_000, "batch": 32, "learning_rate": 2e-4, "weight_decay": 1e-5},
     },
-    "fast": {
-        "method": {"ssim": {"window": "gaussian", "size": 11, "constants": "wang"}},
-        "residual": {"ssim": {"window": "uniform", "size": 15, "constants": "wang"}},
-        "tiling": {"stride": 30, "weights": "hann"},
-        "split": {"validation": 0.1},
-        "training": {"minutes": 10, "batch": 32, "learning_rate": 2e-3, "warmup": 50, "schedule": "cosine"},
+    "fast": _FAST | {"split": {"validation": 0.1}},
+    "auto": _FAST
+    | {
+        "method": _FAST["method"] | {"latent": 500},
+        "training": _FAST["training"] | {"corrupt": 0.7},
+        "evidence": {"enabled": True},
+        "threshold": {"rule": "conformal", "growth": 0.01},
+        "choice": {
+            "candidates": (
+                "method.name=ssim",
+                "method.latent=100",
+                "images.scale=0.5",
+                "method.name=l2",
+                "method.name=gmm tiling.stride=64",
+            ),
+        },
+        "check": {"enabled": True},
     },
 }
 
@@ -31,7 +49,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 def preset(name: Preset, method: str = USUAL) -> Config:
     """The settings of a preset for a method. Raises ConfigError for an unknown preset or method."""
     if name not in PRESETS:
-        raise ConfigError(f"preset must be paper or fast, got {name!r}")
+        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     settings = method_type(method).model_fields
     own = {key: value for key, value in PRESETS[name]["method"].items() if key in settings}
     return parse(PRESETS[name] | {"method": {"name": method, **own}})

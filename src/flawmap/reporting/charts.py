@@ -105,6 +105,97 @@ def loss_figure(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     save_figure(figure, path)
 
 
+def check_figure(check: Mapping[str, Any], path: Path) -> None:
+    """A self-check to look at: the smallest size found by kind and contrast, and how much of each change is tolerated.
+
+    Args:
+        check: as a model file holds it, see `evaluation.selfcheck`. path: the PNG file to write; its folder exists.
+    """
+    kinds = list(dict.fromkeys(row["kind"] for row in check["sizes"]))
+    contrasts = list(dict.fromkeys(row["contrast"] for row in check["sizes"]))
+    rows = {(row["kind"], row["contrast"]): row for row in check["sizes"]}
+    figure = blank_figure(10.4, 0.42 * max(len(kinds), len(check["tolerance"])) + 1.6)
+    left, right = figure.subplots(1, 2, width_ratios=(len(contrasts), 4))
+    known = [row["smallest"] for row in check["sizes"] if row["smallest"]]
+    low, high = np.log(min(known, default=1)), np.log(max(known, default=2) * 2)
+    for y, kind in enumerate(kinds):
+        for x, contrast in enumerate(contrasts):
+            row = rows[kind, contrast]
+            size, tried = row["smallest"], row["rates"]
+            missed = f"> {max(map(int, tried))} px" if tried else "-"
+            share = 1.0 if not size else float((np.log(size) - low) / max(high - low, 1e-9))
+            colour = "#f2f2f2" if not tried else _mixed(COLOURS[2], COLOURS[1], share)
+            left.fill_between([x - 0.48, x + 0.48], y - 0.46, y + 0.46, color=colour, linewidth=0)
+            left.text(x, y, f"{size} px" if size else missed, ha="center", va="center", color=INK, fontsize=9)
+    left.set_xticks(range(len(contrasts)), [f"{contrast:.0%}" for contrast in contrasts])
+    left.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+    left.set(xlabel="contrast of the defect", xlim=(-0.5, len(contrasts) - 0.5), ylim=(len(kinds) - 0.5, -0.5))
+    left.set_title("Smallest size found at 90 %", loc="left")
+    for y, row in enumerate(check["tolerance"]):
+        for x, (step, rejected) in enumerate(row["rejected"].items()):
+            found, steps = row["found"][step], list(row["rejected"])
+            fine = row["last"] is not None and x <= steps.index(row["last"])
+            colour = _mixed(COLOURS[2], COLOURS[1], 0.0 if fine else 1.0)
+            right.fill_between([x - 0.48, x + 0.48], y - 0.46, y + 0.46, color=colour, linewidth=0)
+            hits = f", {found[0]}/{found[1]} found" if found[1] else ""
+            text = f"{step}\n{rejected[0]}/{rejected[1]} rejected{hits}"
+            right.text(x, y, text, ha="center", va="center", color=INK, fontsize=5.5, wrap=True)
+    right.set_xticks([])
+    right.set_yticks(range(len(check["tolerance"])), [row["change"] for row in check["tolerance"]])
+    right.set(xlim=(-0.5, 3.5), ylim=(len(check["tolerance"]) - 0.5, -0.5))
+    right.set_title("Changes that the decision tolerates", loc="left")
+    for axes in (left, right):
+        dress(axes)
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    save_figure(figure, path)
+
+
+def _mixed(first: str, second: str, share: float) -> tuple[float, ...]:
+    """A pale colour between two."""
+    from matplotlib.colors import to_rgb  # noqa: PLC0415 (as below)
+
+    one, other = np.array(to_rgb(first)), np.array(to_rgb(second))
+    return tuple((0.45 + 0.55 * (one + share * (other - one))).clip(0, 1).tolist())
+
+
+def drift_figure(
+    calibrated: Sequence[float],
+    recent: Sequence[float],
+    capital: Sequence[float],
+    path: Path,
+    *,
+    threshold: float | None,
+    alarm: float,
+) -> None:
+    """Scores of recent images in the order of time beside those of the calibration, and below the martingale.
+
+    Args:
+        calibrated: scores of held-out good images. recent: of recent ones. capital: the martingale after each of them.
+        path: the PNG file to write; its folder exists.
+        threshold: above it an image is flawed; None: not decided. alarm: the martingale's level of alarm.
+    """
+    figure = blank_figure(8.4, 5.6)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    time = np.arange(1, len(recent) + 1)
+    low, middle, high = np.quantile(calibrated, (0.05, 0.5, 0.95))
+    above.axhspan(low, high, color=COLOURS[5], alpha=0.25, linewidth=0, label="calibrated images, middle 90 %")
+    above.axhline(middle, color=COLOURS[0], linewidth=1.2, label="their median")
+    if threshold is not None:
+        above.axhline(threshold, color=COLOURS[1], linewidth=1.2, linestyle="--", label="threshold")
+    above.plot(time, recent, color=INK, marker="o", markersize=3, linewidth=0.6, label="recent images")
+    above.set(ylabel="score")
+    above.legend(frameon=False, ncols=2)
+    below.plot(time, np.maximum(capital, 1e-6), color=COLOURS[2], linewidth=1.6)
+    below.axhline(alarm, color=COLOURS[1], linewidth=1.2, linestyle="--")
+    below.set(yscale="log", xlabel="image, in the order of time", ylabel="evidence of a change")
+    for axes in (above, below):
+        dress(axes)
+    save_figure(figure, path)
+
+
 def _lowest_rate(curves: Mapping[str, Curve]) -> float:
     """The power of ten at which the logarithmic axis starts: 1e-5 to 0.1, and no curve has a lower point."""
     rates = [curve.false_positive_rate for curve in curves.values()]

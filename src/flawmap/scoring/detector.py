@@ -112,16 +112,23 @@ class Detector:
         return own
 
     def scan(
-        self, image: ImageRows, *, box: Box | None = None, opening: bool = True, reconstruction: bool = False
+        self,
+        image: ImageRows,
+        *,
+        box: Box | None = None,
+        roi: Roi | None = None,
+        opening: bool = True,
+        reconstruction: bool = False,
     ) -> Iterator[Band]:
         """The bands of an image, or of the part of it in a box, one below the other and all as wide.
 
         Args:
+            roi: the region of interest of the image; None: by the settings.
             opening: whether residuals are opened by the circle of the settings. reconstruction: whether bands carry it.
         Raises:
             InputError: the image cannot be read or scored, or nothing of it lies in its region of interest.
         """
-        roi = find_roi(image, self.config.images.roi)
+        roi = roi or find_roi(image, self.config.images.roi)
         if box is not None:
             image, within = image.cut(box), roi.cut(box)
             if within is None:

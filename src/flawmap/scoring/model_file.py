@@ -46,7 +46,8 @@ class Artifact:
     weights, facts: the tensors and the JSON of the method's state. points: operating points by name, none before
     calibration. active: the one that decides. calibration: the good images that were held out, with their values.
     provenance: data summary, split, seed, steps, versions, duration. border, evidence: the border correction, and what
-    turns residuals into evidence; None if it is off or not measured yet.
+    turns residuals into evidence; None if it is off or not measured yet. check: what `evaluation.selfcheck` found, as
+    JSON's types; None: not done.
     """
 
     config: Config
@@ -58,6 +59,7 @@ class Artifact:
     facts: dict[str, Any] = field(default_factory=dict)
     evidence: EvidenceProfile | None = None
     active: str = DEFAULT
+    check: dict[str, Any] | None = None
 
     @property
     def operating_point(self) -> OperatingPoint | None:
@@ -84,6 +86,7 @@ class Artifact:
             "points": {name: point.model_dump(mode="json") for name, point in self.points.items()},
             "active": self.active,
             "calibration": self.calibration,
+            "check": self.check,
             "provenance": self.provenance,
         }
 
@@ -189,7 +192,9 @@ def load_artifact(path: Path) -> Artifact:
         border = _border(header["border"], config)
         calibration, provenance, facts = (dict(header[key]) for key in ("calibration", "provenance", "facts"))
         evidence = _evidence(header["evidence"], config)
-        return Artifact(config, weights, points, calibration, provenance, border, facts, evidence, active)
+        return Artifact(
+            config, weights, points, calibration, provenance, border, facts, evidence, active, header["check"]
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: its header does not hold a model's settings ({error})") from None
 
@@ -197,7 +202,7 @@ def load_artifact(path: Path) -> Artifact:
 def _points(threshold: float | None) -> dict[str, Any]:
     """The operating points of a header that had a threshold."""
     points = {} if threshold is None else {DEFAULT: {"threshold": threshold}}
-    return {"points": points, "active": DEFAULT}
+    return {"points": points, "active": DEFAULT, "check": None}
 
 
 def _border(values: list[float] | None, config: Config) -> BorderProfile | None:

@@ -1,0 +1,87 @@
+"""Parts of good images with defects pasted in: what good images alone can say of how well defects are found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from flawmap.core.records import FloatMap, Mask
+from flawmap.data.splits import ImageRegion
+from flawmap.evaluation.scans import part_of
+from flawmap.imaging.reading import ImageRows, Pixels, opened_image
+from flawmap.imaging.roi import Roi, find_roi, of_mask
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.inspection import joined
+
+CROP = 1024  # pixels: side of the part of an image that defects are pasted into, at most
+
+
+class Turn(NamedTuple):
+    """A good image and the seed of what is done to it."""
+
+    path: Path
+    region: ImageRegion
+    seed: int
+
+
+def turns(regions: Sequence[ImageRegion], count: int, first_seed: int = 0) -> list[Turn]:
+    """So many turns: the images one after the other, from the start again where there are fewer."""
+    chosen = islice(cycle(regions), count)
+    return [Turn(region.path, region, seed) for seed, region in enumerate(chosen, start=first_seed)]
+
+
+class Part(NamedTuple):
+    """A part of a good image, by itself.
+
+    pixels: (H, W, C) as the detector takes them. inside: (H, W) bool, the region of interest; None: everywhere. whole:
+    (height, width) of the image that it was cut from.
+    """
+
+    path: Path
+    pixels: Pixels
+    inside: Mask | None
+    whole: tuple[int, int]
+
+    def shown(self, pixels: Pixels) -> tuple[ImageRows, Roi]:
+        """Other pixels in its place, as a detector scans them, with their region of interest."""
+        height, width = pixels.shape[:2]
+        rows = ImageRows(pixels.shape, lambda: iter([pixels]), path=self.path, whole=self.whole)
+        return rows, Roi((0, 0, width, height)) if self.inside is None else of_mask(self.inside)
+
+
+def good_part(detector: Detector, turn: Turn, side: int = CROP) -> Part | None:
+    """A part of a good image, at most `side` pixels high and wide, drawn by the seed; None: outside the region.
+
+    Raises:
+        InputError: the image cannot be read.
+    """
+    random = np.random.default_rng(turn.seed)
+    with opened_image(turn.path, detector.config.images) as whole:
+        image, roi = part_of(whole, turn.region.box, detector.config.images.roi)
+        if roi is None:
+            return None
+        left, top, right, bottom = roi.box
+        left += int(random.integers(max(1, right - left - side + 1)))
+        top += int(random.integers(max(1, bottom - top - side + 1)))
+        box = left, top, min(right, left + side), min(bottom, top + side)
+        pixels = detector.checked(image.cut(box).pixels())
+        inside = None if roi.mask is None else roi.mask[box[1] : box[3], box[0] : box[2]]
+        return None if inside is not None and not inside.any() else Part(turn.path, pixels, inside, whole.shape[:2])
+
+
+def score_part(detector: Detector, part: Part, pixels: Pixels) -> tuple[FloatMap, Mask]:
+    """The opened residuals (H, W) of a part with other pixels in its place, and where they count."""
+    rows, roi = part.shown(pixels)
+    whole = joined(list(detector.scan(rows, roi=roi)))
+    return whole.residual, whole.inside
+
+
+def middle_of(detector: Detector, image: ImageRows, side: int = CROP) -> Pixels:
+    """The middle of an image's region of interest, (H, W, C) as the detector takes it, at most `side` pixels a side."""
+    left, top, right, bottom = find_roi(image, detector.config.images.roi).box
+    left, top = left + max(0, right - left - side) // 2, top + max(0, bottom - top - side) // 2
+    return detector.checked(image.cut((left, top, min(right, left + side), min(bottom, top + side))).pixels())
