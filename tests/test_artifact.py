@@ -250,7 +250,7 @@ def test_a_format_that_never_was_is_refused(version: int, tmp_path: Path) -> Non
         ({"config": None}, "settings must be a table of sections, got None"),
         ({"config": {"model": {"patch": 31}}}, "model: patch must be one of 32, 64, 128, 256 pixels, got 31"),
         ({"config": {"modle": {}}}, "unknown setting modle; did you mean model?"),
-        ({"threshold": "high"}, "threshold must be a number, got 'high'"),
+        ({"points": ["high"]}, "'list' object has no attribute 'items'"),
         ({"calibration": 5}, "'int' object is not iterable"),
     ],
 )
@@ -263,7 +263,7 @@ def test_a_header_that_holds_no_model_is_refused(change: dict[str, Any], reason:
     assert str(caught.value) == f"{path} is damaged: its header does not hold a model's settings ({reason})"
 
 
-@pytest.mark.parametrize("key", ["config", "threshold", "calibration", "provenance"])
+@pytest.mark.parametrize("key", ["config", "points", "active", "calibration", "check", "provenance"])
 def test_a_header_that_lacks_a_part_is_refused(key: str, tmp_path: Path) -> None:
     """The missing key is named."""
     header = artifact_of().header()

@@ -38,6 +38,8 @@ Run = Callable[..., tuple[int, str]]
 
 RNG = np.random.default_rng(3)
 TINY = (
+    "--preset",
+    "fast",
     "--set",
     "model.patch=32",
     "--set",
@@ -599,7 +601,7 @@ def test_settings_that_make_no_sense(run: Run, arguments: str, message: str) -> 
     ("arguments", "message"),
     [
         ("train --steps 0", "Invalid value for '--steps': Input should be greater than or equal to 1, got 0"),
-        ("train --preset best", "Invalid value for '--preset': 'best' is not one of 'paper', 'fast'"),
+        ("train --preset best", "Invalid value for '--preset': 'best' is not one of 'auto', 'fast', 'paper'"),
         ("train", "Invalid value for DATA: the folder of good images to train on is missing"),
         ("inspect m.flawmap", "Missing argument 'images'"),
         ("synth x --kind linen", None),
@@ -671,7 +673,7 @@ def test_not_a_model(run: Run, command: str) -> None:
     put("m.flawmap", safetensors.torch.save({"weight": torch.zeros(1)}, metadata={"flawmap": '{"format": 99}'}))
     assert run(command, "m.flawmap", *more) == (
         2,
-        "error: m.flawmap has format 99, this flawmap reads up to 2; update flawmap to read it",
+        "error: m.flawmap has format 99, this flawmap reads up to 3; update flawmap to read it",
     )
     whole = a_model().read_bytes()
     put("m.flawmap", whole[:-100])

@@ -469,7 +469,7 @@ def an_evaluation(pairs: list[Pair]) -> Evaluation:
     """As `evaluate` puts it together, over all images and over those with a defect."""
     both = (gather(pairs), gather([(scores, mask) for scores, mask in pairs if mask.any()]))
     pixel, defective = (PixelSection.of(metrics) for metrics in both)
-    return Evaluation(pixel, defective, None, "no images", None, (), (), (), None)
+    return Evaluation(None, pixel, defective, None, "no images", None, (), (), (), None)
 
 
 def test_sections_hold_their_intervals() -> None:

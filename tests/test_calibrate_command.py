@@ -68,7 +68,7 @@ def test_the_terminal_and_json(
     model, _, new = made
     given = [str(model), str(new), "-o", str(tmp_path / "c.flawmap")]
     assert main(["calibrate", *given]) == 0
-    assert "(at most 5% of good images lie above, by 24 held-out good images or areas)" in capsys.readouterr().out
+    assert "(at most 0.05 of good images are rejected, by 24 held-out good images or areas)" in capsys.readouterr().out
     assert main(["calibrate", *given, "--alpha", "0.01", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["model"] == str(tmp_path / "c.flawmap")

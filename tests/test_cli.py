@@ -31,6 +31,8 @@ from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact, save_ar
 from flawmap.scoring.operating_point import OperatingPoint
 
 TINY = [
+    "--preset",
+    "fast",
     "--set",
     "model.patch=32",
     "--set",
@@ -371,6 +373,7 @@ OPTIONS = {
     | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw", "--resume"}
     | {"--page", "--pages", "--point"},
     "evaluate": COMMON | RUNTIME | {"MODEL", "DATASET", "--output", "--last", "--point"},
+    "monitor": COMMON | RUNTIME | {"MODEL", "IMAGES", "--output", "--fail-on-drift"},
     "reproduce": COMMON
     | {"WHAT", "--data", "--output", "--preset", "--minutes", "--steps", "--epochs", "--sets", "--methods", "--seeds"}
     | {"--features", "--feature-network", "--jobs", "--list", "--keep-models", "--device", "--precision"},
@@ -413,9 +416,10 @@ def test_commands() -> None:
         "synth",
         "data",
         "train",
-        "calibrate",
         "inspect",
         "evaluate",
+        "calibrate",
+        "monitor",
         "reproduce",
         "info",
         "weights",
@@ -612,7 +616,7 @@ def test_options_reach_the_settings(run: Run) -> None:
         "training.learning_rate": 0.5,
     }
     assigned = [part for key, value in others.items() for part in ("--set", f"{key}={str(value).lower()}")]
-    found = settings(run, *given, "--steps", 11, "--device", "cpu", *assigned)
+    found = settings(run, *given, "--preset", "fast", "--steps", 11, "--device", "cpu", *assigned)
     assert found["method"]["latent"] == 6
     assert (found["images"]["scale"], found["images"]["mode"]) == ([40, 30], "colour")
     assert found["images"]["roi"]["box"] == [1, 2, 3, 4]

@@ -33,7 +33,9 @@ MADE = {"docs/images/demo.png": "examples/demo_picture.py"}
 # Not run here: the lines as they stand, and where they are run.
 ELSEWHERE = {
     "flawmap weights fetch alexnet": "needs the network",
-    "flawmap train cloth -o fm.flawmap --method fm --minutes 10": "needs what was fetched; in tests/test_features.py",
+    "flawmap train cloth -o fm.flawmap --preset fast --method fm --minutes 10": (
+        "needs what was fetched; in tests/test_features.py"
+    ),
     "flawmap inspect cloth.flawmap cloth/test -o found-openvino --engine openvino": (
         "needs an extra; in tests/test_engines.py"
     ),
@@ -49,6 +51,15 @@ SMALLER = (  # pattern, replacement; in commands
     (r"--bad \d+", "--bad 4 --size 160x160"),
 )
 SMALLER_PYTHON = ((r'"minutes": \d+', '"steps": 2, "batch": 4'),)
+
+QUICK = {
+    "evidence.PASTED_IMAGES": 2,
+    "choice.PARTS": 3,
+    "selfcheck.KINDS": ("spot",),
+    "selfcheck.CONTRASTS": (0.2,),
+    "selfcheck.DEFECTS": 2,
+    "selfcheck.TOLERANCE_PARTS": 2,
+}
 
 FOREIGN = {"--torch-backend"}  # options of other programs
 
@@ -102,6 +113,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer patches where a training looks at many whatever its budget."""
     monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
     monkeypatch.setattr("flawmap.methods.gradient.INIT_PATCHES", 16)
+    for name, value in QUICK.items():
+        monkeypatch.setattr(f"flawmap.evaluation.{name}", value)
 
 
 def run_command(command: str, folder: Path) -> None:

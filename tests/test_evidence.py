@@ -123,6 +123,9 @@ def test_damping_keeps_order_and_small_values() -> None:
 # -------------------------------------------------------------------------------------------------------------- weights
 
 
+NOTHING = np.zeros((0, 3))
+
+
 def test_weights_are_those_of_a_logistic_regression() -> None:
     """Where no weight wants to be negative, scikit-learn's regression with the same penalty gives the same."""
     random = np.random.default_rng(5)
@@ -130,17 +133,27 @@ def test_weights_are_those_of_a_logistic_regression() -> None:
     share = np.repeat([0.5 / 300, 0.5 / 900], [300, 900])
     oracle = LogisticRegression(C=1 / (2 * 1e-3), tol=1e-10, max_iter=1000)
     oracle.fit(np.concatenate([flawed, good]), np.repeat([1, 0], [300, 900]), sample_weight=share)
-    assert weights_of(flawed, good) == pytest.approx(oracle.coef_[0], abs=1e-3)
+    assert weights_of(flawed, good, NOTHING) == pytest.approx(oracle.coef_[0], abs=1e-3)
 
 
 def test_a_layer_that_misleads_counts_for_nothing() -> None:
     """What is higher on good pixels gets the weight 0; if all are, all count alike."""
     random = np.random.default_rng(6)
     good, flawed = random.exponential((1, 3), (500, 2)), random.exponential((3, 1), (500, 2))
-    weights = weights_of(flawed, good)
+    weights = weights_of(flawed, good, NOTHING[:, :2])
     assert weights[0] > 0
     assert weights[1] == 0
-    assert weights_of(flawed[:, 1:], good[:, 1:]).tolist() == [1]
+    assert weights_of(flawed[:, 1:], good[:, 1:], NOTHING[:, :1]).tolist() == [1]
+
+
+def test_a_layer_that_blurs_a_flaw_is_worth_less() -> None:
+    """Two layers tell flaws from good pixels elsewhere alike; the one that is as high around flaws loses weight."""
+    random = np.random.default_rng(7)
+    flawed, good = random.exponential(3, (400, 2)), random.exponential(1, (800, 2))
+    around = np.stack([random.exponential(1, 400), random.exponential(3, 400)], axis=1)
+    alike, sharp = weights_of(flawed, good, NOTHING[:, :2]), weights_of(flawed, good, around)
+    assert alike[0] == pytest.approx(alike[1], rel=0.2)
+    assert sharp[1] < 0.8 * sharp[0]
 
 
 # ------------------------------------------------------------------------------------------------------ with a network

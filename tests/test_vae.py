@@ -528,6 +528,8 @@ def test_the_command_line_trains_inspects_and_evaluates(
     monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
     monkeypatch.setattr("flawmap.methods.gradient.INIT_PATCHES", 16)
     small = [
+        "--preset",
+        "fast",
         "--set",
         "model.patch=32",
         "--set",

@@ -102,5 +102,6 @@ def _by_images(
     artifact = replace(artifact, config=override(artifact.config, {"threshold": rule}))
     areas = [ImageRegion(sample.path, index.sha256(sample.path), group=sample.group) for sample in samples]
     calibration = calibration_of(Detector.of(artifact.with_roi_masks(roi_masks), runtime), areas, events)
-    point = point_of(calibration, artifact.config.threshold)
+    before = artifact.operating_point
+    point = point_of(calibration, artifact.config.threshold, None if before is None else before.mask)
     return artifact.with_point(point, name, calibration.to_dict())

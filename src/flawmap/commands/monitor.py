@@ -11,11 +11,11 @@ from flawmap.commands.outputs import usable_folder
 from flawmap.core.errors import InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.runtime import Runtime
-from flawmap.data.changes import traits
 from flawmap.data.finding import find_images
 from flawmap.evaluation.monitoring import DELTA, drift
 from flawmap.evaluation.pasting import middle_of
 from flawmap.evaluation.scans import in_parallel
+from flawmap.imaging.changes import traits
 from flawmap.imaging.reading import opened_image
 from flawmap.reporting.charts import drift_figure
 from flawmap.reporting.logs import write_json

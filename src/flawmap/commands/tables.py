@@ -243,11 +243,11 @@ def _alarming(report: dict[str, Any]) -> str:
 
 
 def show_points(console: Console, report: dict[str, Any]) -> None:
-    table = _table("", "operating point", ">threshold", ">growth", ">area", "found")
+    table = _table("", "operating point", ">threshold", ">mask", ">area", "found")
     for name, point in report["points"].items():
-        growth = "" if point["growth"] is None else f"{point['growth']:.4g}"
+        mask = "" if point["mask"] is None else f"{point['mask']:.4g}"
         mark = "*" if name == report["active"] else ""
-        table.add_row(mark, name, f"{point['threshold']:.6g}", growth, str(point["area"]), _rule(point["found"]))
+        table.add_row(mark, name, f"{point['threshold']:.6g}", mask, str(point["area"]), _rule(point["found"]))
     console.print(table)
 
 

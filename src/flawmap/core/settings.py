@@ -72,10 +72,12 @@ class MethodSettings(Settings):
 
     residuals: what a scored image may be mapped by, the method's own choice first; none: the method maps by itself.
     average: which overlapping things are averaged when an image is scored, unless `tiling.average` says otherwise.
+    restores: whether it can be trained to remove stains, see `training.corrupt`.
     """
 
     residuals: ClassVar[tuple[ResidualName, ...]] = ()
     average: ClassVar[Literal["reconstructions", "residuals"]] = "residuals"
+    restores: ClassVar[bool] = False
 
     name: str
 
@@ -115,7 +117,7 @@ class EvidenceSettings(Settings):
 
     enabled: bool = False  # off: the residual is mapped as it is
     parts: tuple[ResidualName, ...] = Field(("ssim", "l2"), min_length=1, strict=False)  # unless residual.name is set
-    scales: tuple[float, ...] = Field((2.0, 4.0, 8.0), min_length=1, strict=False)  # sigmas, pixels; 0: as it is
+    scales: tuple[float, ...] = Field((1.0, 2.0, 4.0, 8.0), min_length=1, strict=False)  # sigmas, pixels; 0: as it is
 
     @model_validator(mode="after")
     def _sane(self) -> Self:
@@ -254,5 +256,5 @@ class ThresholdSettings(Settings):
     alpha: float = Field(0.05, gt=0, lt=1)  # share of good images that may be rejected, for the rule conformal
     false_positive_rate: float = Field(1e-4, gt=0, lt=1)  # fraction of good pixels above the threshold
     opening: int = Field(4, ge=0, le=101)  # diameter of the opening's circle, pixels of the image; 0: none
-    growth: float = Field(0.0, ge=0, lt=1)  # fraction of good pixels above the level that flaws reach down to; 0: none
+    mask: Literal["threshold", "pasted"] = "threshold"  # the level of masks: the threshold's, or by pasted defects
     area: int = Field(1, ge=1)  # pixels of the image; smaller regions are no flaws

@@ -18,9 +18,11 @@ from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.records import Mask
 from flawmap.core.settings import ThresholdSettings
+from flawmap.data.defects import FLAWS, add_flaw
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.evidence import evidence_from_good
 from flawmap.evaluation.histograms import ScoreHistogram, grouped, quantile_from_good
+from flawmap.evaluation.pasting import Turn, good_part, score_part, turns
 from flawmap.evaluation.scans import each, evenly, good_layers, in_parallel, scan_good
 from flawmap.scoring.borders import BorderProfile, border_profile
 from flawmap.scoring.conformal import images_needed, score_limit
@@ -30,6 +32,7 @@ from flawmap.scoring.operating_point import UNDECIDED, OperatingPoint
 log = logging.getLogger(__name__)
 
 BORDER_IMAGES = 20  # at most, to measure a border on
+MASK_PARTS, MASK_SEED = 28, 3000  # parts of good images that a mask's level is found on, and the first one's seed
 
 
 def calibrated(
@@ -52,7 +55,9 @@ def calibrated(
         detector = replace(detector, artifact=detector.artifact.with_border(border))
     if held_out:
         calibration = calibration_of(detector, held_out, events)
-        point = point_of(calibration, detector.config.threshold)
+        settings = detector.config.threshold
+        mask = mask_level(detector, training) if settings.mask == "pasted" else None
+        point = point_of(calibration, settings, mask)
         detector = replace(detector, artifact=detector.artifact.with_point(point, calibration=calibration.to_dict()))
     return detector
 
@@ -70,6 +75,36 @@ def _map(detector: Detector, region: ImageRegion) -> tuple[Tensor, Mask] | None:
     """The residual map at the working scale, and where it counts."""
     parts = [(band[0], inside) for band, inside, _, _ in good_layers(detector, region)]
     return (torch.cat([band for band, _ in parts]), np.concatenate([inside for _, inside in parts])) if parts else None
+
+
+def mask_level(detector: Detector, training: Sequence[ImageRegion]) -> float | None:
+    """The level that outlines pasted defects best: of all, the one with the highest F1 of their pixels.
+
+    training: good images or areas that were trained on. None: no defect found a place.
+    """
+    every = ScoreHistogram.empty()
+    for counted in each(partial(_pasted, detector), turns(evenly(training, MASK_PARTS), MASK_PARTS, MASK_SEED)):
+        every = every + counted
+    if every.undefined:
+        return None
+    hit, found = (np.cumsum(counts[::-1]).astype(np.float64) for counts in (every.defective, every.good))
+    best = int(np.argmax(2 * hit / (hit + found + hit[-1])))
+    edges = every.binning.edge(every.bins[::-1])
+    # Above the next lower bin's edge: all pixels of the bins down to the best one.
+    return float(edges[min(best + 1, len(edges) - 1)])
+
+
+def _pasted(detector: Detector, turn: Turn) -> ScoreHistogram | None:
+    """Pixels of a part of a good image with a defect in it."""
+    part = good_part(detector, turn)
+    if part is None:
+        return None
+    try:
+        flawed, mask = add_flaw(part.pixels, FLAWS[turn.seed % len(FLAWS)], turn.seed, inside=part.inside)
+    except InputError:
+        return None
+    residual, inside = score_part(detector, part, flawed)
+    return ScoreHistogram.of(residual[inside], (mask & inside)[inside])
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,13 +198,15 @@ def calibration_of(detector: Detector, areas: Sequence[ImageRegion], events: Eve
     return Calibration(good, count, tuple(sorted(score for _, score in scores.values())), detector.precision_name)
 
 
-def point_of(calibration: Calibration, settings: ThresholdSettings) -> OperatingPoint:
+def point_of(calibration: Calibration, settings: ThresholdSettings, mask: float | None = None) -> OperatingPoint:
     """The operating point that the settings ask for.
 
     By `quantile` at most the given fraction of the held-out good pixels has an opened residual above the threshold; by
     `largest` none has. A rate that is too small for the number of pixels gives the largest residual too, and a warning.
     By `conformal` a new good image has one above it with a probability of at most alpha, see `scoring.conformal`.
-    A flaw reaches as far as the fraction `growth` of the good pixels lies.
+
+    Args:
+        mask: the level of masks; None: the threshold.
     """
     good, scores = calibration.good, calibration.image_scores
     found: dict[str, Any] = {"rule": settings.rule, "good_areas": calibration.good_areas, "images": len(scores)}
@@ -184,8 +221,7 @@ def point_of(calibration: Calibration, settings: ThresholdSettings) -> Operating
         found["alpha"] = settings.alpha
     if warning is not None:
         log.warning("%s", warning)
-    growth = quantile_from_good(good, settings.growth) if settings.growth else None
-    return OperatingPoint(threshold=threshold, growth=growth, area=settings.area, found=found | {"warning": warning})
+    return OperatingPoint(threshold=threshold, mask=mask, area=settings.area, found=found | {"warning": warning})
 
 
 def _too_few(alpha: float, images: int) -> str:

@@ -20,11 +20,13 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from flawmap.core.errors import InputError
+from flawmap.core.records import Mask
 from flawmap.data.defects import add_flaws
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.histograms import ScoreHistogram
 from flawmap.evaluation.pasting import Turn, good_part, turns
 from flawmap.evaluation.scans import each, evenly, good_layers
+from flawmap.imaging.morphology import dilated
 from flawmap.imaging.resize import to_size
 from flawmap.scoring.borders import distances
 from flawmap.scoring.detector import Detector
@@ -38,6 +40,8 @@ PASTED_IMAGES = 24  # good images with pasted defects
 FLAWED_SAMPLES = 400  # pixels of an image's pasted defects, so that large ones do not decide alone
 LEAST_SPREAD = 1e-6  # of a layer: below it rounding is measured
 PENALTY = 1e-3  # of the squared weights
+RING = 16  # pixels of the working scale around a defect, within which good pixels are taken
+AROUND = 0.1  # their share among the good pixels that weights are learnt from
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,11 @@ def evidence_from_good(
         Layer(part=part, scale=scale, mean=middle, spread=width, tail=_tail(residual, middle, width, places), weight=1)
         for (part, scale), middle, width, residual in zip(kinds, mean, spread, values, strict=True)
     )
-    pasted = _pasted(detector, layers, good)
-    weights = weights_of(pasted, _evidence(layers, values, places)) if len(pasted) else np.ones(len(layers))
+    pasted = each(partial(_pasted_into, detector, layers), turns(good, PASTED_IMAGES))
+    weights = np.ones(len(layers))
+    if pasted:
+        flawed, around = (np.concatenate(parts) for parts in zip(*pasted, strict=True))
+        weights = weights_of(flawed, _evidence(layers, values, places), around)
     weighted = tuple(
         layer.model_copy(update={"weight": float(weight)}) for layer, weight in zip(layers, weights, strict=True)
     )
@@ -89,17 +96,20 @@ def evidence_from_good(
     return EvidenceProfile(layers=weighted, total=Tail.fitted(edges, total.good))
 
 
-def weights_of(flawed: Floats, good: Floats) -> Floats:
+def weights_of(flawed: Floats, good: Floats, around: Floats) -> Floats:
     """What each layer is worth: weights, at least 0, by which a logistic regression tells flawed pixels from good ones.
 
-    Both kinds count alike, whatever their numbers. With no layer that helps all weights are 1.
+    Both kinds count alike, whatever their numbers. Of the good ones a part lies around flaws, so that layers which
+    blur a flaw over its edge are worth less. With no layer that helps all weights are 1.
 
     Args:
-        flawed, good: (n, L) and (m, L), the layers' evidence of pixels of both kinds.
+        flawed, good, around: (n, L), (m, L) and (k, L), the layers' evidence of pixels of each kind; k may be 0.
     """
-    values = np.concatenate([flawed, good])
-    truth = np.repeat([1.0, 0.0], [len(flawed), len(good)])
-    share = np.repeat([0.5 / len(flawed), 0.5 / len(good)], [len(flawed), len(good)])
+    counts = [len(flawed), len(good), len(around)]
+    near = AROUND if len(around) else 0.0
+    values = np.concatenate([flawed, good, around])
+    truth = np.repeat([1.0, 0.0, 0.0], counts)
+    share = np.repeat([0.5 / len(flawed), 0.5 * (1 - near) / len(good), 0.5 * near / max(len(around), 1)], counts)
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
         weights, offset = parameters[:-1], parameters[-1]
@@ -150,13 +160,9 @@ def _profile(measured: Sequence[Sums]) -> tuple[list[list[float]], list[list[flo
     return mean.tolist(), spread.tolist()
 
 
-def _pasted(detector: Detector, layers: Sequence[Layer], regions: Sequence[ImageRegion]) -> Floats:
-    """(n, L): evidence of pixels of defects that were pasted into good images; n is 0 where none found a place."""
-    found = each(partial(_pasted_into, detector, layers), turns(regions, PASTED_IMAGES))
-    return np.concatenate(found) if found else np.zeros((0, len(layers)))
-
-
-def _pasted_into(detector: Detector, layers: Sequence[Layer], turn: Turn) -> Floats | None:
+def _pasted_into(detector: Detector, layers: Sequence[Layer], turn: Turn) -> tuple[Floats, Floats] | None:
+    """(n, L) and (k, L): evidence of pixels of defects that were pasted into a good image, and of pixels around them;
+    None: they found no place."""
     part = good_part(detector, turn)
     if part is None:
         return None
@@ -171,9 +177,15 @@ def _pasted_into(detector: Detector, layers: Sequence[Layer], turn: Turn) -> Flo
     where = mask if mask.shape == size else to_size(mask.astype(np.float32), size) > 0.5
     if not where.any():
         return None
-    inner = torch.from_numpy(where)
-    evidence = _evidence(layers, small.cpu()[:, inner], distances(*size, len(layers[0].mean))[inner])
-    return evidence[np.random.default_rng(turn.seed).permutation(len(evidence))[:FLAWED_SAMPLES]]
+    random, places = np.random.default_rng(turn.seed), distances(*size, len(layers[0].mean))
+
+    def drawn(chosen: Mask) -> Floats:
+        pixels = np.flatnonzero(chosen)
+        some = torch.from_numpy(random.permutation(pixels)[:FLAWED_SAMPLES])
+        return _evidence(layers, small.cpu().flatten(1)[:, some], places.flatten()[some])
+
+    beside = dilated(where, RING) & ~dilated(where, 1)
+    return drawn(where), drawn(beside)
 
 
 def _sum_histogram(detector: Detector, profile: EvidenceProfile, region: ImageRegion) -> ScoreHistogram | None:

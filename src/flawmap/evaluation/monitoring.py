@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
 from flawmap.core.errors import ConfigError
-from flawmap.data.changes import TRAITS
+from flawmap.imaging.changes import TRAITS
 
 BETS = (-1.0, 0.0, 1.0)  # slopes of the bets on a p-value
 JUMP = 0.01  # share of the capital that changes its bet at every image
@@ -65,8 +65,8 @@ def drift(
 
     Args:
         calibrated: scores of held-out good images, ascending. recent: of recent images, in the order of time.
-        traits: of each recent image, see `data.changes.traits`. check: the model's self-check, as JSON's types; None:
-            none. seed: of the draws that break ties.
+        traits: of each recent image, see `imaging.changes.traits`. check: the model's self-check, as JSON's types;
+            None: none. seed: of the draws that break ties.
     Raises:
         ConfigError: no scores of either kind.
     """

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from flawmap.core.errors import InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.records import Mask
-from flawmap.data.changes import CHANGES, TRAITS, Change, traits
 from flawmap.data.defects import add_flaw
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.intervals import binomial_interval
 from flawmap.evaluation.pasting import Part, Turn, good_part, score_part, turns
 from flawmap.evaluation.scans import each
+from flawmap.imaging.changes import CHANGES, TRAITS, Change, traits
 from flawmap.imaging.reading import Pixels
 from flawmap.scoring.detector import Detector
 

@@ -97,12 +97,13 @@ def threshold_mask(opened: FloatMap, threshold: float, inside: Mask | None = Non
 class RegionGathering:
     """The 8-connected components of a mask that comes by bands of rows; those that a seam cuts are put together again.
 
-    Kept are components that hold a value above `seed` (hysteresis) and have at least `area` pixels. Memory grows with
-    the number of components and with the outlines of the mask, which is kept packed, not with the number of rows.
+    Kept are components whose peak lies above `seed` (hysteresis) and not above `most`, with at least `area` pixels.
+    Memory grows with the number of components and with the outlines of the mask, which is kept packed, not with the
+    number of rows.
     """
 
-    def __init__(self, seed: float = -math.inf, area: int = 1) -> None:
-        self._seed, self._area = seed, area
+    def __init__(self, seed: float = -math.inf, area: int = 1, most: float = math.inf) -> None:
+        self._seed, self._area, self._most = seed, area, most
         self._closed: list[_Tally] = []  # components that no later band can touch, if they are kept
         self._open: _Tally = np.zeros(0, _ENTRY)
         self._line: NDArray[np.int64] | None = None  # numbers of the open components in the last row, -1 = none
@@ -162,7 +163,8 @@ class RegionGathering:
         return np.concatenate((*self._closed, self._worth(self._open)))
 
     def _worth(self, tally: _Tally) -> _Tally:
-        return tally[(tally["peak"] > self._seed) & (tally["area"] >= self._area)]
+        peak = tally["peak"]
+        return tally[(peak > self._seed) & (peak <= self._most) & (tally["area"] >= self._area)]
 
 
 class _PackedBand(NamedTuple):
@@ -252,6 +254,14 @@ def _region(entry: np.void) -> Region:
         peak=float(entry["peak"]),
         mean=float(entry["residual"] / area),
     )
+
+
+def dilated(mask: Mask, pixels: int) -> Mask:
+    """The mask (H, W) and all pixels within a circle of this radius around it."""
+    if pixels == 0:
+        return mask.astype(np.bool_)
+    circle = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), circle), dtype=np.bool_)
 
 
 def label(mask: Mask) -> tuple[NDArray[np.int32], int]:

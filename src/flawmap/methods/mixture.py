@@ -36,22 +36,22 @@ Floats = NDArray[np.float64]
 PATCHES = 64  # that windows are drawn from
 ROUNDS = 30  # of expectation and maximisation, at most
 LEAST_VARIANCE = 1e-7  # of intensities in [0, 1]: rounding of 8 bits has 1e-6
-BATCH = 32
+BATCH = 8
 
 
 class Level(NamedTuple):
     """The mixture of one level, as convolutions. K components, M dimensions, D = C side^2 values of a window.
 
-    filters: (K M, D) and shifts: (K M,), which whiten a window for each component. heights: (K,), the logarithm of each
-    component's weight and normalisation. mean: (D,) of windows. basis: (M, D), main components. spread: (1,), 1 / (2 v)
-    with the variance v of what they leave, 0 where they leave nothing.
+    mean: (D,) of windows. basis: (M, D), their main components. filters: (K M, M) and shifts: (K M,), which whiten main
+    components for each Gaussian. heights: (K,), the logarithm of their weights and normalisations. spread: (1,),
+    1 / (2 v) with the variance v of what the main components leave, 0 where they leave nothing.
     """
 
+    mean: Tensor
+    basis: Tensor
     filters: Tensor
     shifts: Tensor
     heights: Tensor
-    mean: Tensor
-    basis: Tensor
     spread: Tensor
 
 
@@ -90,22 +90,33 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
 
 def surprise(patches: Tensor, level: int, mixture: Level, side: int) -> Tensor:
     """(N, C, H, W) to (N, H, W): minus the logarithm of the density of the window around each pixel."""
-    count, channels = len(mixture.heights), patches.shape[1]
+    channels = patches.shape[1]
     room = _padded(smooth(patches, level), side, level)
 
     def convolved(rows: Tensor, shift: Tensor) -> Tensor:
         return functional.conv2d(room, rows.view(len(rows), channels, side, side), shift, dilation=level)
 
-    white = convolved(mixture.filters, mixture.shifts)
-    far = white.view(len(white), count, -1, *white.shape[-2:]).square().sum(2)
-    density = torch.logsumexp(mixture.heights[None, :, None, None] - far / 2, dim=1)
+    main = convolved(mixture.basis, -mixture.basis @ mixture.mean)
+    density = torch.stack([_density(one.flatten(1), mixture) for one in main]).view(-1, *main.shape[-2:])
     if not mixture.spread:
         return -density
     ones = torch.ones_like(mixture.mean)[None].view(1, channels, side, side)
     length = functional.conv2d(room.square(), ones, dilation=level)[:, 0]
     centred = length + convolved(-2 * mixture.mean[None], mixture.mean.square().sum()[None])[:, 0]
-    inner = convolved(mixture.basis, -mixture.basis @ mixture.mean).square().sum(1)
-    return mixture.spread * (centred - inner).clamp(min=0) - density
+    return mixture.spread * (centred - main.square().sum(1)).clamp(min=0) - density
+
+
+def _density(main: Tensor, mixture: Level) -> Tensor:
+    """(M, n) main components of one patch to (n,): the logarithm of the mixture's density.
+
+    One Gaussian comes after the other, so that what is computed stays in the caches.
+    """
+    filters, shifts = (part.chunk(len(mixture.heights)) for part in (mixture.filters, mixture.shifts))
+    heights = [
+        height - torch.addmm(shift[:, None], rows, main).square().sum(0) / 2
+        for height, rows, shift in zip(mixture.heights, filters, shifts, strict=True)
+    ]
+    return torch.logsumexp(torch.stack(heights), dim=0)
 
 
 def windows(images: Tensor, side: int, level: int) -> Tensor:
@@ -140,15 +151,14 @@ def _fitted(values: Floats, settings: MixtureSettings, seed: int) -> Level:
             settings.components, covariance_type="full", reg_covar=LEAST_VARIANCE, max_iter=ROUNDS, random_state=seed
         ).fit((values - mean) @ basis.T)
     root = mixture.precisions_cholesky_  # (K, M, M), so that (z - m) @ root is white
-    filters = np.einsum("kmn,md->knd", root, basis)
-    shifts = -np.einsum("knd,d->kn", filters, mean) - np.einsum("km,kmn->kn", mixture.means_, root)
+    shifts = -np.einsum("km,kmn->kn", mixture.means_, root)
     heights = (
         np.log(mixture.weights_)
         + np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
         - 0.5 * count * math.log(2 * math.pi)
     )
     spread = np.array([1 / (2 * max(float(rest.mean()), LEAST_VARIANCE)) if len(rest) else 0.0])
-    parts = (filters.reshape(-1, len(mean)), shifts.reshape(-1), heights, mean, basis, spread)
+    parts = (mean, basis, root.transpose(0, 2, 1).reshape(-1, count), shifts.reshape(-1), heights, spread)
     return Level(*(torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts))
 
 

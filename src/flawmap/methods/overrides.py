@@ -47,8 +47,9 @@ def read_changes(path: Path) -> dict[str, Any]:
 
 def read_config(path: Path, base: Config) -> Config:
     """`base` with the settings of a TOML file laid over it."""
+    changes = read_changes(path)
     try:
-        return override(base, read_changes(path))
+        return override(base, changes)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -72,12 +73,14 @@ def override(base: Config, changes: dict[str, Any]) -> Config:
 
 def without_set(config: Config, changes: Sequence[dict[str, Any]]) -> Config:
     """The configuration without the candidates that would change a setting of these changes: what is set is not tried.
+    Changes that name candidates themselves take none away.
 
     >>> wide = parse({"choice": {"candidates": ["method.latent=8", "method.name=l2"]}})
     >>> without_set(wide, [{"method": {"name": "ssim"}}]).choice.candidates
     ('method.latent=8',)
     """
-    given = {key for change in changes for key in flat(change)}
+    named = [flat(change) for change in changes]
+    given = {key for settings in named if "choice.candidates" not in settings for key in settings}
     kept = [
         text
         for text in config.choice.candidates

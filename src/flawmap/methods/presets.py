@@ -31,14 +31,14 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "method": _FAST["method"] | {"latent": 500},
         "training": _FAST["training"] | {"corrupt": 0.7},
         "evidence": {"enabled": True},
-        "threshold": {"rule": "conformal", "growth": 0.01},
+        "threshold": {"rule": "conformal", "mask": "pasted"},
         "choice": {
             "candidates": (
                 "method.name=ssim",
                 "method.latent=100",
                 "images.scale=0.5",
                 "method.name=l2",
-                "method.name=gmm tiling.stride=64",
+                "method.name=gmm tiling.stride=96",
             ),
         },
         "check": {"enabled": True},
@@ -50,6 +50,7 @@ def preset(name: Preset, method: str = USUAL) -> Config:
     """The settings of a preset for a method. Raises ConfigError for an unknown preset or method."""
     if name not in PRESETS:
         raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    settings = method_type(method).model_fields
-    own = {key: value for key, value in PRESETS[name]["method"].items() if key in settings}
-    return parse(PRESETS[name] | {"method": {"name": method, **own}})
+    chosen, settings = PRESETS[name], method_type(method)
+    own = {key: value for key, value in chosen["method"].items() if key in settings.model_fields}
+    training = {key: value for key, value in chosen["training"].items() if key != "corrupt" or settings.restores}
+    return parse(chosen | {"method": {"name": method, **own}, "training": training})

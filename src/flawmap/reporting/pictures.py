@@ -14,6 +14,7 @@ from PIL import Image
 from flawmap.core.checks import finite, image_array, shape_text
 from flawmap.core.errors import InputError
 from flawmap.core.records import FloatMap, Mask
+from flawmap.imaging.morphology import dilated
 from flawmap.imaging.resize import resized
 from flawmap.imaging.rows import BlockReduce, block_counts
 
@@ -124,19 +125,11 @@ def heatmap(residual: FloatMap, low: float, high: float) -> Picture:
 
 def _outline(mask: Mask, width: int, gap: int = 0) -> Mask:
     """The ring of a width, `gap` pixels outside a mask; where the mask meets the border, the ring's part inside it."""
-    inner, outer = _dilated(mask, gap), _dilated(mask, gap + width)
+    inner, outer = dilated(mask, gap), dilated(mask, gap + width)
     border = np.ones(mask.shape, np.bool_)
     border[width:-width, width:-width] = False
     ring: Mask = (outer & ~inner) | (mask & border)
     return ring
-
-
-def _dilated(mask: Mask, pixels: int) -> Mask:
-    """The mask and all pixels within a circle of this radius around it."""
-    if pixels == 0:
-        return mask.astype(np.bool_)
-    circle = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), circle), dtype=np.bool_)
 
 
 # ---------------------------------------------------------------------------------------------- pictures for a page

@@ -47,24 +47,31 @@ class InspectionBuilder:
 
     def __init__(self, point: OperatingPoint) -> None:
         self._point = point
-        self._regions = RegionGathering(point.threshold, point.area)
+        level, threshold, area = point.threshold if point.mask is None else point.mask, point.threshold, point.area
+        # Flaws down to the level; and, where that lies above the threshold, flaws that do not reach it.
+        self._layers = {level: RegionGathering(threshold, area)}
+        if level > threshold:
+            self._layers[threshold] = RegionGathering(threshold, area, level)
         self._score, self._height, self._width = -np.inf, 0, 0
 
     def add(self, band: Band) -> None:
         """The band below the one before."""
-        self._regions.add(threshold_mask(band.residual, self._point.lower, band.inside), band.residual)
+        for level, regions in self._layers.items():
+            regions.add(threshold_mask(band.residual, level, band.inside), band.residual)
         self._score = max(self._score, float(band.residual.max()))
         self._height, self._width = self._height + len(band.residual), band.residual.shape[1]
 
     def masks(self) -> Iterator[Mask]:
         """The mask of each band (h, W), after the last one: only then it is known what belongs to a flaw."""
-        return self._regions.masks()
+        for parts in zip(*(regions.masks() for regions in self._layers.values()), strict=True):
+            yield np.logical_or.reduce(parts)
 
     def inspection(
         self, path: Path | None, notes: tuple[str, ...] = (), good_scores: Sequence[float] = ()
     ) -> Inspection:
         """What was found, after the last band. good_scores: of held-out good images, ascending, for the p-value."""
-        regions = self._regions.regions()
+        found = [region for layer in self._layers.values() for region in layer.regions()]
+        regions = tuple(sorted(found, key=lambda region: (-region.peak, region.box[1], region.box[0])))
         return Inspection(
             width=self._width,
             height=self._height,

@@ -13,20 +13,15 @@ from flawmap.core.settings import Settings
 class OperatingPoint(Settings):
     """A decision's limits, of opened residuals (or evidence).
 
-    threshold: an image is flawed where a pixel lies above it. growth: a flaw reaches as far as connected pixels lie
-    above this, which is called hysteresis; None, or a value above the threshold: the threshold. area: pixels; smaller
-    regions are no flaws. found: how the point was found, as JSON's types.
+    threshold: an image is flawed where a pixel lies above it. mask: pixels above this level belong to a flaw; None: the
+    threshold. Below the threshold, flaws grow down to it (hysteresis); above the threshold, a flaw shrinks to it where
+    it reaches so high. area: pixels; smaller regions are no flaws. found: how the point was found, as JSON's types.
     """
 
     threshold: float
-    growth: float | None = None
+    mask: float | None = None
     area: int = Field(1, ge=1)
     found: dict[str, Any] = Field(default_factory=dict)
-
-    @property
-    def lower(self) -> float:
-        """The level down to which a flaw reaches."""
-        return self.threshold if self.growth is None else min(self.growth, self.threshold)
 
     def at(self, threshold: float) -> Self:
         """The same with another threshold."""
