@@ -188,7 +188,7 @@ class ImageSettings(Settings):
 class SplitSettings(Settings):
     """How the good images are split into training, validation and held-out good test images."""
 
-    validation: float | None = Field(None, ge=0, lt=1)  # fraction of the good images; None: 0.1, or up to 0.5 for alpha
+    validation: float | None = Field(None, ge=0, lt=1)  # fraction of the good images; None: 0.1, or up to 0.6 for alpha
     test: float = Field(0.1, ge=0, lt=1)  # fraction of the good images, never trained on
     last: int | None = Field(None, ge=0)  # keep the last N good images by name as test images, instead of a fraction
     seed: int = Field(0, ge=0)

@@ -31,8 +31,9 @@ from flawmap.imaging.roi import Box, find_roi
 Role = Literal["train", "validation", "test"]
 
 ROLES: tuple[Role, ...] = ("train", "validation", "test")
-VALIDATION, HALF = 0.1, 0.5
-"""The fraction of the good images that validates unless one is set: at least, and at most."""
+VALIDATION, FALLBACK, MOST = 0.1, 0.2, 0.6
+"""The fraction of the good images that validates unless one is set: at least; where there are too few for what a
+decision needs; and at most."""
 SPARE = 1.25
 """Times the images that are needed: a hash decides over each, so their number varies."""
 FEW = 5
@@ -139,7 +140,7 @@ def split_good(
         bounds: the box of an image within which areas are cut, of a region of interest; None: the whole image. Used
             where areas are cut, of five or fewer images.
         needed: images that a decision by validation images asks for; where no fraction is set, so many are held out, if
-            that leaves half of the images to train on.
+            enough are left to train on.
     Raises:
         InputError: no good image, one content or group with two roles, or an image too small to give up a strip.
         ConfigError: the fractions leave nothing to train on.
@@ -153,7 +154,8 @@ def split_good(
     good, last = _take_last(good, settings.last)
     validation = 0.0 if every["validation"] else settings.validation
     if validation is None:
-        validation = min(max(VALIDATION, SPARE * needed / len({image.unit for image in good})), HALF)
+        wanted = SPARE * needed / len({image.unit for image in good})
+        validation = max(VALIDATION, wanted) if wanted <= MOST else FALLBACK
     test = 0.0 if every["test"] or settings.last is not None else settings.test
     if len({image.sha256 for image in good}) > FEW:
         roles = roles_of([image.unit for image in good], validation, test, settings.seed)

@@ -1,0 +1,160 @@
+"""Candidates and trials: their order, what is left out, what a failure costs, and what a model keeps of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flawmap
+from flawmap.core.errors import TrainingError
+from flawmap.core.events import Events
+from flawmap.data.synthetic import good_images
+from flawmap.evaluation.choice import EQUAL, Trial, Worth, best_of, candidates_of
+from flawmap.imaging.writing import write_image
+from flawmap.methods import gradient
+from flawmap.methods.config import Config
+from flawmap.methods.interface import Method
+from flawmap.methods.overrides import override, without_set
+from flawmap.methods.presets import preset
+from flawmap.methods.table import METHODS
+from flawmap.scoring.model_file import load_artifact
+
+SMALL: dict[str, Any] = {
+    "model": {"patch": 32},
+    "method": {"latent": 6},
+    "tiling": {"stride": 16},
+    "training": {"steps": 4, "batch": 4, "device": "cpu", "precision": "float32", "corrupt": 0},
+    "evidence": {"scales": [1.0]},
+    "threshold": {"mask": "threshold"},
+    "choice": {"share": 0.5},
+    "check": {"enabled": False},
+}
+
+
+def config_of(*candidates: str, **changes: Any) -> Config:
+    return override(override(override(preset("auto"), SMALL), {"choice": {"candidates": candidates}}), changes)
+
+
+@pytest.fixture
+def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, value in (("choice.PARTS", 4), ("evidence.PASTED_IMAGES", 2)):
+        monkeypatch.setattr(f"flawmap.evaluation.{name}", value)
+    monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
+    (tmp_path / "good").mkdir()
+    for number, image in enumerate(good_images("cloth", 8, (80, 80), 0)):
+        write_image(tmp_path / "good" / f"{number}.png", np.rint(image[:, :, 0] * 255).astype(np.uint8))
+    return tmp_path / "good"
+
+
+def trial(name: str, mean: float | None) -> Trial:
+    return Trial(name, None if mean is None else Worth(mean, mean, mean), 1.0, None if mean is not None else "no")
+
+
+def test_the_first_of_equals_is_best_and_failures_come_last() -> None:
+    """A difference of EQUAL or less is none; a worse one never wins by standing first."""
+    assert best_of([trial("a", 0.9), trial("b", 0.9 + 0.9 * EQUAL), trial("c", None), trial("d", 0.5)]) == list("abdc")
+    assert best_of([trial("a", 0.9), trial("b", 0.9 + 2 * EQUAL)]) == list("ba")
+    assert best_of([trial("a", None), trial("b", None)]) == list("ab")
+
+
+def test_candidates_that_cannot_be_or_repeat_one_are_left_out() -> None:
+    """A smaller scale needs two patches along each side; what a method lacks and what is the same is no candidate."""
+    config = config_of("method.latent=6", "method.name=ssim", "images.scale=0.5", "method.name=gmm method.latent=3")
+    assert list(candidates_of(config, (128, 200))) == ["method.latent=6", "images.scale=0.5"]
+    assert list(candidates_of(config, (127, 200))) == ["method.latent=6"]
+    assert candidates_of(config_of(), (64, 64)) == {"": config_of()}
+
+
+def test_what_is_set_is_not_tried() -> None:
+    """An option takes the candidates away that would change it; a list of candidates of one's own stays."""
+    config = preset("auto")
+    kept = without_set(config, [{"method": {"name": "l2"}}]).choice.candidates
+    assert kept == ("method.latent=100", "images.scale=0.5")
+    own = {"choice": {"candidates": ["method.name=l2"]}, "method": {"name": "ssim"}}
+    assert without_set(override(config, own), [own]).choice.candidates == ("method.name=l2",)
+
+
+def test_trials_are_kept_in_the_model(good: Path, tmp_path: Path) -> None:
+    """Every candidate has its worth, the chosen one is trained, and nothing is left beside the model."""
+    said: list[str] = []
+    events = Events()
+    events.message = said.append  # type: ignore[method-assign]
+    config = config_of("method.name=ssim", "method.name=l2", "method.name=gmm method.samples=2000")
+    report = flawmap.train(good, tmp_path / "m.flawmap", config, events=events)
+    choice = load_artifact(tmp_path / "m.flawmap").provenance["choice"]
+    assert [row["candidate"] for row in choice["trials"]] == list(config.choice.candidates)
+    assert all(0 <= value <= 1 for row in choice["trials"] for value in row["worth"].values())
+    assert report.artifact.config.method.name == choice["chosen"].split()[0].removeprefix("method.name=")
+    assert f"chosen by defects pasted into good images: {choice['chosen']}" in said
+    assert sorted(path.suffix for path in tmp_path.iterdir() if path.is_file()) in (
+        [".flawmap"],
+        [".csv", ".flawmap", ".png"],
+    )
+
+
+def test_a_candidate_that_learns_nothing_costs_only_its_trial(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its problem is kept, and the next one is trained."""
+
+    def stuck(*_: object) -> Any:
+        raise TrainingError("nothing is learnt")
+
+    monkeypatch.setitem(METHODS, "l2", Method(METHODS["l2"].settings, stuck, METHODS["l2"].scorer))
+    report = flawmap.train(good, tmp_path / "m.flawmap", config_of("method.name=l2", "method.name=ssim"))
+    first, second = report.artifact.provenance["choice"]["trials"]
+    assert (first["worth"], first["problem"]) == (None, "nothing is learnt")
+    assert second["problem"] is None
+    assert report.artifact.config.method.name == "ssim"
+
+
+def test_a_training_that_fails_after_its_trial_gives_way(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next candidate is trained instead: no training ends without a model while one of them can be trained."""
+    fit = METHODS["ssim"].fit
+
+    def late(config: Config, *rest: Any) -> Any:
+        if config.training.steps == 4:
+            raise TrainingError("the loss turned nan")
+        return fit(config, *rest)
+
+    monkeypatch.setitem(METHODS, "ssim", Method(METHODS["ssim"].settings, late, METHODS["ssim"].scorer))
+    monkeypatch.setattr("flawmap.commands.trials.best_of", lambda trials: [one.candidate for one in trials])
+    report = flawmap.train(good, tmp_path / "m.flawmap", config_of("method.name=ssim", "method.name=l2"))
+    assert report.artifact.config.method.name == "l2"
+
+
+def test_a_resumed_training_keeps_its_choice(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an interruption the trials are not made again."""
+    config = config_of("method.name=ssim", "method.name=l2", training={"checkpoint_minutes": 1e-9})
+    place = tmp_path / "m.flawmap"
+    real = gradient._row
+
+    def interrupted(run: Any, *rest: Any) -> None:
+        real(run, *rest)
+        if run.steps == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(gradient, "_row", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        flawmap.train(good, place, config)
+    record = json.loads((tmp_path / "m.choice.json").read_text(encoding="utf-8"))
+    monkeypatch.setattr(gradient, "_row", real)
+    monkeypatch.setattr("flawmap.commands.trials.tried", None)
+    report = flawmap.train(good, place, config, resume=True)
+    assert report.artifact.provenance["choice"]["trials"] == record["trials"]
+    assert not (tmp_path / "m.choice.json").exists()
+
+
+def test_looks_compare_states_and_keep_the_last_of_equals(good: Path, tmp_path: Path) -> None:
+    """States at even distances are judged, and which one was kept is told."""
+    config = config_of(choice={"looks": 2, "candidates": []}, training={"steps": 40})
+    report = flawmap.train(good, tmp_path / "m.flawmap", config)
+    looks = report.artifact.provenance["choice"]["looks"]
+    assert list(looks["worth"]) == ["20", "40"]
+    assert looks["kept"] in (20, 40)
