@@ -50,15 +50,36 @@ def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "good"
 
 
-def trial(name: str, mean: float | None) -> Trial:
-    return Trial(name, None if mean is None else Worth(mean, mean, mean), 1.0, None if mean is not None else "no")
+def trial(name: str, parts: list[float] | None, *, finished: bool = False) -> Trial:
+    if parts is None:
+        return Trial(name, None, 1.0, "no", finished)
+    return Trial(name, Worth(0.5, 0.5, 0.5, dict(enumerate(parts))), 1.0, None, finished)
 
 
-def test_the_first_of_equals_is_best_and_failures_come_last() -> None:
-    """A difference of EQUAL or less is none; a worse one never wins by standing first."""
-    assert best_of([trial("a", 0.9), trial("b", 0.9 + 0.9 * EQUAL), trial("c", None), trial("d", 0.5)]) == list("abdc")
-    assert best_of([trial("a", 0.9), trial("b", 0.9 + 2 * EQUAL)]) == list("ba")
-    assert best_of([trial("a", None), trial("b", None)]) == list("ab")
+def test_a_later_candidate_wins_only_beyond_chance() -> None:
+    """A gain at every defect wins; one at a single defect, or one below EQUAL, does not. Failures come last."""
+    usual = [0.7, 0.8, 0.9, 0.6]
+    better = [value + 2 * EQUAL for value in usual]
+    hardly = [value + 0.5 * EQUAL for value in usual]
+    lucky = [0.7, 0.8, 0.9, 0.95]
+    assert best_of([trial("a", usual), trial("b", better)]) == ["b", "a"]
+    assert best_of([trial("a", usual), trial("b", hardly)]) == ["a", "b"]
+    assert best_of([trial("a", usual), trial("b", lucky)]) == ["a", "b"]
+    assert best_of([trial("a", None), trial("b", usual), trial("c", None)]) == ["b", "a", "c"]
+    assert best_of([trial("a", None), trial("b", None)]) == ["a", "b"]
+
+
+def test_a_finished_candidate_needs_a_lead() -> None:
+    """What no training improves is compared with what it will improve."""
+    usual, ahead, far = ([value + gain for value in (0.5, 0.6, 0.7)] for gain in (0, 0.05, 0.2))
+    assert best_of([trial("a", usual), trial("b", ahead, finished=True)])[0] == "a"
+    assert best_of([trial("a", usual), trial("b", far, finished=True)])[0] == "b"
+
+
+def test_a_trial_outlives_a_file() -> None:
+    """Written and read again, a trial is the same."""
+    for one in (trial("a", [0.25, 0.5]), trial("b", None, finished=True)):
+        assert Trial.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
 def test_candidates_that_cannot_be_or_repeat_one_are_left_out() -> None:
@@ -87,7 +108,7 @@ def test_trials_are_kept_in_the_model(good: Path, tmp_path: Path) -> None:
     report = flawmap.train(good, tmp_path / "m.flawmap", config, events=events)
     choice = load_artifact(tmp_path / "m.flawmap").provenance["choice"]
     assert [row["candidate"] for row in choice["trials"]] == list(config.choice.candidates)
-    assert all(0 <= value <= 1 for row in choice["trials"] for value in row["worth"].values())
+    assert all(0 <= value <= 1 for row in choice["trials"] for value in row["worth"]["parts"].values())
     assert report.artifact.config.method.name == choice["chosen"].split()[0].removeprefix("method.name=")
     assert f"chosen by defects pasted into good images: {choice['chosen']}" in said
     assert sorted(path.suffix for path in tmp_path.iterdir() if path.is_file()) in (

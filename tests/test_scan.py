@@ -274,3 +274,34 @@ def test_methods_may_take_gradients_while_they_score() -> None:
 
     bands = list(with_network(detector, descended).scan(ImageRows.of(image)))
     assert max(float(band.residual.max()) for band in bands) < 1e-4
+
+
+@pytest.mark.parametrize("rows", [[20], [1] * 20, [7, 13]])
+def test_masks_grow_below_the_threshold_and_shrink_above_it(rows: list[int]) -> None:
+    """A level below the threshold grows what reaches the threshold; one above it shrinks what reaches the level, and
+    leaves what does not. The decision is the threshold's alone, and regions are those of the mask."""
+    residual = np.zeros((20, 30), np.float32)
+    residual[2:10, 2:10], residual[4:8, 4:8] = 2, 6  # a strong flaw with a skirt
+    residual[12:16, 15:20] = 4  # one between threshold and a high level
+    residual[17:19, 25:28] = 2  # never a flaw
+    grown = residual > 1
+    grown[17:19, 25:28] = False
+    for mask, expected in ((None, residual > 3), (1.0, grown), (5.0, residual > 3)):
+        tops = np.cumsum([0, *rows])
+        bands = [
+            Band(
+                top,
+                np.zeros((height, 30, 1), np.float32),
+                residual[top : top + height],
+                None,
+                np.ones((height, 30), bool),
+            )
+            for top, height in zip(tops, rows, strict=False)
+        ]
+        found = inspected(bands, OperatingPoint(threshold=3, mask=mask))
+        assert np.array_equal(found.mask, expected)
+        assert found.verdict == "flawed"
+        assert found.flawed_pixels == expected.sum() == sum(region.area for region in found.regions)
+        assert [region.peak for region in found.regions] == [6, 4]
+    assert inspected(bands, OperatingPoint(threshold=7, mask=1.0)).verdict == "ok"
+    assert not inspected(bands, OperatingPoint(threshold=7, mask=1.0)).mask.any()

@@ -15,7 +15,7 @@ from flawmap.core.events import Events, Named
 from flawmap.core.runtime import Runtime
 from flawmap.data.index import ImageIndex
 from flawmap.data.splits import ImageRegion, Split
-from flawmap.evaluation.choice import EQUAL, Trial, Worth, best_of, candidates_of, judged, tried
+from flawmap.evaluation.choice import Trial, Worth, best_of, candidates_of, judged, tried
 from flawmap.evaluation.scans import evenly
 from flawmap.methods.config import Config
 from flawmap.methods.interface import State
@@ -67,7 +67,10 @@ def chosen(
     if resume and record.exists():
         kept = json.loads(record.read_text(encoding="utf-8"))
         if kept["about"] == about:
-            return Choice({name: parse(data) for name, data in kept["configs"].items()}, _trials(kept["trials"]))
+            return Choice(
+                {name: parse(data) for name, data in kept["configs"].items()},
+                tuple(map(Trial.from_dict, kept["trials"])),
+            )
     good, trials = evenly(split.train, IMAGES), []
     for number, (name, settings) in enumerate(candidates.items(), start=1):
         events.message(f"trial {number} of {len(candidates)}: {name}")
@@ -91,7 +94,7 @@ def _trial(name: str, settings: Config, good: Sequence[ImageRegion], fit: Fit, e
         artifact = Artifact(short, state.tensors, facts=state.facts)
         return Detector.of(artifact, Runtime(settings.training.device, settings.training.precision))
 
-    return tried(name, detector, good, time.monotonic)
+    return tried(name, detector, good, time.monotonic, finished=not settings.method.gradual)
 
 
 def _budget(settings: Config) -> dict[str, Any]:
@@ -121,12 +124,11 @@ def _smallest(regions: Sequence[ImageRegion], index: ImageIndex) -> tuple[int, i
 def _said(trial: Trial) -> str:
     if trial.worth is None:
         return f"failed after {trial.seconds:.0f} s: {trial.problem}"
-    pixel, overlap, image = trial.worth
-    return f"pixel AUROC {pixel:.3f}, AU-PRO {overlap:.3f}, image AUROC {image:.3f} ({trial.seconds:.0f} s)"
-
-
-def _trials(data: Sequence[dict[str, Any]]) -> tuple[Trial, ...]:
-    return tuple(Trial(**(one | {"worth": None if one["worth"] is None else Worth(**one["worth"])})) for one in data)
+    worth = trial.worth
+    return (
+        f"pixel AUROC {worth.pixel_auroc:.3f}, AU-PRO {worth.au_pro_30:.3f}, mean over defects {worth.mean:.3f} "
+        f"({trial.seconds:.0f} s)"
+    )
 
 
 @dataclass
@@ -144,7 +146,7 @@ def best_state(
 ) -> tuple[State, dict[str, Any]]:
     """The state of a training that finds pasted defects best, and what was compared, as JSON's types.
 
-    It is the last one unless an earlier one is better by more than EQUAL: on some materials a network that is trained
+    It is the last one unless an earlier one beats it: on some materials a network that is trained
     for longer learns to rebuild flaws, too.
     """
     if not looks.steps:
@@ -156,7 +158,7 @@ def best_state(
         worths[step] = judged(Detector.of(Artifact(config, tensors, facts=state.facts), runtime), training)
         events.progress(number, len(looks.steps) + 1, f"state after {step} steps")
     best = max(worths, key=lambda step: worths[step].mean)
-    if worths[best].mean <= worths[last].mean + EQUAL:
+    if not worths[best].beats(worths[last]):
         best = last
-    record = {"kept": best, "worth": {str(step): worth._asdict() for step, worth in worths.items()}}
+    record = {"kept": best, "worth": {str(step): round(worth.mean, 4) for step, worth in worths.items()}}
     return (state if best == last else replace(state, tensors=looks.steps[best])), record

@@ -1,12 +1,14 @@
 """Which candidate suits a material: short trainings, judged by defects that are pasted into good images.
 
 A candidate is a set of changes to the settings. Each is trained for a share of the budget, and judged like any detector
-by how well its map and its image scores tell pasted defects from good parts. The first of those that are as good as the
-best is taken. No defective image is read, and none of the good images that the decision is calibrated on.
+by how well its map tells pasted defects from what lies around them. All see the same defects, so candidates are
+compared defect by defect, and a later candidate takes the place of an earlier one only where it is better beyond
+chance. No defective image is read, and none of the good images that the decision is calibrated on.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +21,7 @@ from flawmap.data.defects import FLAWS, add_flaw
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.evidence import evidence_from_good
 from flawmap.evaluation.image_counts import CountedImage, ImageCounts
-from flawmap.evaluation.metrics import PixelMetrics, image_metrics
+from flawmap.evaluation.metrics import PixelMetrics, curve_metrics, image_metrics
 from flawmap.evaluation.pasting import Turn, good_part, score_part, turns
 from flawmap.evaluation.scans import each, evenly
 from flawmap.methods.config import Config
@@ -29,34 +31,62 @@ from flawmap.scoring.detector import Detector
 PARTS = 28  # of good images, each with a defect and without one: two for each kind
 SIDE = 384  # pixels of the working scale: of a part, at most
 FIRST_SEED = 1000  # other defects than those that the weights of evidence are learnt from
-CONTRASTS = (0.04, 0.2)  # of a defect, log-uniformly
 IMAGES = 12  # good images that evidence is measured on for a trial
-EQUAL = 0.005  # of worth: a difference below it is none
+EQUAL = 0.005  # of the mean over parts: a difference below it is none
+ERRORS = 2.0  # standard errors of a difference that chance may make
+FINISHED = 0.1  # by so much a candidate has to be better whose fit a longer training would not improve
 
 
 class Worth(NamedTuple):
-    """How well pasted defects are told from good material: AUROC and AU-PRO of pixels, AUROC of image parts."""
+    """How well pasted defects are told from good material.
+
+    pixel_auroc, au_pro_30: of all parts' pixels together. image_auroc: of parts with a defect and the same without one.
+    parts: the pixel AUROC of each part, by the seed of its defect.
+    """
 
     pixel_auroc: float
     au_pro_30: float
     image_auroc: float
+    parts: dict[int, float]
 
     @property
     def mean(self) -> float:
-        return sum(self) / len(self)
+        return sum(self.parts.values()) / max(len(self.parts), 1)
+
+    def beats(self, other: Worth, *, by: float = EQUAL) -> bool:
+        """Whether it is better than another, over the defects that both met, by so much and beyond chance."""
+        shared = sorted(self.parts.keys() & other.parts.keys())
+        if len(shared) < 2:
+            return False
+        gain = np.array([self.parts[seed] - other.parts[seed] for seed in shared])
+        return bool(gain.mean() > max(by, ERRORS * gain.std(ddof=1) / math.sqrt(len(gain))))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate's short training. worth: None where `problem` says why it did not come to one."""
+    """A candidate's short training. worth: None where `problem` says why it did not come to one. finished: whether a
+    longer training would not improve it."""
 
     candidate: str
     worth: Worth | None
     seconds: float
     problem: str | None = None
+    finished: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        return vars(self) | {"worth": None if self.worth is None else self.worth._asdict()}
+        """As JSON's types, for the model file."""
+        if self.worth is None:
+            return dict(vars(self))
+        parts = {str(seed): round(value, 4) for seed, value in self.worth.parts.items()}
+        return vars(self) | {"worth": self.worth._asdict() | {"parts": parts}}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Trial:
+        """The inverse of `to_dict`."""
+        worth = data["worth"]
+        if worth is not None:
+            worth = Worth(**(worth | {"parts": {int(seed): value for seed, value in worth["parts"].items()}}))
+        return cls(**(data | {"worth": worth}))
 
 
 def candidates_of(config: Config, smallest: tuple[int, int]) -> dict[str, Config]:
@@ -90,13 +120,19 @@ def _large_enough(changed: Config, config: Config, smallest: tuple[int, int]) ->
 
 
 def best_of(trials: Sequence[Trial]) -> list[str]:
-    """Candidates from the best on, the first of equals first; those that failed come last, in their order."""
-    worths = [trial.worth for trial in trials if trial.worth is not None]
-    top = max((worth.mean for worth in worths), default=0.0)
-    equal = [trial.candidate for trial in trials if trial.worth is not None and trial.worth.mean >= top - EQUAL]
+    """Candidates with the best first: a later one only where it beats those before. The others follow by their means,
+    and those that failed come last, in their order."""
     known = [trial for trial in trials if trial.worth is not None]
-    others = [trial.candidate for trial in sorted(known, key=lambda trial: -trial.worth.mean if trial.worth else 0.0)]
-    return list(dict.fromkeys([*equal[:1], *others, *(trial.candidate for trial in trials)]))
+    best: Trial | None = None
+    for trial in known:
+        margin = FINISHED if trial.finished else EQUAL
+        if best is None or (
+            best.worth is not None and trial.worth is not None and trial.worth.beats(best.worth, by=margin)
+        ):
+            best = trial
+    others = sorted(known, key=lambda trial: -trial.worth.mean if trial.worth else 0.0)
+    first = [] if best is None else [best.candidate]
+    return list(dict.fromkeys([*first, *(one.candidate for one in others), *(one.candidate for one in trials)]))
 
 
 def judged(detector: Detector, training: Sequence[ImageRegion]) -> Worth:
@@ -113,18 +149,24 @@ def judged(detector: Detector, training: Sequence[ImageRegion]) -> Worth:
     if not pairs:
         raise InputError("no defect found a place in the training images; enlarge the region of interest")
     metrics = PixelMetrics()
-    for counted, _, _ in pairs:
-        metrics.add_image(counted)
+    for pair in pairs:
+        metrics.add_image(pair.counted)
     pixels = metrics.result().measures
-    scores = [score for _, flawed, good_one in pairs for score in (flawed, good_one)]
+    scores = [score for pair in pairs for score in (pair.flawed, pair.good)]
     images = image_metrics(scores, [True, False] * len(pairs))
-    found = (pixels["auroc"].value, pixels["au_pro_30"].value, images["auroc"].value)
-    return Worth(*(value or 0.0 for value in found))
+    own = {pair.seed: curve_metrics(pair.counted.histogram)["auroc"].value for pair in pairs}
+    return Worth(
+        pixels["auroc"].value or 0.0,
+        pixels["au_pro_30"].value or 0.0,
+        images["auroc"].value or 0.0,
+        {seed: value for seed, value in own.items() if value is not None},
+    )
 
 
 class _Pair(NamedTuple):
     """A part with a defect, counted, and its score with and without it."""
 
+    seed: int
     counted: CountedImage
     flawed: float
     good: float
@@ -135,26 +177,24 @@ def _pair(detector: Detector, turn: Turn) -> _Pair | None:
     part = good_part(detector, turn, round(SIDE / scale) if isinstance(scale, float) else SIDE)
     if part is None:
         return None
-    random = np.random.default_rng(turn.seed)
-    contrast = float(np.exp(random.uniform(*np.log(CONTRASTS))))
-    kind = FLAWS[turn.seed % len(FLAWS)]
-    for asked in (contrast, None):  # None: where no such contrast is reached
-        try:
-            flawed, mask = add_flaw(part.pixels, kind, turn.seed, contrast=asked, inside=part.inside)
-            break
-        except InputError:
-            continue
-    else:
+    try:
+        flawed, mask = add_flaw(part.pixels, FLAWS[turn.seed % len(FLAWS)], turn.seed, inside=part.inside)
+    except InputError:
         return None
     before, inside = score_part(detector, part, part.pixels)
     after, _ = score_part(detector, part, flawed)
     counts = ImageCounts()
     counts.add(after, mask & inside, inside)
-    return _Pair(counts.counted(), float(after.max()), float(before.max()))
+    return _Pair(turn.seed, counts.counted(), float(after.max()), float(before.max()))
 
 
 def tried(
-    candidate: str, fit: Callable[[], Detector], training: Sequence[ImageRegion], clock: Callable[[], float]
+    candidate: str,
+    fit: Callable[[], Detector],
+    training: Sequence[ImageRegion],
+    clock: Callable[[], float],
+    *,
+    finished: bool = False,
 ) -> Trial:
     """One candidate's trial: fitted, then judged. A training that cannot succeed is a trial's result, no error."""
     started = clock()
@@ -162,4 +202,4 @@ def tried(
         worth, problem = judged(fit(), training), None
     except (TrainingError, ConfigError) as error:
         worth, problem = None, str(error)
-    return Trial(candidate, worth, round(clock() - started, 1), problem)
+    return Trial(candidate, worth, round(clock() - started, 1), problem, finished)

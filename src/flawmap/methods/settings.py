@@ -71,6 +71,8 @@ class FeatureMatchingSettings(AutoencoderSettings):
 class MixtureSettings(MethodSettings):
     """Gaussian mixtures of small windows at several levels of detail; nothing is trained by steps."""
 
+    gradual: ClassVar[bool] = False
+
     name: Literal["gmm"] = "gmm"
     levels: tuple[int, ...] = Field((1, 2, 4), min_length=1, strict=False)  # pixels between a window's pixels
     side: Literal[3, 5, 7] = 5  # of a window, in its own pixels
