@@ -23,6 +23,7 @@ from flawmap.scoring.detector import Detector
 
 GOOD, BAD, SIZE = 40, 20, (384, 384)  # images to train on, defective ones, pixels
 METHODS = ("l2", "ssim")
+ONE: dict[str, Any] = {"choice": {"candidates": ()}, "check": {"enabled": False}}  # each is trained as it is
 
 
 def demo(
@@ -43,7 +44,7 @@ def demo(
         settings: laid over those of both methods, nested like a configuration file.
         events: told of each method's training under the method's name.
     Returns:
-        {"page": ..., "methods": [{"name", "pixel_auroc", "au_pro_30", "image_auroc", "minutes"}, ...]}.
+        {"page": ..., "methods": [{"name", "pixel_auroc", "au_pro_30", "image_auroc", "decision", "minutes"}, ...]}.
     """
     enough_space(folder, len(METHODS) * MODEL_BYTES)
     counts = synth(folder / "data", "cloth", good=good, bad=bad, size=size, seed=seed)
@@ -55,7 +56,7 @@ def demo(
         model = folder / f"{name}.flawmap"
         model.with_suffix(".checkpoint").unlink(missing_ok=True)
         changes = {"training": {"minutes": minutes, "seed": seed}}
-        config = override(override(preset("fast", "l2" if name == "l2" else "ssim"), changes), dict(settings or {}))
+        config = override(override(preset("auto", name), ONE | changes), dict(settings or {}))
         events.message(f"training {name} for {minutes:g} minutes")
         report = train(folder / "data", model, config, events=Named(events, name))
         evaluation = evaluate_model(model, folder / "data", folder / name, events=events)
@@ -66,6 +67,7 @@ def demo(
                 "pixel_auroc": evaluation.pixel.values["auroc"],
                 "au_pro_30": evaluation.pixel.values["au_pro_30"],
                 "image_auroc": evaluation.image.values["auroc"] if evaluation.image else None,
+                "decision": None if evaluation.decision is None else evaluation.decision.to_dict(),
                 "minutes": report.artifact.provenance["training"]["seconds"] / 60,
             }
         )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flawmap.commands.console import print_line
-from flawmap.reporting.labels import HELD_OUT, IMAGE_METRICS, PIXEL_METRICS, decision_rows
+from flawmap.reporting.labels import HELD_OUT, IMAGE_METRICS, PIXEL_METRICS, decision_rows, share_text
 
 SHOWN = 12  # rows of a list before it is cut
 
@@ -282,10 +282,12 @@ def show_weights(console: Console, report: dict[str, Any]) -> None:
 
 def show_demo(console: Console, report: dict[str, Any]) -> None:
     pixel, image = PIXEL_METRICS["auroc"].short, IMAGE_METRICS["auroc"].short
-    table = _table("method", f">{pixel}", f">{PIXEL_METRICS['au_pro_30'].short}", f">{image}", ">minutes")
+    overlap = PIXEL_METRICS["au_pro_30"].short
+    table = _table("method", f">{pixel}", f">{overlap}", f">{image}", ">found", ">rejected", ">minutes")
     for row in report["methods"]:
         figures = (row["pixel_auroc"], row["au_pro_30"], row["image_auroc"])
-        table.add_row(row["name"], *(_number(figure) for figure in figures), f"{row['minutes']:.1f}")
+        shares = (share_text(row["decision"], name) for name in ("found", "rejected"))
+        table.add_row(row["name"], *(_number(figure) for figure in figures), *shares, f"{row['minutes']:.1f}")
     console.print(table)
     print_line(console, f"look at {report['page']}")
 

@@ -9,7 +9,7 @@ from typing import Any
 from flawmap.data.samples import Sample
 from flawmap.evaluation.evaluate import Case, relative_name, score_case
 from flawmap.evaluation.results import Evaluation
-from flawmap.reporting.labels import DECIMALS, HELD_OUT, IMAGE_METRICS, PIXEL_METRICS, decision_rows
+from flawmap.reporting.labels import DECIMALS, HELD_OUT, IMAGE_METRICS, PIXEL_METRICS, decision_rows, share_text
 from flawmap.reporting.pages import Figure, Page, PictureRows, Section
 from flawmap.reporting.pictures import Levels, heatmap, overlay, picture
 from flawmap.reporting.tables import Cell, Table, count, number, percent
@@ -65,10 +65,18 @@ def demo_page(
     flawed = [sample for sample in samples if sample.label == "defective"]
     columns = (
         *("method", PIXEL_METRICS["auroc"].short, PIXEL_METRICS["au_pro_30"].short, IMAGE_METRICS["auroc"].short),
-        "minutes of training",
+        *("defective images found", "good images rejected", "minutes of training"),
     )
     figures = ("pixel_auroc", "au_pro_30", "image_auroc")
-    rows = tuple((row["name"], *(number(row[key]) for key in figures), number(row["minutes"], 1)) for row in methods)
+    rows = tuple(
+        (
+            row["name"],
+            *(number(row[key]) for key in figures),
+            *(share_text(row["decision"], name) for name in ("found", "rejected")),
+            number(row["minutes"], 1),
+        )
+        for row in methods
+    )
     return Page(
         title="flawmap demo: woven cloth",
         lead="Two autoencoders of one shape, trained on the same good cloth for the same time. One minimises and maps "

@@ -36,6 +36,12 @@ IMAGE_METRICS: dict[str, Metric] = {
 HELD_OUT = "held-out good pixels above the threshold"
 
 
+def share_text(decision: Mapping[str, Any] | None, name: str) -> str:
+    """ "19 of 20": of the section `decision`, the images `found` or `rejected`; nothing where there are none."""
+    share = None if decision is None else decision[name]
+    return "" if share is None else f"{share['count']} of {share['of']}"
+
+
 def decision_rows(decision: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """What the model decides at its own operating point, label and value; of the section `decision` of metrics.json."""
     if decision is None:
