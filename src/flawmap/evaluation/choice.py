@@ -173,8 +173,7 @@ class _Pair(NamedTuple):
 
 
 def _pair(detector: Detector, turn: Turn) -> _Pair | None:
-    scale = detector.config.images.scale
-    part = good_part(detector, turn, round(SIDE / scale) if isinstance(scale, float) else SIDE)
+    part = good_part(detector, turn, SIDE, working=True)
     if part is None:
         return None
     try:

@@ -12,6 +12,7 @@ import numpy as np
 from flawmap.core.records import FloatMap, Mask
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.scans import part_of
+from flawmap.imaging.codecs import read_header
 from flawmap.imaging.reading import ImageRows, Pixels, opened_image
 from flawmap.imaging.roi import Roi, find_roi, of_mask
 from flawmap.scoring.detector import Detector
@@ -53,13 +54,23 @@ class Part(NamedTuple):
         return rows, Roi((0, 0, width, height)) if self.inside is None else of_mask(self.inside)
 
 
-def good_part(detector: Detector, turn: Turn, side: int = CROP) -> Part | None:
+def scale_at(detector: Detector, path: Path) -> float:
+    """Pixels of the working scale for one of an image file. Raises InputError if its header cannot be read."""
+    scale = detector.config.images.scale
+    return scale if isinstance(scale, float) else scale[0] / read_header(path).width
+
+
+def good_part(detector: Detector, turn: Turn, side: int = CROP, *, working: bool = False) -> Part | None:
     """A part of a good image, at most `side` pixels high and wide, drawn by the seed; None: outside the region.
+
+    working: whether the side is in pixels of the working scale.
 
     Raises:
         InputError: the image cannot be read.
     """
     random = np.random.default_rng(turn.seed)
+    if working:
+        side = max(1, round(side / scale_at(detector, turn.path)))
     with opened_image(turn.path, detector.config.images) as whole:
         image, roi = part_of(whole, turn.region.box, detector.config.images.roi)
         if roi is None:

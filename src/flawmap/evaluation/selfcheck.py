@@ -24,7 +24,7 @@ from flawmap.core.records import Mask
 from flawmap.data.defects import add_flaw
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.intervals import binomial_interval
-from flawmap.evaluation.pasting import Part, Turn, good_part, score_part, turns
+from flawmap.evaluation.pasting import Part, Turn, good_part, scale_at, score_part, turns
 from flawmap.evaluation.scans import each
 from flawmap.imaging.changes import CHANGES, TRAITS, Change, traits
 from flawmap.imaging.reading import Pixels
@@ -111,7 +111,9 @@ def self_check(detector: Detector, good: Sequence[ImageRegion], events: Events =
         for contrast in CONTRASTS:
             sizes.append(_size_row(detector, good, kind, contrast))
             events.progress(len(sizes), total, f"self-check: {kind} at {contrast:.0%}")
-    parts = each(partial(_part, detector, side=TOLERANCE_SIDE), turns(good, TOLERANCE_PARTS, FIRST_SEED))
+    parts = each(
+        partial(good_part, detector, side=TOLERANCE_SIDE, working=True), turns(good, TOLERANCE_PARTS, FIRST_SEED)
+    )
     usual = np.array([traits(part.pixels) for part in parts]).reshape(-1, len(TRAITS))
     mean, spread = usual.mean(axis=0), np.maximum(usual.std(axis=0), 1e-3)
     pairs = list(_with_defects(parts, sizes))
@@ -123,20 +125,8 @@ def self_check(detector: Detector, good: Sequence[ImageRegion], events: Events =
         tuple(sizes),
         tuple(tolerance),
         tuple((float(middle), float(width)) for middle, width in zip(mean, spread, strict=True)),
-        _warning(detector, sizes),
+        _warning(scale_at(detector, good[0].path), sizes),
     )
-
-
-def _scale(detector: Detector, part: Part | None = None) -> float:
-    """Pixels of the working scale for one of the image."""
-    scale = detector.config.images.scale
-    if isinstance(scale, float):
-        return scale
-    return scale[0] / part.whole[1] if part is not None else 1.0
-
-
-def _part(detector: Detector, turn: Turn, side: int) -> Part | None:
-    return good_part(detector, turn, max(1, round(side / _scale(detector))))
 
 
 # --------------------------------------------------------------------------------------------------------------- sizes
@@ -155,7 +145,7 @@ class _Asked(NamedTuple):
 def _size_row(detector: Detector, good: Sequence[ImageRegion], kind: str, contrast: float) -> SizeRow:
     """Sizes are tried from the middle: smaller ones while they are found, larger ones until they are."""
     rates: dict[int, tuple[int, int]] = {}
-    sizes = [max(4, round(working / _scale(detector))) for working in SIZES]
+    sizes = [max(4, round(working / scale_at(detector, good[0].path))) for working in SIZES]
     place, way = len(sizes) // 2, 0
     smallest = None
     while 0 <= place < len(sizes):
@@ -175,7 +165,7 @@ def _size_row(detector: Detector, good: Sequence[ImageRegion], kind: str, contra
 
 def _found(detector: Detector, asked: _Asked) -> bool | None:
     """Whether a defect is found; None: it found no place."""
-    part = _part(detector, asked.turn, SIDE)
+    part = good_part(detector, asked.turn, SIDE, working=True)
     if part is None:
         return None
     try:
@@ -258,18 +248,18 @@ def _too_many(detector: Detector, count: int, of: int) -> bool:
     return of > 0 and binomial_interval(count, of).low > alpha
 
 
-def _warning(detector: Detector, sizes: Sequence[SizeRow]) -> str | None:
+def _warning(scale: float, sizes: Sequence[SizeRow]) -> str | None:
     """A sentence where at the highest contrast most kinds are found only when they are large."""
     strong = [row for row in sizes if row.contrast == max(CONTRASTS) and row.rates]
-    limit = USELESS / _scale(detector)
+    limit = USELESS / scale
     hidden = [row for row in strong if row.smallest is None or row.smallest > limit]
     if 2 * len(hidden) < len(strong) or not strong:
         return None
-    scale = _scale(detector) / 2
     names = ", ".join(row.kind.replace("_", " ") for row in hidden)
     return (
         f"this material hides much at this scale: at a contrast of {max(CONTRASTS):.0%} these are not found below "
-        f"{math.ceil(limit)} pixels: {names}; try --set images.scale={scale:g}, more good images, or a longer training"
+        f"{math.ceil(limit)} pixels: {names}; try --set images.scale={scale / 2:g}, more good images, or a longer "
+        "training"
     )
 
 
