@@ -91,6 +91,9 @@ def model_summary(model: Path, artifact: Artifact) -> dict[str, Any]:
         "version": version_hash(model),
         "method": settings.method.name,
         "residual": settings.mapped.model_dump(mode="json"),
+        "evidence": {"parts": [part.name for part in settings.parts], "scales": list(settings.scales)}
+        if settings.evidence.enabled
+        else None,
         "latent": getattr(settings.method, "latent", None),
         "patch": settings.model.patch,
         "stride": settings.tiling.stride,

@@ -89,9 +89,9 @@ def _channels(found: NDArray[Any], image: Pixels) -> Pixels:
 CHANGES = (
     Change("brighter", "{:g} times the light", (1.05, 1.1, 1.2, 1.4), _lit),
     Change("darker", "{:g} times the light", (0.95, 0.9, 0.8, 0.6), _lit),
-    Change("shaded", "from {0:.0%} less to {0:.0%} more light across", (0.05, 0.1, 0.2, 0.4), _shaded),
+    Change("shaded", "{:.0%} of the light each way", (0.05, 0.1, 0.2, 0.4), _shaded),
     Change("softer", "blurred by {:g} pixels", (0.5, 1.0, 1.5, 2.5), _softened),
-    Change("noisier", "noise of {:g} grey levels of 255", (2.0, 5.0, 10.0, 20.0), _noisy),
+    Change("noisier", "noise of {:g} in 255", (2.0, 5.0, 10.0, 20.0), _noisy),
     Change("recompressed", "JPEG of quality {:g}", (90.0, 75.0, 50.0, 25.0), _recompressed),
     Change("turned", "by {:g} degrees", (1.0, 2.0, 4.0, 8.0), _turned, moves=True),
     Change("magnified", "{:g} times", (1.01, 1.02, 1.05, 1.1), _magnified, moves=True),

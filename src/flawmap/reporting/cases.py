@@ -159,8 +159,11 @@ def _facts(about: Mapping[str, Any]) -> tuple[tuple[str, str | Cell], ...]:
         mapped += f", {similarity['window']} {size}x{size} window, {similarity['constants']} constants"
     latent = "" if model["latent"] is None else f"d = {model['latent']}, "
     trained = training and f"{training['patches']:,} patches in {training['seconds'] / 60:.1f} minutes"
+    if evidence := model["evidence"]:
+        names = " and ".join(name for name in evidence["parts"] if name) or model["method"]
+        mapped = f"evidence of {names}, smoothed by {', '.join(f'{scale:g}' for scale in evidence['scales'])} pixels"
     facts = (
-        ("residual", mapped),
+        ("mapped", mapped),
         ("patches", f"{model['patch']} pixels, {latent}stride {model['stride']}, seed {model['seed']}"),
         ("trained", trained),
         ("threshold", _threshold(model)),
@@ -179,7 +182,8 @@ def _region(region: Mapping[str, Any]) -> str:
 def _threshold(model: Mapping[str, Any]) -> str:
     if model["threshold"] is None:
         return "none"
-    return f"{model['threshold']:.4g} on residuals opened with a circle of diameter {model['opening']}"
+    what = "evidence" if model["evidence"] else "residuals"
+    return f"{model['threshold']:.4g} on {what} opened with a circle of diameter {model['opening']}"
 
 
 def _decision_table(evaluation: Evaluation) -> tuple[Table, ...]:
