@@ -18,11 +18,10 @@ from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.records import Mask
 from flawmap.core.settings import ThresholdSettings
-from flawmap.data.defects import FLAWS, add_flaw
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.evidence import evidence_from_good
 from flawmap.evaluation.histograms import ScoreHistogram, grouped, quantile_from_good
-from flawmap.evaluation.pasting import Turn, good_part, score_part, turns
+from flawmap.evaluation.pasting import Turn, good_part, score_part, turns, with_defect
 from flawmap.evaluation.scans import each, evenly, good_layers, in_parallel, scan_good
 from flawmap.scoring.borders import BorderProfile, border_profile
 from flawmap.scoring.conformal import images_needed, score_limit
@@ -96,15 +95,11 @@ def mask_level(detector: Detector, training: Sequence[ImageRegion]) -> float | N
 
 def _pasted(detector: Detector, turn: Turn) -> ScoreHistogram | None:
     """Pixels of a part of a good image with a defect in it."""
-    part = good_part(detector, turn)
-    if part is None:
+    pasted = with_defect(good_part(detector, turn), turn.seed)
+    if pasted is None:
         return None
-    try:
-        flawed, mask = add_flaw(part.pixels, FLAWS[turn.seed % len(FLAWS)], turn.seed, inside=part.inside)
-    except InputError:
-        return None
-    residual, inside = score_part(detector, part, flawed)
-    return ScoreHistogram.of(residual[inside], (mask & inside)[inside])
+    residual, inside = score_part(detector, pasted.part, pasted.flawed)
+    return ScoreHistogram.of(residual[inside], pasted.mask[inside])
 
 
 @dataclass(frozen=True, eq=False)

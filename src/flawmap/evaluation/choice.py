@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flawmap.core.errors import ConfigError, InputError, TrainingError
-from flawmap.data.defects import FLAWS, add_flaw
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.evidence import evidence_from_good
 from flawmap.evaluation.image_counts import CountedImage, ImageCounts
 from flawmap.evaluation.metrics import PixelMetrics, curve_metrics, image_metrics
-from flawmap.evaluation.pasting import Turn, good_part, score_part, turns
+from flawmap.evaluation.pasting import Turn, good_part, score_part, turns, with_defect
 from flawmap.evaluation.scans import each, evenly
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import assigned, override
@@ -173,17 +172,13 @@ class _Pair(NamedTuple):
 
 
 def _pair(detector: Detector, turn: Turn) -> _Pair | None:
-    part = good_part(detector, turn, SIDE, working=True)
-    if part is None:
+    pasted = with_defect(good_part(detector, turn, SIDE, working=True), turn.seed)
+    if pasted is None:
         return None
-    try:
-        flawed, mask = add_flaw(part.pixels, FLAWS[turn.seed % len(FLAWS)], turn.seed, inside=part.inside)
-    except InputError:
-        return None
-    before, inside = score_part(detector, part, part.pixels)
-    after, _ = score_part(detector, part, flawed)
+    before, inside = score_part(detector, pasted.part, pasted.part.pixels)
+    after, _ = score_part(detector, pasted.part, pasted.flawed)
     counts = ImageCounts()
-    counts.add(after, mask & inside, inside)
+    counts.add(after, pasted.mask & inside, inside)
     return _Pair(turn.seed, counts.counted(), float(after.max()), float(before.max()))
 
 

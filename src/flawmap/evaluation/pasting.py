@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flawmap.core.errors import InputError
 from flawmap.core.records import FloatMap, Mask
+from flawmap.data.defects import FLAWS, add_flaw
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.scans import part_of
 from flawmap.imaging.codecs import read_header
@@ -82,6 +84,31 @@ def good_part(detector: Detector, turn: Turn, side: int = CROP, *, working: bool
         pixels = detector.checked(image.cut(box).pixels())
         inside = None if roi.mask is None else roi.mask[box[1] : box[3], box[0] : box[2]]
         return None if inside is not None and not inside.any() else Part(turn.path, pixels, inside, whole.shape[:2])
+
+
+class Pasted(NamedTuple):
+    """A part with a defect. flawed: its pixels; mask: (H, W) bool, the defect."""
+
+    part: Part
+    flawed: Pixels
+    mask: Mask
+
+    @property
+    def path(self) -> Path:
+        return self.part.path
+
+
+def with_defect(
+    part: Part | None, seed: int, kind: str | None = None, *, size: float | None = None, contrast: float | None = None
+) -> Pasted | None:
+    """A part with one defect; None: there is no part, or no place for the defect. kind: None: by the seed, in turn."""
+    if part is None:
+        return None
+    chosen = FLAWS[seed % len(FLAWS)] if kind is None else kind
+    try:
+        return Pasted(part, *add_flaw(part.pixels, chosen, seed, size=size, contrast=contrast, inside=part.inside))
+    except InputError:
+        return None
 
 
 def score_part(detector: Detector, part: Part, pixels: Pixels) -> tuple[FloatMap, Mask]:

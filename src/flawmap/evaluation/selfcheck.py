@@ -18,13 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawmap.core.errors import InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.records import Mask
-from flawmap.data.defects import add_flaw
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.intervals import binomial_interval
-from flawmap.evaluation.pasting import Part, Turn, good_part, scale_at, score_part, turns
+from flawmap.evaluation.pasting import Part, Pasted, Turn, good_part, scale_at, score_part, turns, with_defect
 from flawmap.evaluation.scans import each
 from flawmap.imaging.changes import CHANGES, TRAITS, Change, traits
 from flawmap.imaging.reading import Pixels
@@ -166,15 +164,8 @@ def _size_row(detector: Detector, good: Sequence[ImageRegion], kind: str, contra
 def _found(detector: Detector, asked: _Asked) -> bool | None:
     """Whether a defect is found; None: it found no place."""
     part = good_part(detector, asked.turn, SIDE, working=True)
-    if part is None:
-        return None
-    try:
-        flawed, mask = add_flaw(
-            part.pixels, asked.kind, asked.turn.seed, size=asked.size, contrast=asked.contrast, inside=part.inside
-        )
-    except InputError:
-        return None
-    return _hit(detector, part, flawed, mask)
+    pasted = with_defect(part, asked.turn.seed, asked.kind, size=asked.size, contrast=asked.contrast)
+    return None if pasted is None else _hit(detector, pasted.part, pasted.flawed, pasted.mask)
 
 
 def _hit(detector: Detector, part: Part, flawed: Pixels, mask: Mask) -> bool:
@@ -185,36 +176,22 @@ def _hit(detector: Detector, part: Part, flawed: Pixels, mask: Mask) -> bool:
 # ----------------------------------------------------------------------------------------------------------- tolerance
 
 
-class _Pasted(NamedTuple):
-    part: Part
-    flawed: Pixels
-    mask: Mask
-
-    @property
-    def path(self) -> Path:
-        return self.part.path
-
-
-def _with_defects(parts: Sequence[Part], sizes: Sequence[SizeRow]) -> Iterator[_Pasted]:
+def _with_defects(parts: Sequence[Part], sizes: Sequence[SizeRow]) -> Iterator[Pasted]:
     """Each part with a defect of twice the size that is found, the kinds in turn."""
     usable = [(row.kind, row.smallest) for row in sizes if row.contrast == TOLERANCE_CONTRAST and row.smallest]
     for number, part in enumerate(parts):
         if not usable:
             return
         kind, smallest = usable[number % len(usable)]
-        try:
-            flawed, mask = add_flaw(
-                part.pixels, kind, number, size=2 * smallest, contrast=TOLERANCE_CONTRAST, inside=part.inside
-            )
-        except InputError:
-            continue
-        yield _Pasted(part, flawed, mask)
+        pasted = with_defect(part, number, kind, size=2 * smallest, contrast=TOLERANCE_CONTRAST)
+        if pasted is not None:
+            yield pasted
 
 
 def _tolerance_row(
     detector: Detector,
     parts: Sequence[Part],
-    pairs: Sequence[_Pasted],
+    pairs: Sequence[Pasted],
     change: Change,
     usual: tuple[NDArray[np.float64], NDArray[np.float64]],
 ) -> ToleranceRow:
@@ -228,7 +205,7 @@ def _tolerance_row(
         def score(part: Part, step: float = step) -> bool:
             return bool(score_part(detector, part, change.pixels(part.pixels, step))[0].max() > threshold)
 
-        def hit(pasted: _Pasted, step: float = step) -> bool:
+        def hit(pasted: Pasted, step: float = step) -> bool:
             return _hit(detector, pasted.part, change.pixels(pasted.flawed, step), change.mask(pasted.mask, step))
 
         alarms, hits = each(score, parts), each(hit, pairs)
