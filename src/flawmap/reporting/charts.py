@@ -187,7 +187,7 @@ def drift_figure(
         above.axhline(threshold, color=COLOURS[1], linewidth=1.2, linestyle="--", label="threshold")
     above.plot(time, recent, color=INK, marker="o", markersize=3, linewidth=0.6, label="recent images")
     above.set(ylabel="score")
-    above.legend(frameon=False, ncols=2)
+    above.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), fontsize=8)
     below.plot(time, np.maximum(capital, 1e-6), color=COLOURS[2], linewidth=1.6)
     below.axhline(alarm, color=COLOURS[1], linewidth=1.2, linestyle="--")
     below.set(yscale="log", xlabel="image, in the order of time", ylabel="evidence of a change")
