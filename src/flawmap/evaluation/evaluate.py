@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -149,25 +150,26 @@ def evaluate(
     everything, defective_only = PixelMetrics(), PixelMetrics()
     measured: list[Measured] = []
     unreadable: list[tuple[str, str]] = []
-    scored = in_parallel(partial(_measure_sample, detector, root), samples)
-    for done, (sample, result) in enumerate(scored, start=1):
-        if isinstance(result, InputError):
-            log.warning("%s", result)
-            unreadable.append((relative_name(sample.path, root), str(result)))
-        else:
-            found, counts = result
-            measured.append(found)
-            if counts is not None:
-                everything.add_image(counts)
-            if counts is not None and found.row.label == "defective":
-                defective_only.add_image(counts)
-        events.progress(done, len(samples), str(sample.path))
+    with closing(in_parallel(partial(_measure_sample, detector, root), samples)) as scored:
+        for done, (sample, result) in enumerate(scored, start=1):
+            if isinstance(result, InputError):
+                log.warning("%s", result)
+                unreadable.append((relative_name(sample.path, root), str(result)))
+            else:
+                found, counts = result
+                measured.append(found)
+                if counts is not None:
+                    everything.add_image(counts)
+                if counts is not None and found.row.label == "defective":
+                    defective_only.add_image(counts)
+            events.progress(done, len(samples), str(sample.path))
     good = [found.pixels for found in measured if found.row.label == "good" and found.pixels[1] > 0]
-    for area, part in in_parallel(partial(scan_good, detector, point=_point(detector)), areas):
-        if isinstance(part, InputError):
-            unreadable.append((relative_name(area.path, root), str(part)))
-        elif part is not None:
-            good.append((part.inspection.flawed_pixels, part.counts.histogram.good_pixels))
+    with closing(in_parallel(partial(scan_good, detector, point=_point(detector)), areas)) as scanned:
+        for area, part in scanned:
+            if isinstance(part, InputError):
+                unreadable.append((relative_name(area.path, root), str(part)))
+            elif part is not None:
+                good.append((part.inspection.flawed_pixels, part.counts.histogram.good_pixels))
     if not measured and not good:
         raise InputError(f"no image could be evaluated: {unreadable[0][1] if unreadable else NOTHING_UNSEEN}")
     aupimo = iter(everything.aupimo_per_image())
