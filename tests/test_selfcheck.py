@@ -16,6 +16,7 @@ from flawmap.core.runtime import Runtime
 from flawmap.data.splits import Split
 from flawmap.data.synthetic import good_images
 from flawmap.evaluation import selfcheck
+from flawmap.evaluation.pasting import good_part, score_part, turns
 from flawmap.evaluation.selfcheck import SelfCheck, self_check
 from flawmap.imaging.writing import write_image
 from flawmap.methods.overrides import override
@@ -110,6 +111,20 @@ def test_a_decision_that_rejects_everything_tolerates_nothing(trained: Path, mon
         for row in self_check(detector, split.validation).tolerance:
             assert (row.last is not None) == tolerated
             assert len(row.rejected) == (4 if tolerated else 1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.4, (45, 38)])
+def test_a_part_is_never_smaller_than_a_patch(trained: Path, scale: Any) -> None:
+    """Whatever side is asked for, and at any scale: a smaller part could not be scored."""
+    detector, split = detector_of(trained, 1.0)
+    artifact = replace(detector.artifact, config=override(detector.config, {"images": {"scale": scale}}))
+    small = Detector.of(artifact, Runtime("cpu", "float32"))
+    for working in (False, True):
+        for turn in turns(split.validation, 4):
+            part = good_part(small, turn, 5, working=working)
+            assert part is not None
+            residual, _ = score_part(small, part, part.pixels)
+            assert residual.shape == part.pixels.shape[:2]
 
 
 def test_monitor_from_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,8 +78,9 @@ def train(
 ) -> TrainingReport:
     """Train on the good images of a data set and write a `.flawmap` file with a threshold from held-out good images.
 
-    Beside the model lie `NAME.history.csv`, `NAME.history.png` and, until the training is done, `NAME.checkpoint`; also
-    `NAME.patches` while it runs, if the images do not fit in memory.
+    Beside the model lie `NAME.history.csv`, `NAME.history.png`, `NAME.check.png` after a self-check and, until the
+    training is done, `NAME.checkpoint` and `NAME.choice.json`; also `NAME.patches` while it runs, if the images do not
+    fit in memory.
 
     Raises:
         InputError, ConfigError, TrainingError: the data, the settings, or the course of the training.

@@ -133,7 +133,7 @@ def _said(trial: Trial) -> str:
 
 @dataclass
 class Looks:
-    """States of a training at even distances, kept in memory, the last of them its end. worths: by step."""
+    """States of a training at even distances, by step, without its end; kept in memory."""
 
     steps: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
@@ -146,8 +146,8 @@ def best_state(
 ) -> tuple[State, dict[str, Any]]:
     """The state of a training that finds pasted defects best, and what was compared, as JSON's types.
 
-    It is the last one unless an earlier one beats it: on some materials a network that is trained
-    for longer learns to rebuild flaws, too.
+    It is the last one unless an earlier one beats it: on some materials a network that is trained for longer learns to
+    rebuild flaws, too.
     """
     if not looks.steps:
         return state, {}

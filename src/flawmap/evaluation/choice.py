@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flawmap.core.errors import ConfigError, InputError, TrainingError
+from flawmap.core.errors import ConfigError, TrainingError
 from flawmap.data.splits import ImageRegion
 from flawmap.evaluation.evidence import evidence_from_good
 from flawmap.evaluation.image_counts import CountedImage, ImageCounts
@@ -121,24 +121,20 @@ def _large_enough(changed: Config, config: Config, smallest: tuple[int, int]) ->
 def best_of(trials: Sequence[Trial]) -> list[str]:
     """Candidates with the best first: a later one only where it beats those before. The others follow by their means,
     and those that failed come last, in their order."""
-    known = [trial for trial in trials if trial.worth is not None]
-    best: Trial | None = None
-    for trial in known:
-        margin = FINISHED if trial.finished else EQUAL
-        if best is None or (
-            best.worth is not None and trial.worth is not None and trial.worth.beats(best.worth, by=margin)
-        ):
-            best = trial
-    others = sorted(known, key=lambda trial: -trial.worth.mean if trial.worth else 0.0)
-    first = [] if best is None else [best.candidate]
-    return list(dict.fromkeys([*first, *(one.candidate for one in others), *(one.candidate for one in trials)]))
+    known = [(trial, trial.worth) for trial in trials if trial.worth is not None]
+    best = known[:1]
+    for trial, worth in known[1:]:
+        if worth.beats(best[0][1], by=FINISHED if trial.finished else EQUAL):
+            best = [(trial, worth)]
+    others = sorted(known, key=lambda pair: -pair[1].mean)
+    return list(dict.fromkeys([trial.candidate for trial in (*(one for one, _ in (*best, *others)), *trials)]))
 
 
 def judged(detector: Detector, training: Sequence[ImageRegion]) -> Worth:
     """What a detector without evidence is worth, with evidence of a few training images if the settings ask for it.
 
     Raises:
-        InputError: an image cannot be read, or no defect found a place.
+        InputError: an image cannot be read. ConfigError: no defect found a place.
     """
     good = evenly(training, IMAGES)
     if detector.config.evidence.enabled:
@@ -146,7 +142,7 @@ def judged(detector: Detector, training: Sequence[ImageRegion]) -> Worth:
         detector = replace(detector, artifact=detector.artifact.with_evidence(evidence))
     pairs = each(partial(_pair, detector), turns(evenly(training, PARTS), PARTS, FIRST_SEED))
     if not pairs:
-        raise InputError("no defect found a place in the training images; enlarge the region of interest")
+        raise ConfigError("no defect found a place in the training images; enlarge the region of interest")
     metrics = PixelMetrics()
     for pair in pairs:
         metrics.add_image(pair.counted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -63,7 +64,8 @@ def scale_at(detector: Detector, path: Path) -> float:
 
 
 def good_part(detector: Detector, turn: Turn, side: int = CROP, *, working: bool = False) -> Part | None:
-    """A part of a good image, at most `side` pixels high and wide, drawn by the seed; None: outside the region.
+    """A part of a good image, at most `side` pixels high and wide, or as a patch where that is larger, drawn by the
+    seed; None: outside the region.
 
     working: whether the side is in pixels of the working scale.
 
@@ -71,8 +73,8 @@ def good_part(detector: Detector, turn: Turn, side: int = CROP, *, working: bool
         InputError: the image cannot be read.
     """
     random = np.random.default_rng(turn.seed)
-    if working:
-        side = max(1, round(side / scale_at(detector, turn.path)))
+    scale = scale_at(detector, turn.path)
+    side = max(math.ceil(side / scale) if working else side, math.ceil(detector.config.model.patch / scale))
     with opened_image(turn.path, detector.config.images) as whole:
         image, roi = part_of(whole, turn.region.box, detector.config.images.roi)
         if roi is None:

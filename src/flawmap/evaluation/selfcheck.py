@@ -55,7 +55,7 @@ class SizeRow:
 @dataclass(frozen=True)
 class ToleranceRow:
     """One change. rejected, found: of parts without and with defects, by step, as many as were tried. last: the last
-    step at which the decision holds; None: not even the first. signature: by how many spreads of good images the first
+    step at which the decision holds; None: not even the first. signature: by how many spreads of good images the second
     step moves each of TRAITS."""
 
     change: str
