@@ -47,7 +47,7 @@ def artifact_of(threshold: float | None = 0.1 + 0.2, **model: Any) -> Artifact:
     )
     points = {} if threshold is None else {DEFAULT: OperatingPoint(threshold=threshold, found=FOUND)}
     network = build_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Artifact(config, network.state_dict(), points, CALIBRATION, PROVENANCE)
+    return Artifact(config, network.state_dict(), points, {DEFAULT: CALIBRATION}, PROVENANCE)
 
 
 def raw(header: Any) -> bytes:
@@ -251,7 +251,7 @@ def test_a_format_that_never_was_is_refused(version: int, tmp_path: Path) -> Non
         ({"config": {"model": {"patch": 31}}}, "model: patch must be one of 32, 64, 128, 256 pixels, got 31"),
         ({"config": {"modle": {}}}, "unknown setting modle; did you mean model?"),
         ({"points": ["high"]}, "'list' object has no attribute 'items'"),
-        ({"calibration": 5}, "'int' object is not iterable"),
+        ({"calibrations": 5}, "'int' object is not iterable"),
     ],
 )
 def test_a_header_that_holds_no_model_is_refused(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_header_that_holds_no_model_is_refused(change: dict[str, Any], reason:
     assert str(caught.value) == f"{path} is damaged: its header does not hold a model's settings ({reason})"
 
 
-@pytest.mark.parametrize("key", ["config", "points", "active", "calibration", "check", "provenance"])
+@pytest.mark.parametrize("key", ["config", "points", "active", "calibrations", "check", "provenance"])
 def test_a_header_that_lacks_a_part_is_refused(key: str, tmp_path: Path) -> None:
     """The missing key is named."""
     header = artifact_of().header()
@@ -285,23 +285,31 @@ def test_older_headers_are_brought_up_step_by_step(tmp_path: Path, monkeypatch: 
     save_artifact(saved, path)
 
     def first(header: dict[str, Any]) -> dict[str, Any]:
-        return {**header, "calibration": {**header["calibration"], "trail": ["first"]}, "format": FORMAT + 1}
+        return {**header, "facts": {"trail": ["first"]}, "format": FORMAT + 1}
 
     def second(header: dict[str, Any]) -> dict[str, Any]:
-        calibration = {**header["calibration"], "trail": [*header["calibration"]["trail"], "second"]}
-        return {**header, "calibration": calibration, "format": FORMAT + 2}
+        return {**header, "facts": {"trail": [*header["facts"]["trail"], "second"]}, "format": FORMAT + 2}
 
     monkeypatch.setattr(module, "FORMAT", FORMAT + 2)
     monkeypatch.setattr(module, "UPGRADES", {FORMAT: first, FORMAT + 1: second})
     assert read_header(path)["format"] == FORMAT + 2
     found = load_artifact(path)
-    assert found.calibration == {**CALIBRATION, "trail": ["first", "second"]}
+    assert found.facts == {"trail": ["first", "second"]}
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in saved.weights.items())
 
 
 def test_there_is_an_upgrade_from_every_older_format() -> None:
     """Whoever raises FORMAT writes the way up from the format before."""
     assert set(module.UPGRADES) == set(range(1, FORMAT))
+
+
+def test_points_that_shared_a_calibration_have_one_each(tmp_path: Path) -> None:
+    """Format 3 knew one calibration for all operating points."""
+    header = artifact_of().with_point(OperatingPoint(threshold=0.5), "night").header()
+    old = {key: value for key, value in header.items() if key != "calibrations"}
+    path = tmp_path / "model.flawmap"
+    path.write_bytes(raw({**old, "calibration": CALIBRATION, "format": 3}))
+    assert read_header(path)["calibrations"] == {"default": CALIBRATION, "night": CALIBRATION}
 
 
 # --- damage

@@ -673,7 +673,7 @@ def test_not_a_model(run: Run, command: str) -> None:
     put("m.flawmap", safetensors.torch.save({"weight": torch.zeros(1)}, metadata={"flawmap": '{"format": 99}'}))
     assert run(command, "m.flawmap", *more) == (
         2,
-        "error: m.flawmap has format 99, this flawmap reads up to 3; update flawmap to read it",
+        "error: m.flawmap has format 99, this flawmap reads up to 4; update flawmap to read it",
     )
     whole = a_model().read_bytes()
     put("m.flawmap", whole[:-100])

@@ -13,6 +13,7 @@ import flawmap
 from flawmap.commands.calibrate import calibrate
 from flawmap.commands.cli import main
 from flawmap.core.errors import InputError
+from flawmap.imaging.morphology import opened
 from flawmap.imaging.writing import write_image
 from flawmap.methods.overrides import parse
 from flawmap.scoring.conformal import score_limit
@@ -109,6 +110,67 @@ def test_points_by_hand_and_by_name(
     assert load_artifact(path).active == "default"
     out = str(tmp_path / "out")
     assert main(["inspect", str(path), str(image), "-o", out, "--point", "strict", "--fail-on-flaw", "-q"]) == 3
+
+
+def zone_file(folder: Path, box: tuple[int, int, int, int], size: tuple[int, int] = (48, 40)) -> Path:
+    """A mask of so many pixels, white in a box."""
+    mask = np.zeros((size[1], size[0], 1), np.uint8)
+    left, top, right, bottom = box
+    mask[top:bottom, left:right] = 255
+    write_image(folder / "zone.png", mask)
+    return folder / "zone.png"
+
+
+def test_a_zone_is_where_a_point_decides(
+    made: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing outside has a residual, before residuals are opened; the scores are those of the zone."""
+    model, _, new = made
+    path, images = tmp_path / "z.flawmap", sorted(new.iterdir())
+    zone = zone_file(tmp_path, (10, 5, 30, 20))
+    assert main(["calibrate", str(model), str(new), "-o", str(path), "-q"]) == 0
+    everywhere = flawmap.Detector.load(path)
+    assert main(["calibrate", str(path), str(new), "--zone", str(zone), "--name", "corner", "-q"]) == 0
+    corner = flawmap.Detector.load(path)
+    maps = [everywhere.explain(everywhere.read(image).pixels).residual for image in images]
+    within = np.zeros((40, 48), np.bool_)
+    within[5:20, 10:30] = True
+    diameter = everywhere.config.threshold.opening
+    inside = [float(opened(np.where(within, residual, np.float32(0)), diameter).max()) for residual in maps]
+    assert corner.artifact.good_scores == tuple(sorted(inside))
+    assert corner.artifact.at_point("default").good_scores == everywhere.artifact.good_scores
+    assert corner.inspect(images[0]).score == inside[0]
+    strict = corner.inspect(images[0], threshold=0.0).mask
+    assert not strict[~within].any()
+    assert strict[within].mean() > 0.9, "all but the corners, which are opened away"
+    again = corner.artifact.points["corner"].zone
+    assert again is not None
+    assert again.summary() == {"width": 48, "height": 40, "pixels": 300}
+    assert main(["calibrate", str(path), "--set-threshold", "1", "--name", "loose", "-q"]) == 0
+    assert load_artifact(path).points["loose"].zone == again, "by hand, the point that decided keeps its zone"
+    capsys.readouterr()
+    assert main(["calibrate", str(path), "--list"]) == 0
+    assert "300 pixels" in capsys.readouterr().out
+
+
+def test_a_zone_has_its_images_size(
+    made: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another size, an empty mask and a zone without a threshold are told; the model stays."""
+    model, _, new = made
+    before, wide = model.read_bytes(), zone_file(tmp_path, (0, 0, 9, 9), (50, 40))
+    assert main(["calibrate", str(model), str(new), "--zone", str(wide)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {sorted(new.iterdir())[0]} is 48 x 40 pixels, the zone of the ")
+    assert main(["calibrate", str(model), "--zone", str(wide)]) == 2
+    assert capsys.readouterr().err == (
+        "error: a zone needs a threshold: name a folder of good images, or set one (--set-threshold)\n"
+    )
+    empty = zone_file(tmp_path, (0, 0, 0, 0))
+    assert main(["calibrate", str(model), "--zone", str(empty), "--set-threshold", "1"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the zone's mask is empty: no pixel of it is above 0; draw the zone white on black\n"
+    )
+    assert model.read_bytes() == before
 
 
 @pytest.mark.parametrize(

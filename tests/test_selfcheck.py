@@ -135,7 +135,7 @@ def test_monitor_from_the_command_line(trained: Path, tmp_path: Path, capsys: py
     out, model = tmp_path / "out", str(tmp_path / "many.flawmap")
     artifact = load_artifact(trained / "m.flawmap")
     many = artifact.calibration | {"image_scores": np.linspace(0.1, 0.2, 60).tolist()}  # as after many good images
-    save_artifact(replace(artifact, calibration=many), Path(model))
+    save_artifact(replace(artifact, calibrations={"default": many}), Path(model))
     assert main(["monitor", model, str(tmp_path / "dark"), "-o", str(out), "--fail-on-drift"]) == 3
     assert re_search(capsys.readouterr().out, "looks like", "darker")
     report = json.loads((out / "monitor.json").read_text(encoding="utf-8"))
@@ -145,7 +145,7 @@ def test_monitor_from_the_command_line(trained: Path, tmp_path: Path, capsys: py
     (tmp_path / "dark" / "99.png").write_text("no image")
     assert main(["monitor", model, str(tmp_path / "dark"), "-o", str(out), "--json"]) == 4
     assert len(json.loads(capsys.readouterr().out)["unreadable"]) == 1
-    bare = replace(load_artifact(trained / "m.flawmap"), calibration={})
+    bare = replace(load_artifact(trained / "m.flawmap"), calibrations={})
     save_artifact(bare, tmp_path / "bare.flawmap")
     assert main(["monitor", str(tmp_path / "bare.flawmap"), str(trained / "good"), "-o", str(out)]) == 2
     assert "this model keeps no scores of good images; calibrate it first" in capsys.readouterr().err

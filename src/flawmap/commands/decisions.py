@@ -41,6 +41,12 @@ def calibrate(
             help=opt.help_of("Operating point to make, or, with nothing else, to decide by.", otherwise="default")
         ),
     ] = None,
+    zone: Annotated[
+        Path | None,
+        typer.Option(
+            help=opt.help_of("Mask file of the images' size: flaws count where it is white.", otherwise="as before")
+        ),
+    ] = None,
     show: Annotated[bool, opt.switch("list", "Print the operating points and stop.")] = False,
     roi_masks: opt.RoiMasksHere = None,
     device: opt.Device = "auto",
@@ -65,6 +71,7 @@ def calibrate(
             alpha=alpha,
             threshold=set_threshold,
             name=name,
+            zone=zone,
             runtime=Runtime(device, precision),
             roi_masks=roi_masks,
             events=events,

@@ -243,11 +243,12 @@ def _alarming(report: dict[str, Any]) -> str:
 
 
 def show_points(console: Console, report: dict[str, Any]) -> None:
-    table = _table("", "operating point", ">threshold", ">mask", ">area", "found")
+    table = _table("", "operating point", ">threshold", ">mask", ">area", "zone", "found")
     for name, point in report["points"].items():
         mask = "" if point["mask"] is None else f"{point['mask']:.4g}"
         mark = "*" if name == report["active"] else ""
-        table.add_row(mark, name, f"{point['threshold']:.6g}", mask, str(point["area"]), _rule(point["found"]))
+        zone = "" if point["zone"] is None else f"{point['zone']['pixels']:,} pixels"
+        table.add_row(mark, name, f"{point['threshold']:.6g}", mask, str(point["area"]), zone, _rule(point["found"]))
     console.print(table)
 
 

@@ -72,13 +72,11 @@ class MethodSettings(Settings):
 
     residuals: what a scored image may be mapped by, the method's own choice first; none: the method maps by itself.
     average: which overlapping things are averaged when an image is scored, unless `tiling.average` says otherwise.
-    restores: whether it can be trained to remove stains, see `training.corrupt`. gradual: whether a longer training
-    improves it.
+    gradual: whether a longer training improves it.
     """
 
     residuals: ClassVar[tuple[ResidualName, ...]] = ()
     average: ClassVar[Literal["reconstructions", "residuals"]] = "residuals"
-    restores: ClassVar[bool] = False
     gradual: ClassVar[bool] = True
 
     name: str

@@ -69,9 +69,8 @@ def scan_image(
 
 def scan_good(detector: Detector, region: ImageRegion, *, point: OperatingPoint) -> Scan | None:
     """Score a good image, or an area of one by itself; None if nothing of it lies in the region of interest."""
-    settings = detector.config.images
-    with opened_image(region.path, settings) as image:
-        if region.box is not None and find_roi(image, settings.roi).cut(region.box) is None:
+    with opened_image(region.path, detector.config.images) as image:
+        if region.box is not None and detector.region(image).cut(region.box) is None:
             return None
         return scan_image(detector, image, None, point=point, box=region.box)
 

@@ -29,7 +29,6 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "auto": _FAST
     | {
         "method": _FAST["method"] | {"latent": 500},
-        "training": _FAST["training"] | {"corrupt": 0.7},
         "evidence": {"enabled": True},
         "threshold": {"rule": "conformal", "mask": "pasted"},
         "choice": {
@@ -52,5 +51,4 @@ def preset(name: Preset, method: str = USUAL) -> Config:
         raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     chosen, settings = PRESETS[name], method_type(method)
     own = {key: value for key, value in chosen["method"].items() if key in settings.model_fields}
-    training = {key: value for key, value in chosen["training"].items() if key != "corrupt" or settings.restores}
-    return parse(chosen | {"method": {"name": method, **own}, "training": training})
+    return parse(chosen | {"method": {"name": method, **own}})

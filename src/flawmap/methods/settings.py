@@ -16,7 +16,6 @@ class AutoencoderSettings(MethodSettings):
 
     residuals: ClassVar[tuple[ResidualName, ...]] = ("l2", "ssim", "luminance", "contrast", "structure")
     average: ClassVar[Literal["reconstructions", "residuals"]] = "reconstructions"
-    restores: ClassVar[bool] = True
 
     latent: int = Field(100, gt=0, le=100_000)  # d, dimensions of the latent vector
 
@@ -46,7 +45,6 @@ class VariationalSettings(AutoencoderSettings):
 
     residuals: ClassVar[tuple[ResidualName, ...]] = ("probability", *AutoencoderSettings.residuals)
     average: ClassVar[Literal["reconstructions", "residuals"]] = "residuals"
-    restores: ClassVar[bool] = False
 
     name: Literal["vae"] = "vae"
     kl_weight: float = Field(1.0, ge=0)  # beta: weight of the KL divergence

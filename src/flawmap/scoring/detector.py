@@ -123,18 +123,27 @@ class Detector:
         """The bands of an image, or of the part of it in a box, one below the other and all as wide.
 
         Args:
-            roi: the region of interest of the image; None: by the settings.
+            roi: the region of interest of the image; None: see `region`.
             opening: whether residuals are opened by the circle of the settings. reconstruction: whether bands carry it.
         Raises:
             InputError: the image cannot be read or scored, or nothing of it lies in its region of interest.
         """
-        roi = roi or find_roi(image, self.config.images.roi)
+        roi = roi or self.region(image)
         if box is not None:
             image, within = image.cut(box), roi.cut(box)
             if within is None:
                 raise InputError(f"nothing of {image.path}, area {box}, lies in the region of interest")
             roi = within
         return self._bands(image, roi, opening=opening, reconstruction=reconstruction)
+
+    def region(self, image: ImageRows) -> Roi:
+        """Where an image is looked at: its region of interest by the settings, within the zone of the operating point.
+
+        Raises:
+            InputError: the region cannot be found, see `find_roi`, or nothing of it lies in the zone.
+        """
+        roi, point = find_roi(image, self.config.images.roi), self.artifact.operating_point
+        return roi if point is None or point.zone is None else point.zone.within(roi, image)
 
     def working_size(self, image: ImageRows, roi: Roi) -> tuple[int, int]:
         """(h, w) of a region's box at the working scale."""

@@ -26,7 +26,7 @@ from flawmap.scoring.borders import BorderProfile, border_corrected
 from flawmap.scoring.evidence import EvidenceProfile
 from flawmap.scoring.operating_point import OperatingPoint
 
-FORMAT = 3
+FORMAT = 4
 KEY = "flawmap"  # of the header in safetensors' own metadata
 
 DEFAULT = "default"
@@ -35,6 +35,7 @@ DEFAULT = "default"
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda header: header | {"evidence": None},
     2: lambda header: header | _points(header.pop("threshold")),
+    3: lambda header: header | _calibrations(header, header.pop("calibration")),
 }
 """From a version to the next one: a header of version n becomes one of n + 1. So older files stay readable."""
 
@@ -44,7 +45,8 @@ class Artifact:
     """A fitted model, at rest.
 
     weights, facts: the tensors and the JSON of the method's state. points: operating points by name, none before
-    calibration. active: the one that decides. calibration: the good images that were held out, with their values.
+    calibration. active: the one that decides. calibrations: the good images that each point was found by, with their
+    values, by the point's name.
     provenance: data summary, split, seed, steps, versions, duration. border, evidence: the border correction, and what
     turns residuals into evidence; None if it is off or not measured yet. check: what `evaluation.selfcheck` found, as
     JSON's types; None: not done.
@@ -53,7 +55,7 @@ class Artifact:
     config: Config
     weights: dict[str, Tensor]
     points: dict[str, OperatingPoint] = field(default_factory=dict)
-    calibration: dict[str, Any] = field(default_factory=dict)
+    calibrations: dict[str, dict[str, Any]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     border: BorderProfile | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -73,6 +75,11 @@ class Artifact:
         return None if point is None else point.threshold
 
     @property
+    def calibration(self) -> dict[str, Any]:
+        """That of the operating point that decides; empty: there is none, or no images were held out."""
+        return self.calibrations.get(self.active, {})
+
+    @property
     def state(self) -> State:
         return State(self.weights, self.facts)
 
@@ -85,16 +92,20 @@ class Artifact:
             "evidence": None if self.evidence is None else self.evidence.model_dump(mode="json"),
             "points": {name: point.model_dump(mode="json") for name, point in self.points.items()},
             "active": self.active,
-            "calibration": self.calibration,
+            "calibrations": self.calibrations,
             "check": self.check,
             "provenance": self.provenance,
         }
 
     def summary(self) -> dict[str, Any]:
         """The header with the threshold that decides, without long tables, for people and their programs."""
-        shown = {key: value for key, value in self.calibration.items() if key != "scores"}
-        evidence = None if self.evidence is None else self.evidence.summary()
-        return self.header() | {"threshold": self.threshold, "calibration": shown, "evidence": evidence}
+        shown = {key: value for key, value in self.header().items() if key != "calibrations"}
+        return shown | {
+            "threshold": self.threshold,
+            "calibration": {key: value for key, value in self.calibration.items() if key != "scores"},
+            "evidence": None if self.evidence is None else self.evidence.summary(),
+            "points": {name: point.summary() for name, point in self.points.items()},
+        }
 
     def report(self, path: Path) -> dict[str, Any]:
         """What a command says of the model that it wrote there: the summary without the list of training images."""
@@ -147,9 +158,13 @@ class Artifact:
     def with_point(
         self, point: OperatingPoint, name: str = DEFAULT, calibration: dict[str, Any] | None = None
     ) -> Artifact:
-        """The model with one more operating point, which decides from now on. calibration: None: as it is."""
-        points, found = self.points | {name: point}, self.calibration if calibration is None else calibration
-        return replace(self, points=points, active=name, calibration=found)
+        """The model with one more operating point, which decides from now on.
+
+        calibration: the good images that it was found by; None: those of the point that decided until now.
+        """
+        found = self.calibration if calibration is None else calibration
+        calibrations = self.calibrations | {name: found}
+        return replace(self, points=self.points | {name: point}, active=name, calibrations=calibrations)
 
     def at_point(self, name: str | None) -> Artifact:
         """The model as another of its operating points decides; None: as it is. ConfigError for an unknown name."""
@@ -190,10 +205,10 @@ def load_artifact(path: Path) -> Artifact:
         points = {name: OperatingPoint.model_validate(point) for name, point in header["points"].items()}
         active = str(header["active"])
         border = _border(header["border"], config)
-        calibration, provenance, facts = (dict(header[key]) for key in ("calibration", "provenance", "facts"))
+        calibrations, provenance, facts = (dict(header[key]) for key in ("calibrations", "provenance", "facts"))
         evidence = _evidence(header["evidence"], config)
         return Artifact(
-            config, weights, points, calibration, provenance, border, facts, evidence, active, header["check"]
+            config, weights, points, calibrations, provenance, border, facts, evidence, active, header["check"]
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: its header does not hold a model's settings ({error})") from None
@@ -203,6 +218,11 @@ def _points(threshold: float | None) -> dict[str, Any]:
     """The operating points of a header that had a threshold."""
     points = {} if threshold is None else {DEFAULT: {"threshold": threshold}}
     return {"points": points, "active": DEFAULT, "check": None}
+
+
+def _calibrations(header: dict[str, Any], calibration: dict[str, Any]) -> dict[str, Any]:
+    """The calibrations of a header whose points shared one."""
+    return {"calibrations": dict.fromkeys([*header["points"], header["active"]], calibration)}
 
 
 def _border(values: list[float] | None, config: Config) -> BorderProfile | None:
