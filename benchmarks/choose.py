@@ -35,7 +35,7 @@ from torch import Tensor
 
 from flawmap.core.records import FloatMap, Mask
 from flawmap.core.settings import ResidualSettings
-from flawmap.data.defects import add_flaws
+from flawmap.data.defects import FLAWS, add_flaws
 from flawmap.data.layouts import find_dataset
 from flawmap.data.loading import LoadStatistics, training_images
 from flawmap.data.patches import PatchSource, TrainingImage
@@ -67,7 +67,15 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "grid": ("mvtec_grid_512", {"images": {"scale": 0.5}}),
     "fabric03": ("aitex_fabric03", {"images": {"roi": {"box": (1280, 0, 4050, 256)}}}),
 }
-PROXIES = {"film": (("film",), (6, 11))}
+PROXIES: dict[str, tuple[tuple[str, ...], tuple[int, int]]] = {  # kinds, and how many of them an image gets
+    "film": (("film",), (6, 11)),
+    "spots": (("spot", "dot", "contamination", "clump"), (6, 11)),
+    "lines": (("scratch", "crack", "cut", "stroke"), (6, 11)),
+    "threads": (("missing_thread", "double_thread"), (2, 4)),
+    "shading": (("dent",), (6, 11)),
+    "texture": (("foreign", "rough"), (3, 6)),
+    "every": (FLAWS, (6, 11)),
+}
 
 Case = tuple[FloatMap, FloatMap, Mask]
 """An image, its reconstruction, both (H, W) as worked, and the flaws' mask."""
@@ -171,7 +179,7 @@ def rank(files: list[Path]) -> None:
             pasted = [row[proxy][variant][figure] for row in rows for variant in row["truth"]]
             best = int(np.argmax(pasted))
             print(
-                f"{proxy:6} {figure:18} {len(real)} variants: Spearman {spearmanr(real, pasted).statistic:.3f}; "
+                f"{proxy:8} {figure:18} {len(real)} variants: Spearman {spearmanr(real, pasted).statistic:.3f}; "
                 f"its best, {keys[best][1]} ({keys[best][0]}), has {real[best]:.4f} of {max(real):.4f}"
             )
 
@@ -214,7 +222,7 @@ def main() -> int:
             for way, figures in measure(ones, clean, settings, reach).items():
                 kept[what][f"{name}, {way}"] = figures
                 values = "  ".join(f"{figure} {value:.4f}" for figure, value in figures.items())
-                print(f"  {what:6} {name:28} {way:22}  {values}", flush=True)
+                print(f"  {what:8} {name:28} {way:22}  {values}", flush=True)
     if arguments.json is not None:
         with arguments.json.open("a", encoding="utf-8") as file:
             file.write(json.dumps(kept) + "\n")
