@@ -266,7 +266,7 @@ def test_the_model_file_knows_no_engine(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        (settings(), {"engine": "tensorrt"}, "engine must be torch, onnxruntime or openvino, got 'tensorrt'"),
+        (settings(), {"engine": "tensorrt"}, "engine must be auto, torch, onnxruntime, openvino, got 'tensorrt'"),
         (
             settings(),
             {"engine": "openvino", "device": "cuda"},

@@ -5,11 +5,29 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
 import flawmap
+from flawmap.commands.export import export
+from flawmap.data.defects import add_flaw
+from flawmap.data.synthetic import good_images
+from flawmap.imaging.writing import write_image
+from flawmap.methods.overrides import override
+from flawmap.methods.presets import preset
 
+STANDALONE: dict[str, Any] = {
+    "model": {"patch": 32},
+    "method": {"latent": 8},
+    "images": {"scale": 0.5, "roi": {"box": [10, 6, 172, 190]}},
+    "tiling": {"stride": 20},
+    "training": {"steps": 60, "batch": 8, "device": "cpu", "precision": "float32", "plateau_steps": 0},
+    "evidence": {"enabled": True, "scales": [0.0, 2.0]},
+    "threshold": {"rule": "conformal", "alpha": 0.2, "mask": "pasted"},
+    "split": {"validation": 0.4, "test": 0},
+}
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -75,3 +93,25 @@ def test_demo_picture(trained: Path, tmp_path: Path) -> None:
 
     with Image.open(tmp_path / "images" / "demo.png") as picture:
         assert picture.size == (5 * 100 + 4 * 8, 2 * 100 + 8)
+
+
+def test_standalone(tmp_path: Path) -> None:
+    """Without flawmap and torch, the same mask, pixel by pixel, and the same map but for rounding."""
+    config = override(preset("fast"), STANDALONE)
+    (tmp_path / "good").mkdir()
+    for number, image in enumerate(good_images("cloth", 15, (180, 200), 0)):
+        write_image(tmp_path / "good" / f"{number:02d}.png", np.rint(image[:, :, 0] * 255).astype(np.uint8))
+        if number == 0:
+            flawed, _ = add_flaw(image, "cut", number, size=60)
+            write_image(tmp_path / "flawed.png", np.rint(flawed[:, :, 0] * 255).astype(np.uint8))
+    flawmap.train(tmp_path / "good", tmp_path / "m.flawmap", config)
+    export(tmp_path / "m.flawmap", [tmp_path / "flawed.png"], "onnx")
+    found = flawmap.Detector.load(tmp_path / "m.onnx").inspect(tmp_path / "flawed.png")
+    assert found.verdict == "flawed"
+    values, mask = load("standalone").inspected(str(tmp_path / "m.onnx"), str(tmp_path / "flawed.png"))
+    assert np.abs(values - found.residual).max() < 1e-3
+    assert np.array_equal(mask, found.mask)
+    source = (EXAMPLES / "standalone.py").read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 150
+    assert "import flawmap" not in source
+    assert "import torch" not in source

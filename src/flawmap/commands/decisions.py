@@ -87,7 +87,7 @@ def monitor(
     roi_masks: opt.RoiMasksHere = None,
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
-    engine: opt.Engine = "torch",
+    engine: opt.Engine = "auto",
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,

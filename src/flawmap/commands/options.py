@@ -41,8 +41,10 @@ Precision = Annotated[
     typer.Option(help="Arithmetic of the network; auto: bfloat16 where it is native."),
 ]
 Engine = Annotated[
-    Literal["torch", "onnxruntime", "openvino"],
-    typer.Option(help="Runs the network; all but torch need flawmap[export] and the CPU."),
+    Literal["auto", "torch", "onnxruntime", "openvino"],
+    typer.Option(
+        help="Runs the network; all but torch need flawmap[export] and the CPU. auto: torch, or the export's."
+    ),
 ]
 Preset = Annotated[
     Literal["auto", "fast", "paper"],

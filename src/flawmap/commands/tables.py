@@ -219,6 +219,20 @@ def show_calibration(console: Console, report: dict[str, Any]) -> None:
     print_line(console, f"written to {report['model']}")
 
 
+def show_export(console: Console, report: dict[str, Any]) -> None:
+    speed = report["seconds"] / report["seconds_exported"]
+    form = f"{report['format']}{', 8 bits' if report['int8'] else ''}"
+    _facts(
+        console,
+        [
+            ("written", f"{report['model']} ({form}, {report['size'] / 1e6:.1f} MB)"),
+            ("compared", f"{report['images']} images: all verdicts the same"),
+            ("maps", f"differ by {report['largest']:.2g} of the threshold at most, {report['bound']:g} is allowed"),
+            ("speed", f"{report['seconds_exported']:.3g} s an image, {speed:.2f} times as fast as torch in float32"),
+        ],
+    )
+
+
 def show_drift(console: Console, report: dict[str, Any]) -> None:
     alarm = "none" if report["alarm"] is None else f"at image {report['alarm']}: {_alarming(report)}"
     moved = ", ".join(f"{name} {spreads:+.1f}" for name, spreads in report["moved"].items())

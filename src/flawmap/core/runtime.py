@@ -9,10 +9,10 @@ from dataclasses import dataclass
 class Runtime:
     """Where and how a model runs. Nothing of it is part of the model.
 
-    device: auto, cpu, cuda, cuda:N or mps. precision: auto, float32 or bfloat16. engine: torch, onnxruntime or
-    openvino; all but torch run on the CPU.
+    device: auto, cpu, cuda, cuda:N or mps. precision: auto, float32 or bfloat16. engine: auto, torch, onnxruntime or
+    openvino; auto: torch, or what an exported model is for. All but torch run on the CPU.
     """
 
     device: str = "auto"
     precision: str = "auto"
-    engine: str = "torch"
+    engine: str = "auto"

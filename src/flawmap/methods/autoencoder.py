@@ -7,6 +7,7 @@ reconstructions or overlapping residuals are averaged, is up to the settings.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from flawmap.methods.losses import loss_of
 from flawmap.methods.residuals import Decoded, residual_of
 from flawmap.methods.settings import AutoencoderSettings, FeatureMatchingSettings, VariationalSettings
 from flawmap.nets.autoencoder import Autoencoder, NetworkShape
-from flawmap.nets.engines import ENGINES, Reconstruct, choose_engine, start_engine
+from flawmap.nets.engines import ENGINES, Reconstruct, choose_engine, engine_for, start_engine
 from flawmap.nets.initialisation import initialise
 from flawmap.nets.variational import VariationalAutoencoder, fixed_noise
 from flawmap.nets.weights import weights_summary
@@ -101,21 +102,31 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
             in that precision. InputError: its package, of the extra `export`, is not installed.
     """
     samples = "probability" in [part.name for part in config.parts]
-    device, precision = choose_engine(runtime, samples=samples)
-    network = build_network(config)
-    try:
-        network.load_state_dict(state.tensors)
-    except RuntimeError as error:
-        raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
-    placed = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    run = start_engine(runtime.engine, placed, precision)
+    engine = engine_for(runtime.engine, state.graph)
+    if state.graph is not None and runtime.precision == "auto":
+        runtime = replace(runtime, precision="float32")  # as it was compared when it was exported
+    device, precision = choose_engine(replace(runtime, engine=engine), samples=samples)
+    if state.graph is None:
+        network = restored(config, state.tensors)
+        placed = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = start_engine(engine, state.graph or placed, precision)
     decode: Decode = (
         sampled(config, placed, device, precision)
-        if samples
+        if samples  # of torch alone, which runs no exported network
         else lambda patches: Decoded(_forward(run, patches, device, precision))
     )
-    batch = ENGINES[runtime.engine].batch if device.type == "cpu" else BATCH_ELSEWHERE
+    batch = ENGINES[engine].batch if device.type == "cpu" else BATCH_ELSEWHERE
     return comparing(config, decode, device, precision, batch)
+
+
+def restored(config: Config, tensors: dict[str, Tensor]) -> Autoencoder:
+    """The trained network, in evaluation mode. ArtifactError: the weights are those of other settings."""
+    network = build_network(config)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
+    return network.eval()
 
 
 def comparing(config: Config, decode: Decode, device: torch.device, precision: torch.dtype, batch: int) -> PatchScorer:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flawmap.methods.config import Config
+    from flawmap.nets.engines import Graph
 
 
 class Patches(Protocol):
@@ -79,13 +80,14 @@ class State:
 
     tensors: what the model file stores as weights. facts: whatever else scoring needs, as JSON's types.
     provenance: how the fit went, as JSON's types, for the model file; `training` holds its numbers. history: one row
-    for each step that was logged.
+    for each step that was logged. graph: the network of an exported model, instead of tensors.
     """
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     history: tuple[Row, ...] = ()
+    graph: Graph | None = None
 
 
 class PatchScores(NamedTuple):

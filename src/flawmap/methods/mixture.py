@@ -70,7 +70,7 @@ def fit(config: Config, patches: Patches, context: FitContext) -> State:
 
 def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     """Raises ArtifactError where the tensors are those of other settings, ConfigError for another engine than torch."""
-    if runtime.engine != "torch":
+    if runtime.engine not in ("auto", "torch"):
         raise ConfigError(f"the method gmm has no network that {runtime.engine} could run; leave --engine out")
     settings, device = _settings(config), choose_device(runtime.device)
     try:

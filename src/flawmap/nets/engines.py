@@ -7,11 +7,12 @@ PyTorch on batches of few patches.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +30,47 @@ OPSET, IR_VERSION = 13, 8  # of the ONNX model: old enough for every release of 
 COMPILED = 4  # networks that an engine keeps compiled, for batch sizes and numbers of cores; a detector needs two
 
 
+class Graph(NamedTuple):
+    """An exported network, as its file or files hold it. weights: of OpenVINO's `.bin`."""
+
+    format: Literal["onnx", "openvino"]
+    model: bytes
+    weights: bytes = b""
+
+
+Runnable = Autoencoder | Graph
+"""A network on its device, or an exported one."""
+
+
 class Engine(NamedTuple):
-    """start: makes the reconstructing function from a network, on its device, and its precision.
+    """start: makes the reconstructing function from what it is to run, and its precision. formats: exported networks
+    that it reads.
 
     batch: patches that a detector gives it at once on a CPU. Engines that are quick with one take one.
     """
 
-    start: Callable[[Autoencoder, torch.dtype], Reconstruct]
+    start: Callable[[Any, torch.dtype], Reconstruct]
     batch: int
+    formats: tuple[str, ...] = ()
+
+
+def engine_for(engine: str, graph: Graph | None) -> str:
+    """The engine that `auto` stands for: torch, or what an exported network is for.
+
+    Raises:
+        ConfigError: there is no such engine, or it does not read the exported network.
+    """
+    if engine == "auto":
+        return "torch" if graph is None else {"onnx": "onnxruntime", "openvino": "openvino"}[graph.format]
+    if engine not in ENGINES:
+        raise ConfigError(f"engine must be auto, {', '.join(ENGINES)}, got {engine!r}")
+    if graph is not None and graph.format not in ENGINES[engine].formats:
+        able = " or ".join(name for name, one in ENGINES.items() if graph.format in one.formats)
+        raise ConfigError(
+            f"the engine {engine} does not run a model exported to {graph.format}; use --engine {able}, or the "
+            ".flawmap file"
+        )
+    return engine
 
 
 def choose_engine(runtime: Runtime, *, samples: bool = False) -> tuple[torch.device, torch.dtype]:
@@ -47,9 +81,7 @@ def choose_engine(runtime: Runtime, *, samples: bool = False) -> tuple[torch.dev
     Raises:
         ConfigError: there is no such engine, or it cannot run there, in that precision, or this model.
     """
-    engine, device, precision = runtime.engine, runtime.device, runtime.precision
-    if engine not in ENGINES:
-        raise ConfigError(f"engine must be torch, onnxruntime or openvino, got {engine!r}")
+    engine, device, precision = engine_for(runtime.engine, None), runtime.device, runtime.precision
     if engine == "torch":
         where = choose_device(device)
         return where, choose_precision(precision, where)
@@ -70,8 +102,8 @@ def choose_engine(runtime: Runtime, *, samples: bool = False) -> tuple[torch.dev
     return where, choose_precision("float32" if (engine, precision) == ("onnxruntime", "auto") else precision, where)
 
 
-def start_engine(engine: str, network: Autoencoder, precision: torch.dtype) -> Reconstruct:
-    """A network, on its device and in evaluation mode, as the engine runs it.
+def start_engine(engine: str, network: Runnable, precision: torch.dtype) -> Reconstruct:
+    """A network, on its device and in evaluation mode, or an exported one, as the engine runs it.
 
     Raises:
         InputError: a package of the extra is missing. ConfigError: the engine lacks the precision on this processor.
@@ -143,11 +175,11 @@ def _torch(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
     return network
 
 
-def _onnxruntime(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
+def _onnxruntime(network: Runnable, precision: torch.dtype) -> Reconstruct:
     import onnxruntime  # noqa: PLC0415 - an extra
 
     onnxruntime.disable_telemetry_events()  # builds for Windows report to their maker otherwise
-    model = onnx_model(network)
+    model = network.model if isinstance(network, Graph) else onnx_model(network)
 
     def compiled(threads: int, shape: tuple[int, ...]) -> Any:
         options = onnxruntime.SessionOptions()
@@ -158,13 +190,14 @@ def _onnxruntime(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
     return _compiled_once(compiled)
 
 
-def _openvino(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
-    core = _imported_openvino().Core()
+def _openvino(network: Runnable, precision: torch.dtype) -> Reconstruct:
+    core = imported_openvino().Core()
     if precision == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError(
             "the engine openvino has no bfloat16 on this processor; use --precision float32, or --engine torch"
         )
-    model = core.read_model(onnx_model(network))
+    graph = network if isinstance(network, Graph) else Graph("onnx", onnx_model(network))
+    model = core.read_model(graph.model, graph.weights)
     hint = "bf16" if precision == torch.bfloat16 else "f32"
 
     def compiled(threads: int, shape: tuple[int, ...]) -> Any:
@@ -194,21 +227,28 @@ def _compiled_once(compiled: Callable[[int, tuple[int, ...]], Any]) -> Reconstru
     return reconstruct
 
 
-def _imported_openvino() -> Any:
-    """openvino, an extra. It reports its first import to its maker, unless the package that does so is not found."""
+@contextmanager
+def unreported() -> Iterator[None]:
+    """openvino and nncf, of an extra, report to their maker, unless the package that does so is not found."""
     name = "openvino_telemetry"
     hidden = name not in sys.modules  # else it is the caller's own doing
     if hidden:
         sys.modules[name] = None  # type: ignore[assignment]
     try:
-        return import_module("openvino")
+        yield
     finally:
         if hidden:
             del sys.modules[name]
 
 
+def imported_openvino() -> Any:
+    """openvino, an extra."""
+    with unreported():
+        return import_module("openvino")
+
+
 ENGINES: dict[str, Engine] = {
     "torch": Engine(_torch, BATCH),
-    "onnxruntime": Engine(_onnxruntime, 1),
-    "openvino": Engine(_openvino, 1),
+    "onnxruntime": Engine(_onnxruntime, 1, ("onnx",)),
+    "openvino": Engine(_openvino, 1, ("onnx", "openvino")),
 }

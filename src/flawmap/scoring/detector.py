@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, tee
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from flawmap.imaging.rows import RowBuffer, band_rows, map_bands, windows
 from flawmap.methods.config import Config
 from flawmap.methods.interface import PatchScorer
 from flawmap.methods.table import METHODS
+from flawmap.nets.engines import engine_for
 from flawmap.scoring.inspection import Band, inspected, joined
 from flawmap.scoring.model_file import Artifact, load_artifact
 from flawmap.scoring.operating_point import OperatingPoint
@@ -49,7 +50,7 @@ class Detector:
 
     @classmethod
     def load(cls, path: Path | str, runtime: Runtime = AUTO) -> Detector:
-        """The detector of a `.flawmap` file. Raises ArtifactError for a damaged, foreign or newer file."""
+        """The detector of a `.flawmap` file or an exported one. ArtifactError for a damaged, foreign or newer file."""
         return cls.of(load_artifact(Path(path)), runtime)
 
     @classmethod
@@ -61,6 +62,7 @@ class Detector:
             InputError: its package, of the extra `export`, is not installed.
         """
         method = METHODS[artifact.config.method.name]
+        runtime = replace(runtime, engine=engine_for(runtime.engine, artifact.graph))
         return cls(artifact, method.scorer(artifact.config, artifact.state, runtime), runtime)
 
     @property

@@ -22,8 +22,10 @@ from flawmap.core.tensor_file import DIGEST, load_tensors, read_metadata, save_t
 from flawmap.methods.config import Config
 from flawmap.methods.interface import State
 from flawmap.methods.overrides import override, parse
+from flawmap.nets.engines import Graph
 from flawmap.scoring.borders import BorderProfile, border_corrected
 from flawmap.scoring.evidence import EvidenceProfile
+from flawmap.scoring.exported import SUFFIXES, check_exported, read_exported, write_exported
 from flawmap.scoring.operating_point import OperatingPoint
 
 FORMAT = 4
@@ -49,7 +51,7 @@ class Artifact:
     values, by the point's name.
     provenance: data summary, split, seed, steps, versions, duration. border, evidence: the border correction, and what
     turns residuals into evidence; None if it is off or not measured yet. check: what `evaluation.selfcheck` found, as
-    JSON's types; None: not done.
+    JSON's types; None: not done. graph: the network of an exported model, whose weights are empty; None: not exported.
     """
 
     config: Config
@@ -62,6 +64,7 @@ class Artifact:
     evidence: EvidenceProfile | None = None
     active: str = DEFAULT
     check: dict[str, Any] | None = None
+    graph: Graph | None = None
 
     @property
     def operating_point(self) -> OperatingPoint | None:
@@ -81,7 +84,7 @@ class Artifact:
 
     @property
     def state(self) -> State:
-        return State(self.weights, self.facts)
+        return State(self.weights, self.facts, graph=self.graph)
 
     def header(self) -> dict[str, Any]:
         return {
@@ -187,12 +190,20 @@ def _without_places(config: Config) -> Config:
 
 
 def save_artifact(artifact: Artifact, path: Path) -> None:
-    """Write beside, then rename: readers see the old file or the new one."""
-    save_tensors(path, KEY, artifact.header(), artifact.weights)
+    """Write beside, then rename: readers see the old file or the new one. An exported model is one again."""
+    if artifact.graph is None:
+        save_tensors(path, KEY, artifact.header(), artifact.weights)
+    else:
+        write_exported(path, artifact.header(), artifact.graph)
 
 
 def load_artifact(path: Path) -> Artifact:
-    """The model of a `.flawmap` file. Raises ArtifactError if it is missing, damaged, foreign or newer."""
+    """The model of a `.flawmap` file or an exported one. ArtifactError if it is missing, damaged, foreign or newer."""
+    if path.suffix.lower() in SUFFIXES:
+        text, graph = read_exported(path)
+        header = _header(path, text)
+        check_exported(path, text, graph)
+        return _artifact(path, header, {}, graph)
     header = read_header(path)
     try:
         _, weights = load_tensors(path, KEY, "copy it again or train anew")
@@ -200,6 +211,11 @@ def load_artifact(path: Path) -> Artifact:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(f"{path} is damaged: {error}; copy it again or train anew") from None
+    return _artifact(path, header, weights)
+
+
+def _artifact(path: Path, header: dict[str, Any], weights: dict[str, Tensor], graph: Graph | None = None) -> Artifact:
+    """What a header says, with the network beside it."""
     try:
         config = parse(header["config"])
         points = {name: OperatingPoint.model_validate(point) for name, point in header["points"].items()}
@@ -208,7 +224,7 @@ def load_artifact(path: Path) -> Artifact:
         calibrations, provenance, facts = (dict(header[key]) for key in ("calibrations", "provenance", "facts"))
         evidence = _evidence(header["evidence"], config)
         return Artifact(
-            config, weights, points, calibrations, provenance, border, facts, evidence, active, header["check"]
+            config, weights, points, calibrations, provenance, border, facts, evidence, active, header["check"], graph
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: its header does not hold a model's settings ({error})") from None
@@ -248,6 +264,8 @@ def _evidence(values: dict[str, Any] | None, config: Config) -> EvidenceProfile 
 
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON header alone, brought up to the current format; quick, whatever the weights' size."""
+    if path.suffix.lower() in SUFFIXES:
+        return _header(path, read_exported(path)[0])
     if not path.is_file():
         raise ArtifactError(f"no model file {path}; `flawmap train DATA -o {path}` makes one")
     try:
@@ -262,6 +280,11 @@ def read_header(path: Path) -> dict[str, Any]:
             f"{path} is a safetensors file, but not a flawmap model: it has no flawmap header; expected a file written "
             "by `flawmap train`"
         )
+    return _header(path, text)
+
+
+def _header(path: Path, text: str) -> dict[str, Any]:
+    """A header's text, brought up to the current format."""
     try:
         header = json.loads(text)
         version = int(header["format"])

@@ -1,0 +1,159 @@
+"""`flawmap export`: a model for another engine, compared with the original on real images before it is written."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from flawmap.core.errors import ArtifactError, ConfigError
+from flawmap.core.events import SILENT, Events
+from flawmap.core.records import MappedInspection
+from flawmap.core.runtime import Runtime
+from flawmap.data.finding import find_images
+from flawmap.methods.autoencoder import restored
+from flawmap.methods.interface import PatchScores
+from flawmap.methods.settings import AutoencoderSettings
+from flawmap.nets.export import Format, exported_graph
+from flawmap.scoring.detector import Detector
+from flawmap.scoring.exported import SUFFIXES
+from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact, version_hash
+from flawmap.scoring.operating_point import UNDECIDED
+
+BOUND, BOUND_INT8 = 0.001, 0.25
+"""How far a map may be from the original's at any pixel, as a share of the threshold: float32, and 8 bits."""
+
+MOST = 20  # images that are compared, unless more are asked for
+SAMPLES = 128  # patches that the ranges of 8 bits are found on
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export was compared by.
+
+    images: how many. largest: the largest difference of the maps at a pixel, as a share of the threshold (of the
+    original's highest value for a model without one). bound: what it may be. changed: images whose verdict differs.
+    seconds, seconds_exported: the median of an image, file to verdict. size: bytes of all files.
+    """
+
+    model: str
+    format: str
+    int8: bool
+    images: int
+    largest: float
+    bound: float
+    changed: tuple[str, ...]
+    seconds: float
+    seconds_exported: float
+    size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON's types."""
+        return asdict(self)
+
+
+def export(
+    model: Path,
+    images: Sequence[Path | str],
+    to: Format,
+    output: Path | None = None,
+    *,
+    int8: bool = False,
+    most: int = MOST,
+    roi_masks: Path | None = None,
+    events: Events = SILENT,
+) -> ExportReport:
+    """Export the network of a model; everything around it is the same code for every engine.
+
+    Both are run on images, in float32 on the CPU. If a map differs by more than the bound or a verdict changes, nothing
+    is written.
+
+    Args:
+        images: files, folders and globs; at most `most` of them, evenly chosen, are compared. to: "onnx", a file with
+            the header in it, or "openvino", NAME.xml with NAME.bin and NAME.json beside it. output: None: the model's
+            own name with the other suffix. int8: whole numbers of 8 bits, for OpenVINO; their ranges are found on
+            patches of the images.
+    Raises:
+        ConfigError: the method has no network, or the engine cannot run it. InputError: no image, one cannot be read,
+            or a package of the extra `export` is missing. ArtifactError: the export is not the same.
+    """
+    target = output or model.with_suffix({form: suffix for suffix, form in SUFFIXES.items()}[to])
+    artifact = load_artifact(model).with_roi_masks(roi_masks)
+    if artifact.graph is not None:
+        raise ConfigError(f"{model} is exported already; export from its .flawmap file")
+    if not isinstance(artifact.config.method, AutoencoderSettings):
+        raise ConfigError(f"the method {artifact.config.method.name} has no network to export; use its .flawmap file")
+    found = [image.path for image in find_images(images)]
+    chosen = [found[place] for place in np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).astype(int))]
+    runtime = Runtime("cpu", "float32")
+    original = Detector.of(artifact, runtime)
+    samples = _patches(original, chosen) if int8 else ()
+    graph = exported_graph(restored(artifact.config, artifact.weights), to, samples)
+    origin = {"format": to, "int8": int8, "of": version_hash(model)}
+    exported = replace(artifact, weights={}, graph=graph, provenance=artifact.provenance | {"exported": origin})
+    report = _compared(original, Detector.of(exported, runtime), chosen, events)
+    report = replace(
+        report, model=str(target), format=to, int8=int8, bound=BOUND_INT8 if int8 else BOUND, size=_size(exported)
+    )
+    _refuse(report)
+    save_artifact(exported, target)
+    return report
+
+
+def _size(artifact: Artifact) -> int:
+    assert artifact.graph is not None
+    return len(artifact.graph.model) + len(artifact.graph.weights)
+
+
+def _patches(detector: Detector, images: Sequence[Path]) -> list[Tensor]:
+    """Patches of the images, one a batch, as the network gets them."""
+    seen: list[Tensor] = []
+
+    def record(patches: Tensor) -> PatchScores:
+        seen.extend(patch[None].clone() for patch in patches)
+        return detector.scorer.score(patches)
+
+    watched = replace(detector, scorer=replace(detector.scorer, score=record))
+    for image in images:
+        watched.score(watched.read(image).pixels, path=image)
+    return [seen[place] for place in np.unique(np.linspace(0, len(seen) - 1, SAMPLES).astype(int))]
+
+
+def _compared(original: Detector, exported: Detector, images: Sequence[Path], events: Events) -> ExportReport:
+    largest, changed, seconds = 0.0, [], ([], [])  # type: tuple[Any, Any, Any]
+    for number, image in enumerate(images, start=1):
+        pair = [_timed(detector, image) for detector in (original, exported)]
+        (before, _), (after, _) = pair
+        unit = original.artifact.threshold or float(before.residual.max()) or 1.0
+        largest = max(largest, float(np.abs(before.residual - after.residual).max()) / unit)
+        if original.artifact.threshold is not None and before.verdict != after.verdict:
+            changed.append(str(image))
+        for times, (_, took) in zip(seconds, pair, strict=True):
+            times.append(took)
+        events.progress(number, len(images), str(image))
+    middle = [statistics.median(times) for times in seconds]
+    return ExportReport("", "", False, len(images), largest, 0.0, tuple(changed), middle[0], middle[1], 0)
+
+
+def _timed(detector: Detector, image: Path) -> tuple[MappedInspection, float]:
+    started = time.perf_counter()
+    threshold = UNDECIDED.threshold if detector.artifact.threshold is None else None
+    return detector.inspect(image, threshold=threshold), time.perf_counter() - started
+
+
+def _refuse(report: ExportReport) -> None:
+    """Raises ArtifactError where the export is not the same."""
+    said = []
+    if report.largest > report.bound:
+        said.append(f"its maps differ by {report.largest:.2g} of the threshold, at most {report.bound:g} is allowed")
+    if report.changed:
+        said.append(f"{len(report.changed)} verdicts change, first of all that of {report.changed[0]}")
+    if said:
+        remedy = "export without --int8" if report.int8 else "use the .flawmap file"
+        raise ArtifactError(f"the export is not the same: {'; '.join(said)}. Nothing was written; {remedy}")
