@@ -34,30 +34,51 @@ def parallel_map(
         pixels: how many an item has; large ones wait for each other, and then get all cores. An item for which this
             raises an InputError counts as small.
     """
-    import torch  # noqa: PLC0415 - the command line imports this module for --help
+    pool = ImagePool(len(items))
 
-    cores = torch.get_num_threads()
-    threads = max(1, min(cores, len(items), AT_ONCE))
-    even, whole = _pool(threads, max(1, cores // threads)), _pool(1, cores)
-
-    def run(item: Item) -> Result:
+    def large(item: Item) -> bool:
         try:
-            large = pixels(item) > LARGE_PIXELS
+            return pixels(item) > LARGE_PIXELS
         except InputError:
-            large = False  # the function meets the same error, and handles it
-        return whole.submit(function, item).result() if large else function(item)
+            return False  # the function meets the same error, and handles it
 
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
-            waiting.append(even.submit(run, item))
-            if len(waiting) > threads:
+            waiting.append(pool.submit(function, item, large))
+            if len(waiting) > pool.threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:  # what has not begun is cancelled, the rest waited for
-        even.shutdown(cancel_futures=True)
-        whole.shutdown()
+    finally:
+        pool.close()
+
+
+class ImagePool:
+    """Threads with an even share of the cores each, and one with all of them. threads: at most so many images at once;
+    fewer where torch has fewer cores."""
+
+    def __init__(self, threads: int = AT_ONCE) -> None:
+        import torch  # noqa: PLC0415 - the command line imports this module for --help
+
+        cores = torch.get_num_threads()
+        self.threads = max(1, min(cores, threads, AT_ONCE))
+        self._even, self._whole = _pool(self.threads, max(1, cores // self.threads)), _pool(1, cores)
+
+    def submit(
+        self, function: Callable[[Item], Result], item: Item, large: Callable[[Item], bool] = lambda _: False
+    ) -> Future[Result]:
+        """The function's result for an item, in time. large: whether the item wants all cores; asked on a thread."""
+
+        def run() -> Result:
+            return self._whole.submit(function, item).result() if large(item) else function(item)
+
+        return self._even.submit(run)
+
+    def close(self) -> None:
+        """What has not begun is cancelled, the rest waited for."""
+        self._even.shutdown(cancel_futures=True)
+        self._whole.shutdown()
 
 
 def _pool(threads: int, cores: int) -> ThreadPoolExecutor:

@@ -273,6 +273,19 @@ def label(mask: Mask) -> tuple[NDArray[np.int32], int]:
     return np.asarray(labels, dtype=np.int32), count - 1
 
 
+def outline_of(mask: Mask, box: tuple[int, int, int, int]) -> list[list[int]]:
+    """The outer outline of the component of a mask that has this box: [x, y] of its pixels, without those in between on
+    straight lines.
+
+    box: (left, top, width, height) of a component, see `records.Region`.
+    """
+    left, top, width, height = box
+    part = np.ascontiguousarray(mask[top : top + height, left : left + width], np.uint8)
+    outlines, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
+    whole = [outline for outline in outlines if cv2.boundingRect(outline) == (left, top, width, height)]
+    return [[int(x), int(y)] for x, y in whole[0][:, 0]] if whole else []
+
+
 def check_mask(mask: Mask, shape: tuple[int, ...], name: str) -> None:
     """Refuse anything but a bool array of a (H, W) shape."""
     if mask.dtype != np.bool_:
