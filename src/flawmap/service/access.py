@@ -7,11 +7,11 @@ import os
 from ipaddress import ip_address
 from pathlib import Path
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flawmap.core.errors import ConfigError, InputError
-from flawmap.service.answers import error_answer
+from flawmap.service.answers import SAFE, error_answer
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 TOKEN = "FLAWMAP_TOKEN"  # an environment variable
@@ -52,7 +52,8 @@ def token_of(host: str, file: Path | None) -> str | None:
 
 
 class Access:
-    """ASGI middleware: refuses other hosts, missing or wrong tokens and bodies that are too large.
+    """ASGI middleware: refuses other hosts, missing or wrong tokens and bodies that are too large, and gives every
+    answer the safe headers.
 
     hosts: names in the Host header that are answered. token: None: nobody needs one. largest: bytes of a body.
     """
@@ -66,8 +67,16 @@ class Access:
             return
         headers = Headers(scope=scope)
         refusal = self._refusal(scope["path"], headers)
+
+        async def safe(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answered = MutableHeaders(scope=message)
+                for name, value in SAFE.items():
+                    answered.setdefault(name, value)
+            await send(message)
+
         if refusal is not None:
-            await error_answer(*refusal)(scope, receive, send)
+            await error_answer(*refusal)(scope, receive, safe)
             return
         seen = 0
 
@@ -79,7 +88,7 @@ class Access:
                 raise TooLarge(self.largest)
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, counted, safe)
 
     def _refusal(self, path: str, headers: Headers) -> tuple[int, str, str] | None:
         host = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from flawmap.core.errors import FlawmapError
 from flawmap.service.access import LOCAL, Access, TooLarge
-from flawmap.service.answers import SAFE, error_answer, status_of
+from flawmap.service.answers import error_answer, status_of
 from flawmap.service.inspector import Busy
 from flawmap.service.routes import router
 from flawmap.service.state import Service
@@ -51,23 +51,17 @@ def application(service: Service, *, hosts: tuple[str, ...] = LOCAL, token: str 
 
 
 def _guarded(app: FastAPI) -> None:
-    """Every error is JSON of one shape, and every answer has the safe headers."""
+    """Every error is JSON of one shape."""
     measures = app.state.service.measures
-
-    @app.middleware("http")
-    async def safe(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        try:
-            answer = await go_on(request)
-        except TooLarge as error:
-            answer = error_answer(413, "too large", str(error))
-        for name, value in SAFE.items():
-            answer.headers.setdefault(name, value)
-        return answer
 
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Busy) -> Response:
         measures.refused.inc()
         return error_answer(503, "busy", str(error), {"Retry-After": str(RETRY_SECONDS)})
+
+    @app.exception_handler(TooLarge)
+    async def large(request: Request, error: TooLarge) -> Response:
+        return error_answer(413, "too large", str(error))
 
     @app.exception_handler(FlawmapError)
     async def ours(request: Request, error: FlawmapError) -> Response:
