@@ -73,7 +73,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) -e '.[dev,tensorboard,export,serve]'
+	$(PIP) -e '.[dev,tensorboard,export,serve,parquet]'
 	touch $@ $(VENV)/installed
 
 clean:

@@ -1,4 +1,4 @@
-"""The arguments of the commands that take a model to the line: `export` and `serve`."""
+"""The arguments of the commands that take a model to the line: `export`, `serve`, `watch` and `results`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from flawmap.commands import live_tables as tables
 from flawmap.commands import options as opt
-from flawmap.commands import tables
 from flawmap.commands.console import Output
+from flawmap.commands.outputs import SOME_FAILED
 from flawmap.core.runtime import Runtime
 
 
@@ -39,13 +40,25 @@ def export(
     out.result(report.to_dict(), tables.show_export)
 
 
+Store = Annotated[Path, typer.Option(help="Folder for results, images and maps.")]
+KeepImages = Annotated[bool, opt.switch("keep-images", "Keep images and maps beside the results.")]
+KeepDays = Annotated[
+    float | None, typer.Option(min=0, help=opt.help_of("Remove results that are older.", otherwise="never"))
+]
+KeepGigabytes = Annotated[float, typer.Option(min=0, help="Remove the oldest images and maps beyond.")]
+Mqtt = Annotated[
+    str | None, typer.Option(help="Broker that gets each result: mqtt://HOST/TOPIC, mqtts:// with TLS. [default: none]")
+]
+Webhook = Annotated[str | None, typer.Option(help="Address that each result is posted to. [default: none]")]
+
+
 def serve(
     models: Annotated[list[Path], typer.Argument(help="Model files; requests call them by name, without ending.")],
     host: Annotated[
         str, typer.Option(help="Address to listen on; any but this machine's needs a token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
-    store: Annotated[Path, typer.Option(help="Folder for results, images and maps.")] = Path("flawmap-results"),
+    store: Store = Path("flawmap-results"),
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -58,11 +71,11 @@ def serve(
     ] = None,
     queue: Annotated[int, typer.Option(min=1, help="Images that may wait or be under work; more get 503.")] = 32,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Size of a request.")] = 64.0,
-    keep_images: Annotated[bool, opt.switch("keep-images", "Keep images and maps beside the results.")] = True,
-    keep_days: Annotated[
-        float | None, typer.Option(min=0, help=opt.help_of("Remove results that are older.", otherwise="never"))
-    ] = None,
-    keep_gigabytes: Annotated[float, typer.Option(min=0, help="Remove the oldest images and maps beyond.")] = 10.0,
+    keep_images: KeepImages = True,
+    keep_days: KeepDays = None,
+    keep_gigabytes: KeepGigabytes = 10.0,
+    mqtt: Mqtt = None,
+    webhook: Webhook = None,
     roi_masks: opt.RoiMasksHere = None,
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
@@ -86,6 +99,105 @@ def serve(
         keep_images=keep_images,
         keep_days=keep_days,
         keep_gigabytes=keep_gigabytes,
+        mqtt=mqtt,
+        webhook=webhook,
     )
     with out.events() as events:
         run(models, options, runtime=Runtime(device, precision, engine), roi_masks=roi_masks, events=events)
+
+
+def watch(
+    model: opt.Model,
+    folder: Annotated[Path, typer.Argument(help="Folder that images come to, with all below it.")],
+    store: Store = Path("flawmap-results"),
+    point: opt.Point = None,
+    settle: Annotated[float, typer.Option(min=0.05, help="Seconds without a change until a file is complete.")] = 1.0,
+    move_ok: Annotated[
+        Path | None, typer.Option(help=opt.help_of("Folder that good images go to.", otherwise="they stay"))
+    ] = None,
+    move_flawed: Annotated[
+        Path | None, typer.Option(help=opt.help_of("Folder that flawed images go to.", otherwise="they stay"))
+    ] = None,
+    move_failed: Annotated[
+        Path | None, typer.Option(help=opt.help_of("Folder that unreadable files go to.", otherwise="they stay"))
+    ] = None,
+    once: Annotated[bool, opt.switch("once", "End when everything that is there was inspected.")] = False,
+    keep_images: KeepImages = True,
+    keep_days: KeepDays = None,
+    keep_gigabytes: KeepGigabytes = 10.0,
+    mqtt: Mqtt = None,
+    webhook: Webhook = None,
+    roi_masks: opt.RoiMasksHere = None,
+    device: opt.Device = "auto",
+    precision: opt.Precision = "auto",
+    engine: opt.Engine = "auto",
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Inspect every image that comes to a folder, once each, until Ctrl-C."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap.commands.watch import WatchOptions
+    from flawmap.commands.watch import watch as run
+
+    options = WatchOptions(
+        store=store,
+        point=point,
+        settle=settle,
+        move_ok=move_ok,
+        move_flawed=move_flawed,
+        move_failed=move_failed,
+        once=once,
+        keep_images=keep_images,
+        keep_days=keep_days,
+        keep_gigabytes=keep_gigabytes,
+        mqtt=mqtt,
+        webhook=webhook,
+    )
+    with out.events() as events:
+        runtime = Runtime(device, precision, engine)
+        counts = run(model, folder, options, runtime=runtime, roi_masks=roi_masks, events=events)
+    out.result(counts.to_dict(), tables.show_watch)
+    if counts.failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def results(
+    store: Annotated[Path, typer.Argument(help="Folder of `flawmap serve` or `flawmap watch`.")] = Path(
+        "flawmap-results"
+    ),
+    to: Annotated[
+        Literal["csv", "jsonl", "coco", "parquet"] | None,
+        typer.Option(help="Export instead of listing. [default: none]"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=opt.help_of("File of the export.", otherwise="results.SUFFIX"))
+    ] = None,
+    model: Annotated[str | None, typer.Option(help=opt.help_of("Results of this model.", otherwise="of all"))] = None,
+    verdict: Annotated[
+        Literal["ok", "flawed"] | None, typer.Option(help=opt.help_of("With this verdict.", otherwise="any"))
+    ] = None,
+    review: Annotated[
+        Literal["accept", "reject", "none"] | None,
+        typer.Option(help=opt.help_of("With this review of an operator.", otherwise="any")),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help=opt.help_of("The newest ones, at most.", otherwise="20, and all to export")),
+    ] = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """List or export what was inspected."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap.commands.results import export_results
+    from flawmap.commands.results import results as run
+
+    rows = run(store, model=model, verdict=verdict, review=review, limit=limit or (20 if to is None else None))
+    if to is None:
+        out.result({"results": rows}, tables.show_results)
+        return
+    path = output or Path(f"results.{'json' if to == 'coco' else to}")
+    count = export_results(rows, to, path)
+    out.result({"written": str(path), "results": count}, tables.show_export_of_results)

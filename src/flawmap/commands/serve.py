@@ -19,7 +19,8 @@ STOP_SECONDS = 30  # that requests have to end, once the process is told to
 class ServeOptions:
     """host, port: to listen on; port 0: any free one. store: a folder. token_file: None: FLAWMAP_TOKEN, if it is set.
     allow_hosts: names in the Host header besides this machine's. queue: images that may wait or be under work.
-    megabytes: of a request. keep_images: whether images and maps are kept; keep_days, keep_gigabytes: how long."""
+    megabytes: of a request. keep_images: whether images and maps are kept; keep_days, keep_gigabytes: how long. mqtt,
+    webhook: addresses that results are published to."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -31,6 +32,8 @@ class ServeOptions:
     keep_images: bool = True
     keep_days: float | None = None
     keep_gigabytes: float = 10.0
+    mqtt: str | None = None
+    webhook: str | None = None
 
 
 def serve(
@@ -54,18 +57,19 @@ def serve(
         from flawmap.service.access import LOCAL, token_of  # noqa: PLC0415
         from flawmap.service.api import application  # noqa: PLC0415
         from flawmap.service.inspector import loaded_models  # noqa: PLC0415
+        from flawmap.service.publish import destinations_of  # noqa: PLC0415
         from flawmap.service.state import Limits, Service  # noqa: PLC0415
         from flawmap.service.store import Retention, Store  # noqa: PLC0415
+
+        destinations = destinations_of(options.mqtt, options.webhook)
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"a service needs the package {error.name}, which is not installed; pip install 'flawmap[serve]'"
-        ) from None
+        raise missing(error) from None
     token = token_of(options.host, options.token_file)
     known = loaded_models(models, runtime or Runtime(), roi_masks)
     listening = _listening(options.host, options.port)
     store = Store(options.store, Retention(options.keep_days, options.keep_gigabytes))
     limits = Limits(options.queue, options.megabytes)
-    service = Service.of(known, store, limits, keep=options.keep_images)
+    service = Service.of(known, store, limits, keep=options.keep_images, destinations=destinations)
     hosts = tuple(dict.fromkeys((*LOCAL, options.host, *options.allow_hosts)))
     config = uvicorn.Config(
         application(service, hosts=hosts, token=token),
@@ -79,6 +83,11 @@ def serve(
     events.message(f"serving {', '.join(known)} on http://{where}:{port}/, results in {options.store}; Ctrl-C ends it")
     with one_opencv_thread():
         uvicorn.Server(config).run([listening])
+
+
+def missing(error: ModuleNotFoundError) -> InputError:
+    """What to do without a package of the extra."""
+    return InputError(f"a service needs the package {error.name}, which is not installed; pip install 'flawmap[serve]'")
 
 
 def _listening(host: str, port: int) -> socket.socket:

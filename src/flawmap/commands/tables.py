@@ -23,7 +23,7 @@ def show_training(console: Console, report: dict[str, Any]) -> None:
     training, data = report["provenance"].get("training", {}), report["provenance"]["data"]
     left_out = f", {data['skipped']} left out" if data["skipped"] else ""
     speed = f"{training['patches_per_second']:.0f} patches/s" if training else None
-    _facts(
+    facts(
         console,
         [
             ("model", report["model"]),
@@ -49,13 +49,13 @@ def show_check(console: Console, check: dict[str, Any] | None) -> None:
     if check is None:
         return
     contrasts = list(dict.fromkeys(row["contrast"] for row in check["sizes"]))
-    table = _table("smallest size found at 90 %", *(f">contrast {contrast:.0%}" for contrast in contrasts))
+    table = table_of("smallest size found at 90 %", *(f">contrast {contrast:.0%}" for contrast in contrasts))
     kinds = dict.fromkeys(row["kind"] for row in check["sizes"])
     for kind in kinds:
         cells = [_smallest(row) for row in check["sizes"] if row["kind"] == kind]
         table.add_row(kind.replace("_", " "), *cells)
     console.print(table)
-    table = _table("tolerated", "up to", "beyond")
+    table = table_of("tolerated", "up to", "beyond")
     for row in check["tolerance"]:
         steps = list(row["rejected"])
         place = steps.index(row["last"]) + 1 if row["last"] else 0
@@ -80,7 +80,7 @@ def _broken(row: dict[str, Any], step: str) -> str:
 
 def show_inspections(console: Console, report: dict[str, Any]) -> None:
     rows = report["images"]
-    table = _table("image", ">score", "verdict", ">regions", ">pixels")
+    table = table_of("image", ">score", "verdict", ">regions", ">pixels")
     for row in rows[: 4 * SHOWN]:
         score = "" if row["score"] is None else f"{row['score']:.4f}"
         table.add_row(_image(row), score, row["verdict"], str(row["regions"]), str(row["flawed_pixels"]))
@@ -115,7 +115,7 @@ def _image(row: dict[str, Any]) -> str:
 
 def show_evaluation(console: Console, report: dict[str, Any]) -> None:
     pixel, image = report["pixel"], report["image"]
-    table = _table("metric", ">value")
+    table = table_of("metric", ">value")
     for label, value in decision_rows(report["decision"]):
         table.add_row(label, value)
     for name, metric in PIXEL_METRICS.items():
@@ -141,7 +141,7 @@ def show_evaluation(console: Console, report: dict[str, Any]) -> None:
 
 def show_data(console: Console, report: dict[str, Any]) -> None:
     print_line(console, f"{report['root']}: {report['layout']} layout")
-    table = _table("split", "label", "kind", ">images")
+    table = table_of("split", "label", "kind", ">images")
     for row in report["counts"]:
         table.add_row(row["split"], row["label"], row["kind"], str(row["images"]))
     console.print(table)
@@ -153,7 +153,7 @@ def show_data(console: Console, report: dict[str, Any]) -> None:
         "values of a mask": {f"{n} different": count for n, count in report["mask_values"].items()},
         "groups": report["groups"],
     }
-    _facts(console, [(name, _counts(counts)) for name, counts in counted.items() if counts])
+    facts(console, [(name, _counts(counts)) for name, counts in counted.items() if counts])
     for sentence in report["facts"]:
         print_line(console, sentence)
     for title, entries in (
@@ -175,7 +175,7 @@ def show_info(console: Console, report: dict[str, Any]) -> None:
     data, training, features = made.get("data"), made.get("training", {}), made.get("features")
     latent = f", d = {config['method']['latent']}" if "latent" in config["method"] else ""
     where = data and f"{data['images']} images or areas ({data['layout']}), split {data['split_sha256'][:12]}"
-    _facts(
+    facts(
         console,
         [
             ("file", report["file"]),
@@ -219,25 +219,11 @@ def show_calibration(console: Console, report: dict[str, Any]) -> None:
     print_line(console, f"written to {report['model']}")
 
 
-def show_export(console: Console, report: dict[str, Any]) -> None:
-    speed = report["seconds"] / report["seconds_exported"]
-    form = f"{report['format']}{', 8 bits' if report['int8'] else ''}"
-    _facts(
-        console,
-        [
-            ("written", f"{report['model']} ({form}, {report['size'] / 1e6:.1f} MB)"),
-            ("compared", f"{report['images']} images: all verdicts the same"),
-            ("maps", f"differ by {report['largest']:.2g} of the threshold at most, {report['bound']:g} is allowed"),
-            ("speed", f"{report['seconds_exported']:.3g} s an image, {speed:.2f} times as fast as torch in float32"),
-        ],
-    )
-
-
 def show_drift(console: Console, report: dict[str, Any]) -> None:
     alarm = "none" if report["alarm"] is None else f"at image {report['alarm']}: {_alarming(report)}"
     moved = ", ".join(f"{name} {spreads:+.1f}" for name, spreads in report["moved"].items())
     higher = f"{report['higher']:.0%} of recent images score above a calibrated one (50 %: no difference)"
-    _facts(
+    facts(
         console,
         [
             ("images", f"{report['recent']} recent, {report['calibrated']} calibrated"),
@@ -257,7 +243,7 @@ def _alarming(report: dict[str, Any]) -> str:
 
 
 def show_points(console: Console, report: dict[str, Any]) -> None:
-    table = _table("", "operating point", ">threshold", ">mask", ">area", "zone", "found")
+    table = table_of("", "operating point", ">threshold", ">mask", ">area", "zone", "found")
     for name, point in report["points"].items():
         mask = "" if point["mask"] is None else f"{point['mask']:.4g}"
         mark = "*" if name == report["active"] else ""
@@ -288,7 +274,7 @@ def show_weights(console: Console, report: dict[str, Any]) -> None:
     if report["fetched"] is not None:
         print_line(console, report["fetched"])
         return
-    table = _table("network", "state", "file")
+    table = table_of("network", "state", "file")
     for row in report["weights"]:
         table.add_row(row["network"], row["state"], row["file"].removeprefix(report["folder"])[1:])
     console.print(table)
@@ -298,7 +284,7 @@ def show_weights(console: Console, report: dict[str, Any]) -> None:
 def show_demo(console: Console, report: dict[str, Any]) -> None:
     pixel, image = PIXEL_METRICS["auroc"].short, IMAGE_METRICS["auroc"].short
     overlap = PIXEL_METRICS["au_pro_30"].short
-    table = _table("method", f">{pixel}", f">{overlap}", f">{image}", ">found", ">rejected", ">minutes")
+    table = table_of("method", f">{pixel}", f">{overlap}", f">{image}", ">found", ">rejected", ">minutes")
     for row in report["methods"]:
         figures = (row["pixel_auroc"], row["au_pro_30"], row["image_auroc"])
         shares = (share_text(row["decision"], name) for name in ("found", "rejected"))
@@ -308,7 +294,7 @@ def show_demo(console: Console, report: dict[str, Any]) -> None:
 
 
 def show_plan(console: Console, report: dict[str, Any]) -> None:
-    table = _table("state", "training", "data set", "method", ">seed", "budget")
+    table = table_of("state", "training", "data set", "method", ">seed", "budget")
     for row in report["plan"]:
         budget = ", ".join(f"{value:g} {name}" for name, value in row["budget"].items())
         table.add_row(row["state"], row["name"], row["title"], row["method"], str(row["seed"]), budget)
@@ -317,7 +303,7 @@ def show_plan(console: Console, report: dict[str, Any]) -> None:
 
 def show_reproduction(console: Console, report: dict[str, Any]) -> None:
     ways = list(dict.fromkeys(way for row in report["trainings"] for way in row["ours"]))
-    table = _table("training", "data set", *(f">AUROC {way}" for way in ways), ">paper")
+    table = table_of("training", "data set", *(f">AUROC {way}" for way in ways), ">paper")
     for row in report["trainings"]:
         origin = "" if row["mark"] == "text" else " (second-hand)"
         theirs = "" if row["paper"] is None else f"{row['paper']:.3f}{origin}"
@@ -373,7 +359,7 @@ def _list(console: Console, title: str, entries: list[str]) -> None:
         print_line(console, f"  ... and {len(entries) - SHOWN} more (--json lists all)")
 
 
-def _facts(console: Console, facts: list[tuple[str, str | None]]) -> None:
+def facts(console: Console, facts: list[tuple[str, str | None]]) -> None:
     """Names and values; those without a value are left out."""
     table = Table.grid(padding=(0, 2))
     for name, value in facts:
@@ -382,7 +368,7 @@ def _facts(console: Console, facts: list[tuple[str, str | None]]) -> None:
     console.print(table)
 
 
-def _table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
     """Columns by name; a leading > sets one flush right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:

@@ -48,6 +48,8 @@ CREATE TABLE results (
     bytes INTEGER NOT NULL
 );
 CREATE INDEX results_at ON results (at);
+CREATE INDEX results_image ON results (image_sha256);
+CREATE TABLE deliveries (destination TEXT PRIMARY KEY, last INTEGER NOT NULL);
 """
 Kind = Literal["image", "map"]
 KINDS: tuple[Kind, ...] = ("image", "map")
@@ -200,14 +202,33 @@ class Store:
             )
         return self.get(number)
 
-    def seen(self, image_sha256: str, model_sha256: str, point: str) -> Result | None:
-        """The newest result of the same image by the same model and point."""
-        query = (
-            "SELECT * FROM results WHERE image_sha256 = ? AND model_sha256 = ? AND point = ? ORDER BY id DESC LIMIT 1"
-        )
+    def seen(self, name: str, image_sha256: str, model_sha256: str) -> bool:
+        """Whether the same image of this name was inspected by the same model."""
+        query = "SELECT 1 FROM results WHERE image_sha256 = ? AND name = ? AND model_sha256 = ? LIMIT 1"
         with self._lock:
-            row = self._database.execute(query, [image_sha256, model_sha256, point]).fetchone()
-        return None if row is None else _result(row)
+            return self._database.execute(query, [image_sha256, name, model_sha256]).fetchone() is not None
+
+    # ------------------------------------------------------------------------------------------------------ deliveries
+
+    def undelivered(self, destination: str, limit: int = 100) -> list[tuple[int, Result]]:
+        """Results that a destination has not got yet, the oldest first. A new destination begins with what comes."""
+        with self._lock:
+            run = self._database.execute
+            run(
+                "INSERT OR IGNORE INTO deliveries SELECT ?, coalesce(max(number), 0) FROM results",
+                [destination],
+            )
+            query = (
+                "SELECT * FROM results WHERE number > (SELECT last FROM deliveries WHERE destination = ?) "
+                "ORDER BY number LIMIT ?"
+            )
+            rows = run(query, [destination, limit]).fetchall()
+        return [(row["number"], _result(row)) for row in rows]
+
+    def delivered(self, destination: str, number: int) -> None:
+        """Everything up to this number has arrived."""
+        with self._lock:
+            self._database.execute("UPDATE deliveries SET last = ? WHERE destination = ?", [number, destination])
 
     # ----------------------------------------------------------------------------------------------------------- files
 
