@@ -104,10 +104,9 @@ def _parquet(rows: list[dict[str, Any]], path: Path) -> None:
         (name, pyarrow.string() if name in texts else pyarrow.int64() if name in whole else pyarrow.float64())
         for name in FLAT
     ]
-    columns = (
-        dict(zip(FLAT, zip(*map(_flat, rows), strict=True), strict=False)) if rows else {name: [] for name in FLAT}
-    )
-    table = pyarrow.table({name: list(values) for name, values in columns.items()}, schema=pyarrow.schema(kinds))
+    flat = [_flat(row) for row in rows]
+    columns: dict[str, list[Any]] = {name: [row[place] for row in flat] for place, name in enumerate(FLAT)}
+    table = pyarrow.table(columns, schema=pyarrow.schema(kinds))
     with atomic(path) as part:
         parquet.write_table(table, part)
 
