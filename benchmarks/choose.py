@@ -91,11 +91,11 @@ def residuals() -> Iterator[tuple[str, ResidualSettings]]:
         ("uniform", 11, "paper"),
         ("uniform", 11, (1e-5, 1e-4)),
     ):
-        settings = {"ssim": {"window": window, "size": size, "constants": constants}}
+        settings = {"name": "ssim", "ssim": {"window": window, "size": size, "constants": constants}}
         yield f"{window} {size}, {constants}", ResidualSettings.model_validate(settings)
     for window in ("uniform", "gaussian"):
         for weight in L2_WEIGHTS:
-            mixed = {"ssim": {"window": window, "size": 11, "constants": "wang"}, "l2_weight": weight}
+            mixed = {"name": "ssim", "ssim": {"window": window, "size": 11, "constants": "wang"}, "l2_weight": weight}
             yield f"{window} 11, wang + {weight} l2", ResidualSettings.model_validate(mixed)
     yield "l2", ResidualSettings(name="l2")
 

@@ -42,6 +42,10 @@ ELSEWHERE = {
     "flawmap export cloth.flawmap cloth/train/good --to openvino --int8 -o cloth8.xml": (
         "no training of two steps bears it; in tests/test_export.py"
     ),
+    "flawmap serve cloth.flawmap --store results": "goes on for ever; in tests/test_service_process.py",
+    "flawmap watch cloth.flawmap line --store watched --move-ok done --move-flawed rejected --move-failed unreadable": (
+        "goes on for ever; in tests/test_watch.py"
+    ),
     "uv pip install .": "by `make demo` in essence",
     "uv pip install --torch-backend cpu .": "in the workflow of continuous integration",
     "flawmap train fabric -o fabric-paper.flawmap --preset paper --scale 256x256": "hours",
@@ -64,7 +68,7 @@ QUICK = {
     "selfcheck.TOLERANCE_PARTS": 2,
 }
 
-FOREIGN = {"--torch-backend"}  # options of other programs
+FOREIGN = {"--torch-backend", "--data-binary"}  # options of other programs
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,8 @@ def test_every_command_is_known(block: Block, command: str) -> None:
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert re.search(rf"^{re.escape(words[1])}:", makefile, re.MULTILINE), f"{where}: no target {words[1]}"
+    elif words[0] == "curl":
+        assert block.page == "docs/going-live.md", f"{where}: curl is run by tests/test_service_process.py on one page"
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file(), f"{where}: no file {words[1]}"
         assert words[1].startswith(("examples/", "benchmarks/"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,9 +90,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def running(made: Path, store: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running(model: Path, store: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The service on a free port, and its address."""
-    command = [sys.executable, "-m", "flawmap", "serve", str(made / "m.flawmap"), "--port", "0", "--store", str(store)]
+    command = [sys.executable, "-m", "flawmap", "serve", str(model), "--port", "0", "--store", str(store)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -127,7 +130,7 @@ def test_the_whole_service_is_killed_and_started_again(made: Path, tmp_path: Pat
                     received.append(answer.json()["id"])
 
     for _ in range(2):
-        with running(made, tmp_path) as (process, address):
+        with running(made / "m.flawmap", tmp_path) as (process, address):
             threads = [threading.Thread(target=send, args=(address,)) for _ in range(4)]
             for thread in threads:
                 thread.start()
@@ -136,7 +139,7 @@ def test_the_whole_service_is_killed_and_started_again(made: Path, tmp_path: Pat
             for thread in threads:
                 thread.join()
     assert len(received) > 8
-    with running(made, tmp_path) as (_, address):
+    with running(made / "m.flawmap", tmp_path) as (_, address):
         for number in received:
             assert httpx.get(f"{address}/v1/results/{number}").status_code == 200
             assert httpx.get(f"{address}/v1/results/{number}/mask.png").status_code == 200
@@ -147,7 +150,7 @@ def test_the_whole_service_is_killed_and_started_again(made: Path, tmp_path: Pat
 def test_it_ends_in_good_order(made: Path, tmp_path: Path) -> None:
     """SIGTERM: what is under work is answered, then the process ends without an error."""
     content = next((made / "good").iterdir()).read_bytes()
-    with running(made, tmp_path) as (process, address):
+    with running(made / "m.flawmap", tmp_path) as (process, address):
         files = [("images", (f"{number}.png", content)) for number in range(12)]
         answers: list[Any] = []
         thread = threading.Thread(
@@ -165,9 +168,29 @@ def test_it_ends_in_good_order(made: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_taken_port_is_told(made: Path, tmp_path: Path) -> None:
     """Two services on one port: the second one says what to do."""
-    with running(made, tmp_path / "a") as (_, address):
+    with running(made / "m.flawmap", tmp_path / "a") as (_, address):
         port = address.rsplit(":", 1)[1]
         command = [sys.executable, "-m", "flawmap", "serve", str(made / "m.flawmap"), "--port", port]
         second = subprocess.run([*command, "--store", str(tmp_path / "b")], capture_output=True, text=True, check=False)
         assert second.returncode == 2
         assert f"cannot listen on 127.0.0.1, port {port}: " in second.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_shown_requests_work(made: Path, tmp_path: Path) -> None:
+    """Every curl command of the documentation, as it stands but for the port, gets an answer without an error."""
+    page = (Path(__file__).parents[1] / "docs" / "going-live.md").read_text(encoding="utf-8")
+    shown = [line for line in page.splitlines() if line.startswith("curl ")]
+    assert len(shown) >= 4
+    folder = tmp_path / "cloth" / "test" / "cut"
+    folder.mkdir(parents=True)
+    for number in range(2):
+        shutil.copy(made / "good" / "00.png", folder / f"{number:03d}.png")
+    shutil.copy(made / "m.flawmap", tmp_path / "cloth.flawmap")
+    with running(tmp_path / "cloth.flawmap", tmp_path / "store") as (_, address):
+        for line in shown:
+            words = shlex.split(line.replace("http://127.0.0.1:8000", address))
+            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+            answer = json.loads(done.stdout)
+            assert "error" not in answer, f"{line}: {answer}"
