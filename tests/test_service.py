@@ -286,6 +286,8 @@ def test_names_are_labels_alone(made: Path, client: TestClient, name: str) -> No
         ("DELETE", "/v1/inspect", 405, "Method Not Allowed"),
         ("GET", "/v1/results?limit=0", 422, "limit: Input should be greater than or equal to 1"),
         ("GET", "/nowhere", 404, "Not Found"),
+        ("GET", "/page/..%2Froutes.py", 404, None),
+        ("GET", "/page/routes.py", 404, "no file 'routes.py' of the page"),
     ],
 )
 def test_wrong_requests_are_told(

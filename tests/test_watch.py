@@ -20,7 +20,6 @@ import pytest
 
 import flawmap
 from flawmap.commands.cli import main
-from flawmap.commands.results import coco
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.runtime import Runtime
 from flawmap.data.defects import add_flaw
@@ -34,6 +33,7 @@ from flawmap.scoring.operating_point import OperatingPoint
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
 from flawmap.commands.watch import WatchOptions, watch
+from flawmap.service.exports import coco
 from flawmap.service.inspector import loaded_models
 from flawmap.service.publish import Away, Publisher, Webhook, broker_of
 from flawmap.service.state import Service

@@ -191,8 +191,8 @@ def results(
 ) -> None:
     """List or export what was inspected."""
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
-    from flawmap.commands.results import export_results
     from flawmap.commands.results import results as run
+    from flawmap.service.exports import export_results
 
     rows = run(store, model=model, verdict=verdict, review=review, limit=limit or (20 if to is None else None))
     if to is None:

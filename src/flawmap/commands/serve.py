@@ -12,8 +12,6 @@ from flawmap.core.events import SILENT, Events
 from flawmap.core.runtime import Runtime
 from flawmap.imaging.threads import one_opencv_thread
 
-STOP_SECONDS = 30  # that requests have to end, once the process is told to
-
 
 @dataclass(frozen=True)
 class ServeOptions:
@@ -52,12 +50,10 @@ def serve(
     """
     options = options or ServeOptions()
     try:
-        import uvicorn  # noqa: PLC0415 - an extra
-
-        from flawmap.service.access import LOCAL, token_of  # noqa: PLC0415
-        from flawmap.service.api import application  # noqa: PLC0415
+        from flawmap.service.access import LOCAL, token_of  # noqa: PLC0415 - an extra
         from flawmap.service.inspector import loaded_models  # noqa: PLC0415
         from flawmap.service.publish import destinations_of  # noqa: PLC0415
+        from flawmap.service.server import Server  # noqa: PLC0415
         from flawmap.service.state import Limits, Service  # noqa: PLC0415
         from flawmap.service.store import Retention, Store  # noqa: PLC0415
 
@@ -71,18 +67,11 @@ def serve(
     limits = Limits(options.queue, options.megabytes)
     service = Service.of(known, store, limits, keep=options.keep_images, destinations=destinations)
     hosts = tuple(dict.fromkeys((*LOCAL, options.host, *options.allow_hosts)))
-    config = uvicorn.Config(
-        application(service, hosts=hosts, token=token),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
     host, port = listening.getsockname()[:2]
     where = f"[{host}]" if ":" in host else host
     events.message(f"serving {', '.join(known)} on http://{where}:{port}/, results in {options.store}; Ctrl-C ends it")
     with one_opencv_thread():
-        uvicorn.Server(config).run([listening])
+        Server(service, hosts=hosts, token=token).run([listening])
 
 
 def missing(error: ModuleNotFoundError) -> InputError:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,11 +27,14 @@ from flawmap.service.answers import (
     error_answer,
     status_of,
 )
+from flawmap.service.exports import export_results
 from flawmap.service.inspector import Busy, Job, Model
 from flawmap.service.state import Service
 from flawmap.service.store import Result
 
 router = APIRouter()
+
+PAGE = Path(__file__).parent / "page"
 
 
 def _service(request: Request) -> Service:
@@ -167,6 +172,25 @@ def results(
     return [answer_of(row) for row in rows]
 
 
+@router.get("/v1/export", response_class=Response)
+def export(
+    service: Running,
+    to: Literal["csv", "jsonl", "coco"],
+    *,
+    model: str | None = None,
+    verdict: Literal["ok", "flawed"] | None = None,
+    review: Literal["accept", "reject", "none"] | None = None,
+) -> Response:
+    """All results, or those that are chosen, as a file: CSV, JSON lines or COCO."""
+    rows = service.store.newest(model=model, verdict=verdict, review=review, limit=None)
+    with tempfile.TemporaryDirectory(dir=service.store.folder) as folder:
+        path = Path(folder) / "results"
+        export_results([row.to_dict() for row in rows], to, path)
+        content = path.read_bytes()
+    kind = {"csv": "text/csv", "jsonl": "application/x-ndjson", "coco": "application/json"}[to]
+    return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="results.{to}"'})
+
+
 @router.get("/v1/results/{number}", response_model=ResultAnswer)
 def result(service: Running, number: str) -> dict[str, Any]:
     """One result."""
@@ -184,9 +208,14 @@ def review_result(service: Running, number: str, body: ReviewBody) -> dict[str, 
 
 
 @router.get("/v1/results/{number}/{picture}", response_class=Response)
-def picture(service: Running, number: str, picture: str) -> Response:
-    """`mask.png`, `overlay.png`, `evidence.png`, `evidence.tif` (float32), `map` (float32, by rows) or `image.png`."""
+def picture(service: Running, number: str, picture: str, threshold: float | None = None) -> Response:
+    """`mask.png`, `overlay.png`, `evidence.png`, `evidence.tif` (float32), `map` (float32, by rows) or `image.png`.
+
+    threshold: for the mask and the overlay, instead of the result's.
+    """
     row = _found(service, number)
+    if threshold is not None:
+        row = replace(row, threshold=threshold)
     if picture not in PICTURES:
         raise HTTPException(404, f"no picture {picture!r}; there is {', '.join(PICTURES)}")
     try:
@@ -207,6 +236,28 @@ async def events(service: Running) -> StreamingResponse:
             yield ": alive\n\n" if one is None else f"id: {one.id}\ndata: {json.dumps(answer_of(one))}\n\n"
 
     return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+# ---------------------------------------------------------------------------------------------------------------- page
+
+
+@router.get("/", include_in_schema=False)
+def page() -> Response:
+    return _file("index.html")
+
+
+@router.get("/page/{name}", include_in_schema=False)
+def page_file(name: str) -> Response:
+    if name not in {path.name for path in PAGE.iterdir()}:
+        raise HTTPException(404, f"no file {name!r} of the page")
+    return _file(name)
+
+
+def _file(name: str) -> Response:
+    kind = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+    suffix = Path(name).suffix
+    text = f"{kind[suffix]}; charset=utf-8"
+    return Response((PAGE / name).read_bytes(), media_type=text, headers={"Cache-Control": "no-cache"})
 
 
 # -------------------------------------------------------------------------------------------------------------- itself
