@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types check quick check-float32 reproduce bench bench-float32 bench-long clean
+.PHONY: demo test lint types check quick check-float32 reproduce bench bench-float32 bench-long wheels clean
 
 demo: $(VENV)/installed
 	$(BIN)/flawmap demo
@@ -63,6 +63,10 @@ bench-long: $(VENV)/installed-dev
 MINUTES ?= 60
 soak: $(VENV)/installed-dev
 	nice $(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
+
+# Everything that a machine without internet needs, for this kind of processor and Python: see docs/going-live.md.
+wheels: $(VENV)/installed
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet -c constraints.txt -w wheels '.[serve,export]'
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flawmap needs Python 3.11 or newer, this is " + sys.version)'

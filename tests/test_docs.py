@@ -28,7 +28,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 RUN = ["README.md", "docs/going-live.md", "docs/usage.md"]  # pages whose commands and Python blocks make one walk
 
 # Pictures that are made by a script and kept: without them the script must be there.
-MADE = {"docs/images/demo.png": "examples/demo_picture.py"}
+MADE = {"docs/images/demo.png": "examples/demo_picture.py", "docs/images/page.png": "examples/page_picture.py"}
 
 # Not run here: the lines as they stand, and where they are run.
 ELSEWHERE = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import flawmap
 from flawmap.commands.export import export
@@ -17,6 +19,8 @@ from flawmap.data.synthetic import good_images
 from flawmap.imaging.writing import write_image
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
+from flawmap.scoring.model_file import load_artifact, save_artifact
+from flawmap.scoring.operating_point import OperatingPoint
 
 STANDALONE: dict[str, Any] = {
     "model": {"patch": 32},
@@ -115,3 +119,18 @@ def test_standalone(tmp_path: Path) -> None:
     assert len(source.splitlines()) < 150
     assert "import flawmap" not in source
     assert "import torch" not in source
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
+def test_page_picture(trained: Path, tmp_path: Path) -> None:
+    """A PNG of the page with an image that was inspected."""
+    pytest.importorskip("playwright", reason="needs playwright, of the extra dev")
+    for kind in ("good", "cut"):
+        (tmp_path / "data" / "test" / kind).mkdir(parents=True)
+        source = next((trained / "cloth" / "test" / kind).iterdir())
+        shutil.copy(source, tmp_path / "data" / "test" / kind / "000.png")
+    artifact = load_artifact(trained / "cloth.flawmap")
+    save_artifact(artifact.with_point(OperatingPoint(threshold=1e-6)), tmp_path / "ssim.flawmap")
+    assert load("page_picture").main([str(tmp_path), str(tmp_path / "page.png")]) == 0
+    assert Image.open(tmp_path / "page.png").size == (1280, 800)
