@@ -46,6 +46,9 @@ ELSEWHERE = {
     "flawmap watch cloth.flawmap line --store watched --move-ok done --move-flawed rejected --move-failed unreadable": (
         "goes on for ever; in tests/test_watch.py"
     ),
+    "flawmap retrain cloth.flawmap cloth --store results --minutes 10": (
+        "needs an operator's word; in tests/test_retrain.py"
+    ),
     "uv pip install .": "by `make demo` in essence",
     "uv pip install --torch-backend cpu .": "in the workflow of continuous integration",
     "flawmap train fabric -o fabric-paper.flawmap --preset paper --scale 256x256": "hours",

@@ -15,7 +15,7 @@ from flawmap.commands import tables
 from flawmap.commands.console import Output
 from flawmap.commands.decisions import calibrate, monitor
 from flawmap.commands.experiments import reproduce
-from flawmap.commands.live import export, results, serve, watch
+from flawmap.commands.live import export, results, retrain, serve, watch
 from flawmap.commands.outputs import FLAWS_FOUND, SOME_FAILED, InspectionOutputs
 from flawmap.core.runtime import Runtime
 
@@ -248,6 +248,7 @@ app.command(short_help="Export a model for another engine.")(export)
 app.command(short_help="Serve models over HTTP.")(serve)
 app.command(short_help="Inspect what comes to a folder.")(watch)
 app.command(short_help="List or export what was inspected.")(results)
+app.command(short_help="Train again with accepted images.")(retrain)
 app.command(short_help="Make the figures and tables of the paper again.")(reproduce)
 
 

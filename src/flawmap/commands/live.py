@@ -1,4 +1,5 @@
-"""The arguments of the commands that take a model to the line: `export`, `serve`, `watch` and `results`."""
+"""The arguments of the commands that take a model to the line: `export`, `serve`, `watch`, `results` and
+`retrain`."""
 
 from __future__ import annotations
 
@@ -201,3 +202,27 @@ def results(
     path = output or Path(f"results.{'json' if to == 'coco' else to}")
     count = export_results(rows, to, path)
     out.result({"written": str(path), "results": count}, tables.show_export_of_results)
+
+
+def retrain(
+    model: opt.Model,
+    data: Annotated[Path, typer.Argument(help="The data set that the model was trained on.")],
+    store: Store = Path("flawmap-results"),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help=opt.help_of("Model file to write.", otherwise="the model's, if no worse")),
+    ] = None,
+    minutes: opt.Minutes = None,
+    steps: opt.Steps = None,
+    resume: opt.ResumeTraining = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Train a model again with images that operators accepted; the old one stays unless the new one is no worse."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap.commands.retrain import retrain as run
+
+    with out.events() as events:
+        report = run(model, data, store, output, minutes=minutes, steps=steps, resume=resume, events=events)
+    out.result(report.to_dict(), tables.show_retraining)

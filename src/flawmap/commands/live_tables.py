@@ -39,3 +39,16 @@ def show_results(console: Console, report: dict[str, Any]) -> None:
 
 def show_export_of_results(console: Console, report: dict[str, Any]) -> None:
     print_line(console, f"{report['results']} results written to {report['written']}")
+
+
+def show_retraining(console: Console, report: dict[str, Any]) -> None:
+    facts(
+        console,
+        [
+            ("model", report["model"]),
+            ("before", report["before"]),
+            ("images", f"{report['accepted']} accepted images joined"),
+            ("self-check", f"smaller defects in {report['smaller']} rows, only larger ones in {report['larger']}"),
+            ("to calibrate", ", ".join(report["points"]) or None),
+        ],
+    )
