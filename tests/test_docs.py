@@ -24,8 +24,9 @@ from flawmap.methods.config import Config
 from flawmap.methods.table import METHODS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "README.ja.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ["README.md", "docs/going-live.md", "docs/usage.md"]  # pages whose commands and Python blocks make one walk
+SAME = {"README.ja.md": "README.md"}  # pages that show the blocks of another one
 
 # Pictures that are made by a script and kept: without them the script must be there.
 MADE = {"docs/images/demo.png": "examples/demo_picture.py", "docs/images/page.png": "examples/page_picture.py"}
@@ -197,7 +198,13 @@ def test_every_command_is_known(block: Block, command: str) -> None:
         assert words[1].startswith(("examples/", "benchmarks/"))
     else:
         assert words[0] == "flawmap", f"{where}: neither run nor named in ELSEWHERE: {command}"
-        assert REAL in command or block.page in RUN, f"{where}: {block.page} is not among the pages that are run"
+        assert REAL in command or SAME.get(block.page, block.page) in RUN, f"{where}: {block.page} is not among the pages that are run"
+
+
+def test_both_readmes_show_the_same_commands() -> None:
+    """The Japanese page has the English one's blocks, so they are run with it."""
+    for page, other in SAME.items():
+        assert [block.text for block in blocks(ROOT / page)] == [block.text for block in blocks(ROOT / other)]
 
 
 def test_what_runs_elsewhere_is_shown() -> None:
