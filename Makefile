@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types check quick check-float32 reproduce bench bench-float32 bench-long wheels clean
+.PHONY: demo test lint types site check quick check-float32 reproduce bench bench-float32 bench-long wheels clean
 
 demo: $(VENV)/installed
 	$(BIN)/flawmap demo
 
-test: lint types check
+test: lint types site check
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -18,6 +18,10 @@ lint: $(VENV)/installed-dev
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
+
+# The documentation as a site, in site/; a broken link fails it.
+site: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Tests, doctests of the source, and the commands that the documentation shows.
 check: $(VENV)/installed-dev

@@ -198,7 +198,9 @@ def test_every_command_is_known(block: Block, command: str) -> None:
         assert words[1].startswith(("examples/", "benchmarks/"))
     else:
         assert words[0] == "flawmap", f"{where}: neither run nor named in ELSEWHERE: {command}"
-        assert REAL in command or SAME.get(block.page, block.page) in RUN, f"{where}: {block.page} is not among the pages that are run"
+        assert REAL in command or SAME.get(block.page, block.page) in RUN, (
+            f"{where}: {block.page} is not among the pages that are run"
+        )
 
 
 def test_both_readmes_show_the_same_commands() -> None:
