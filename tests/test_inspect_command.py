@@ -161,6 +161,8 @@ def test_inspection_files_equal_the_inspection(model: Path, tree: Path, tmp_path
         if row.error is not None:
             continue
         inspection = detector.inspect(path)
+        pictures = record.pop("pictures")
+        assert (out / f"{pictures}_mask.png").is_file()
         assert record == inspection.to_dict()
         assert (row.score, row.verdict) == (inspection.score, inspection.verdict)
         assert (row.regions, row.flawed_pixels) == (len(inspection.regions), int(inspection.mask.sum()))

@@ -15,7 +15,7 @@ from flawmap.commands import tables
 from flawmap.commands.console import Output
 from flawmap.commands.decisions import calibrate, monitor
 from flawmap.commands.experiments import reproduce
-from flawmap.commands.live import export, results, retrain, serve, watch
+from flawmap.commands.live import export, report, results, retrain, serve, watch
 from flawmap.commands.outputs import FLAWS_FOUND, SOME_FAILED, InspectionOutputs
 from flawmap.core.runtime import Runtime
 
@@ -244,6 +244,7 @@ def evaluate(
 
 app.command(short_help="Set the threshold by good images of today.")(calibrate)
 app.command(short_help="Compare images of today with the calibration.")(monitor)
+app.command(short_help="Make pages of an inspection.")(report)
 app.command(short_help="Export a model for another engine.")(export)
 app.command(short_help="Serve models over HTTP.")(serve)
 app.command(short_help="Inspect what comes to a folder.")(watch)

@@ -123,7 +123,7 @@ def _inspect_all(
             if isinstance(result, InputError):
                 record = records.fail(item.path, str(result), item.page)
             else:
-                record = records.add(result, item.page)
+                record = records.add(result, item.page, item.target)
             done[item] = _row_of(record)
             for note in done[item].notes:
                 log.info("%s: %s", item, note)

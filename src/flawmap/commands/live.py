@@ -1,5 +1,5 @@
-"""The arguments of the commands that take a model to the line: `export`, `serve`, `watch`, `results` and
-`retrain`."""
+"""The arguments of the commands that take a model to the line: `report`, `export`, `serve`, `watch`,
+`results` and `retrain`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,27 @@ from flawmap.commands import options as opt
 from flawmap.commands.console import Output
 from flawmap.commands.outputs import SOME_FAILED
 from flawmap.core.runtime import Runtime
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of `flawmap inspect`.")],
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help=opt.help_of("The model that inspected, for good scores and the guarantee.", otherwise="none")
+        ),
+    ] = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Pages of an inspection that open without internet: figures, and pictures with the worst image first."""
+    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    from flawmap.commands.report import report as run
+
+    with out.events() as events:
+        made = run(folder, model, events=events)
+    out.result(made, tables.show_report)
 
 
 def export(

@@ -52,3 +52,11 @@ def show_retraining(console: Console, report: dict[str, Any]) -> None:
             ("to calibrate", ", ".join(report["points"]) or None),
         ],
     )
+
+
+def show_report(console: Console, report: dict[str, Any]) -> None:
+    more = f" and {len(report['pages']) - 1} more" if len(report["pages"]) > 1 else ""
+    unread = f", {report['unreadable']} could not be read" if report["unreadable"] else ""
+    print_line(
+        console, f"{report['images']} images, {report['flawed']} flawed{unread}; look at {report['pages'][0]}{more}"
+    )

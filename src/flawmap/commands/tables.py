@@ -248,7 +248,9 @@ def show_points(console: Console, report: dict[str, Any]) -> None:
         mask = "" if point["mask"] is None else f"{point['mask']:.4g}"
         mark = "*" if name == report["active"] else ""
         zone = "" if point["zone"] is None else f"{point['zone']['pixels']:,} pixels"
-        table.add_row(mark, name, f"{point['threshold']:.6g}", mask, str(point["area"]), zone, _rule(point["found"]))
+        table.add_row(
+            mark, name, f"{point['threshold']:.6g}", mask, str(point["area"]), zone, rule_text(point["found"])
+        )
     console.print(table)
 
 
@@ -257,7 +259,7 @@ def _threshold(report: dict[str, Any]) -> str:
     if point is None:
         return "none"
     name = "" if report["active"] == "default" else f" ({report['active']})"
-    return f"{point['threshold']:.6g}{name}  {_rule(point['found'])}"
+    return f"{point['threshold']:.6g}{name}  {rule_text(point['found'])}"
 
 
 def _scoring(config: dict[str, Any], border: list[float] | None) -> str:
@@ -322,7 +324,7 @@ def show_reproduction(console: Console, report: dict[str, Any]) -> None:
     print_line(console, f"look at {report['page']}")
 
 
-def _rule(found: dict[str, Any]) -> str:
+def rule_text(found: dict[str, Any]) -> str:
     """How an operating point was found."""
     rule = found.get("rule")
     if rule not in ("largest", "quantile", "conformal"):

@@ -196,6 +196,31 @@ def drift_figure(
     save_figure(figure, path)
 
 
+def scores_figure(
+    ok: Sequence[float], flawed: Sequence[float], calibrated: Sequence[float], threshold: float, path: Path
+) -> None:
+    """Histogram of the scores of images by their verdicts, of the calibration's good ones, and the threshold.
+
+    Args:
+        ok, flawed: scores of inspected images. calibrated: of held-out good images; empty: none are known.
+        path: the PNG file to write; its folder exists.
+    """
+    figure = blank_figure(8.4, 3.2)
+    axes = figure.subplots()
+    every = [*ok, *flawed, *calibrated, threshold]
+    bins = np.linspace(min(every), max(every) * 1.001 + 1e-12, 41).tolist()
+    axes.hist([list(ok), list(flawed)], bins=bins, stacked=True, color=(COLOURS[2], COLOURS[1]), label=("ok", "flawed"))
+    if calibrated:
+        weights = np.full(len(calibrated), max(1, len(ok) + len(flawed)) / len(calibrated))
+        label = f"{len(calibrated)} calibrated good images, to scale"
+        axes.hist(list(calibrated), bins=bins, weights=weights, histtype="step", color=INK, linewidth=1.2, label=label)
+    axes.axvline(threshold, color=COLOURS[1], linewidth=1.4, linestyle="--", label="threshold")
+    axes.set(xlabel="score", ylabel="images")
+    axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), fontsize=8)
+    dress(axes)
+    save_figure(figure, path)
+
+
 def _lowest_rate(curves: Mapping[str, Curve]) -> float:
     """The power of ten at which the logarithmic axis starts: 1e-5 to 0.1, and no curve has a lower point."""
     rates = [curve.false_positive_rate for curve in curves.values()]

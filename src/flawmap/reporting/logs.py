@@ -80,9 +80,10 @@ class InspectionLog:
             raise
         return self
 
-    def add(self, inspection: Inspection, page: int | None = None) -> dict[str, Any]:
-        """One line for an image, or for a page of it; returns the line."""
-        return self._append(inspection.to_dict(), page)
+    def add(self, inspection: Inspection, page: int | None = None, pictures: Path | None = None) -> dict[str, Any]:
+        """One line for an image, or for a page of it; returns the line. pictures: their path without endings."""
+        where = {} if pictures is None else {"pictures": pictures.as_posix()}
+        return self._append(inspection.to_dict() | where, page)
 
     def fail(self, path: Path | str, message: str, page: int | None = None) -> dict[str, Any]:
         """One line for an image that could not be read: its path and why; returns the line."""

@@ -103,7 +103,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A report. facts: (name, value). heat: the ends of the residuals' colours in words."""
+    """A report. facts: (name, value). heat: the ends of the residuals' colours in words. links: (text, file beside it)
+    of the other pages."""
 
     title: str
     lead: str
@@ -112,6 +113,7 @@ class Page:
     figures: tuple[Figure, ...] = ()
     sections: tuple[Section, ...] = ()
     footer: str = ""
+    links: tuple[tuple[str, str], ...] = ()
     heat: tuple[str, str] = ("low", "high")
 
 

@@ -56,3 +56,26 @@ box.addEventListener("keydown", (event) => {
   }
 });
 box.addEventListener("close", () => buttons[place].focus());
+
+/* A click on a heading sorts its table, a second one the other way round. */
+const numeric = (text) => Number.parseFloat(text.replaceAll(",", "").replace("\u2212", "-").replace(/^[<>] /, ""));
+for (const table of document.querySelectorAll("table")) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const name = head.textContent;
+    const sort = () => {
+      const down = head.getAttribute("aria-sort") !== "descending";
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const value = (row) => row.cells[column].textContent.trim();
+      const rows = [...table.tBodies[0].rows];
+      const numbers = rows.every((row) => !Number.isNaN(numeric(value(row))) || value(row) === "\u2013");
+      const order = (a, b) => numbers ? (numeric(value(a)) || 0) - (numeric(value(b)) || 0) : value(a).localeCompare(value(b), "en", { numeric: true });
+      rows.sort((a, b) => (down ? -1 : 1) * order(a, b));
+      table.tBodies[0].append(...rows);
+    };
+    const made = button(name, `Sort by ${name}`, sort);
+    made.className = "sort";
+    head.replaceChildren(made);
+  });
+}
