@@ -63,9 +63,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(made: Path, store: Path, port: int = 0, token: str | None = None) -> Iterator[str]:
+def serving(made: Path, store: Path, port: int = 0, token: str | None = None, *, keep: bool = True) -> Iterator[str]:
     """The service on a thread, and its address."""
-    service = Service.of(loaded_models([made / "cloth.flawmap"], Runtime("cpu", "float32")), Store(store))
+    models = loaded_models([made / "cloth.flawmap"], Runtime("cpu", "float32"))
+    service = Service.of(models, Store(store), keep=keep)
     server = Server(service, token=token, port=port)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -198,6 +199,36 @@ def test_the_line_is_followed_and_a_lost_connection_comes_back(made: Path, tmp_p
         page.wait_for_function("document.getElementById('connection').textContent === 'connected'")
         httpx.post(f"{address}/v1/inspect", params={"name": "afterwards"}, content=content)
         page.wait_for_function("document.getElementById('results').textContent.includes('afterwards')")
+
+
+def test_without_a_map_the_figures_are_shown(made: Path, tmp_path: Path, page: Any) -> None:
+    """A service that keeps no images: the page says so, and shows verdict and regions all the same."""
+    with serving(made, tmp_path, keep=False) as address:
+        page.goto(address)
+        page.set_input_files("#files", str(made / "flawed.png"))
+        page.wait_for_function("document.querySelector('figcaption').textContent.includes('not kept')")
+        result = httpx.get(f"{address}/v1/results").json()[0]
+        assert page.locator("#regions tbody tr").count() == len(result["regions"])
+        assert page.inner_text("#verdict") == ("NG: flawed" if result["verdict"] == "flawed" else "OK")
+
+
+def test_an_image_of_twenty_megapixels_is_looked_at(made: Path, tmp_path: Path, page: Any) -> None:
+    """It is inspected by bands, shown with its map, decided in the browser, zoomed and moved."""
+    tile = np.asarray(Image.open(made / "good.png"))
+    large = np.tile(tile, (-(-4000 // tile.shape[0]), -(-5000 // tile.shape[1])))[:4000, :5000].copy()
+    large[2000:2040, 2500:2560] = 255
+    write_image(tmp_path / "large.png", large)
+    page.set_default_timeout(120_000)
+    with serving(made, tmp_path / "store") as address:
+        page.goto(address)
+        sent(page, tmp_path / "large.png")
+        assert page.evaluate("window.flawmap.active.mask.length") == 20_000_000
+        page.locator("#regions tbody tr").first.click()
+        assert page.evaluate("window.flawmap.active.view.scale") > 0.3
+        page.focus(".pane canvas")
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("0")
+        assert page.evaluate("window.flawmap.active.view.scale") < 0.3
 
 
 def test_a_token_is_asked_for(made: Path, tmp_path: Path, page: Any) -> None:

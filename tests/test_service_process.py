@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -163,6 +164,23 @@ def test_it_ends_in_good_order(made: Path, tmp_path: Path) -> None:
         assert process.wait(60) in (0, -signal.SIGTERM)
         assert answers[0].status_code == 200
         assert all("score" in entry for entry in answers[0].json()["results"])
+
+
+@pytest.mark.slow
+def test_a_client_that_hangs_up_harms_nobody(made: Path, tmp_path: Path) -> None:
+    """In the middle of a body, and before the answer: nothing is left behind, and the next image is answered."""
+    content = next((made / "good").iterdir()).read_bytes()
+    with running(made / "m.flawmap", tmp_path) as (_, address):
+        host, port = address.removeprefix("http://").split(":")
+        head = f"POST /v1/inspect HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+        for part in (head[:20], head, head + content[:100], head + content):
+            with socket.create_connection((host, int(port))) as client:
+                client.sendall(part)
+        assert httpx.post(f"{address}/v1/inspect", content=content).status_code == 200
+        end = time.monotonic() + 20
+        while list((tmp_path / "incoming").iterdir()) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert list((tmp_path / "incoming").iterdir()) == []
 
 
 @pytest.mark.slow
