@@ -24,7 +24,7 @@ from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.exported import read_exported
-from flawmap.scoring.model_file import load_artifact
+from flawmap.scoring.model_file import load_artifact, version_hash
 
 SMALL: dict[str, Any] = {
     "model": {"patch": 32},
@@ -106,6 +106,7 @@ def test_every_command_takes_it(made: Path, tmp_path: Path, capsys: pytest.Captu
         assert main(["calibrate", str(made / name), *given]) == 0
         before, after = read_exported(made / name)[1], read_exported(target)[1]
         assert before == after
+        assert version_hash(target) != version_hash(made / name), "another threshold is another model"
         assert load_artifact(target).threshold == 3
 
 

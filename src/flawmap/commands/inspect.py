@@ -15,7 +15,7 @@ from flawmap.commands.inspection_items import Item, Pages, bytes_needed, items_o
 from flawmap.commands.outputs import InspectionOutputs, usable_folder
 from flawmap.core.errors import ConfigError, InputError, OutputError
 from flawmap.core.events import SILENT, Events
-from flawmap.core.files import clean_stale_parts, sha256_of
+from flawmap.core.files import clean_stale_parts
 from flawmap.core.parallel import parallel_map
 from flawmap.core.records import Inspection
 from flawmap.core.runtime import Runtime
@@ -24,7 +24,7 @@ from flawmap.imaging.threads import one_opencv_thread
 from flawmap.reporting.logs import InspectionLog
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.inspection import InspectionBuilder
-from flawmap.scoring.model_file import load_artifact
+from flawmap.scoring.model_file import load_artifact, model_sha256
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _inspect_item(detector: Detector, item: Item, out: Path, outputs: Inspection
 def _identity(model: Path, detector: Detector, outputs: InspectionOutputs) -> dict[str, Any]:
     """What decides the results of a run; a run with another identity does not go on with its results."""
     return {
-        "model_sha256": sha256_of(model),
+        "model_sha256": model_sha256(model),
         "point": detector.artifact.active,
         "precision": detector.precision_name,
         "engine": detector.runtime.engine,

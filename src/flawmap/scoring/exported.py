@@ -69,6 +69,11 @@ def read_exported(path: Path) -> tuple[str, Graph]:
     return text, graph
 
 
+def identity_of(path: Path) -> Path:
+    """The file that changes with any part of a model: OpenVINO's header holds the digest of all three files."""
+    return path.with_suffix(".json") if SUFFIXES.get(path.suffix.lower()) == "openvino" else path
+
+
 def check_exported(path: Path, text: str, graph: Graph) -> None:
     """Raises ArtifactError where the header or the network is not what was written; text: of the header."""
     header = dict(json.loads(text))

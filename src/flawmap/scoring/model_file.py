@@ -25,7 +25,7 @@ from flawmap.methods.overrides import override, parse
 from flawmap.nets.engines import Graph
 from flawmap.scoring.borders import BorderProfile, border_corrected
 from flawmap.scoring.evidence import EvidenceProfile
-from flawmap.scoring.exported import SUFFIXES, check_exported, read_exported, write_exported
+from flawmap.scoring.exported import SUFFIXES, check_exported, identity_of, read_exported, write_exported
 from flawmap.scoring.operating_point import OperatingPoint
 
 FORMAT = 4
@@ -305,4 +305,9 @@ def _header(path: Path, text: str) -> dict[str, Any]:
 
 def version_hash(path: Path) -> str:
     """Twelve hexadecimal digits that name this very file in reports."""
-    return sha256_of(path)[:12]
+    return model_sha256(path)[:12]
+
+
+def model_sha256(path: Path) -> str:
+    """The SHA-256 that names a model: of its file, or of the one of several that holds a digest over all."""
+    return sha256_of(identity_of(path))

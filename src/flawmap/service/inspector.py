@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from flawmap.core.errors import ConfigError, FlawmapError, InputError
-from flawmap.core.files import sha256_of
 from flawmap.core.parallel import LARGE_PIXELS, ImagePool
 from flawmap.core.records import MappedInspection
 from flawmap.core.runtime import Runtime
 from flawmap.imaging.codecs import read_header
 from flawmap.imaging.morphology import outline_of
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.model_file import Artifact, load_artifact
+from flawmap.scoring.model_file import Artifact, load_artifact, model_sha256
 from flawmap.service.store import Result, Store, new_id
 
 NAME_LENGTH = 200  # letters of a sender's name for an image
@@ -52,7 +51,7 @@ class Model:
             )
         first = Detector.of(artifact, runtime)
         points = {point: replace(first, artifact=artifact.at_point(point)) for point in artifact.points}
-        return cls(name, path, sha256_of(path), points, artifact.active)
+        return cls(name, path, model_sha256(path), points, artifact.active)
 
     @property
     def artifact(self) -> Artifact:
