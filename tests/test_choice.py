@@ -172,6 +172,40 @@ def test_a_resumed_training_keeps_its_choice(good: Path, tmp_path: Path, monkeyp
     assert not (tmp_path / "m.choice.json").exists()
 
 
+def test_a_resumed_training_does_not_return_to_what_failed(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first candidate's long training fails, the second one's is interrupted: it goes on, from its checkpoint."""
+    config = config_of("method.name=ssim", "method.name=l2", training={"checkpoint_minutes": 1e-9})
+    place, tried = tmp_path / "m.flawmap", list[str]()
+    fit = METHODS["ssim"].fit
+
+    def late(config: Config, *rest: Any) -> Any:
+        if config.training.steps == 4:
+            tried.append("ssim")
+            raise TrainingError("the loss turned nan")
+        return fit(config, *rest)
+
+    monkeypatch.setitem(METHODS, "ssim", Method(METHODS["ssim"].settings, late, METHODS["ssim"].scorer))
+    monkeypatch.setattr("flawmap.commands.trials.best_of", lambda trials: [one.candidate for one in trials])
+    real = gradient._row
+
+    def interrupted(run: Any, *rest: Any) -> None:
+        real(run, *rest)
+        if run.steps == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gradient, "_row", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            flawmap.train(good, place, config)
+    assert (tmp_path / "m.checkpoint").exists()
+    report = flawmap.train(good, place, config, resume=True)
+    assert tried == ["ssim"]
+    assert report.artifact.config.method.name == "l2"
+    assert report.artifact.provenance["choice"]["chosen"] == "method.name=l2"
+
+
 def test_looks_compare_states_and_keep_the_last_of_equals(good: Path, tmp_path: Path) -> None:
     """States at even distances are judged, and which one was kept is told."""
     config = config_of(choice={"looks": 2, "candidates": []}, training={"steps": 40})

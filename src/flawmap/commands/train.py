@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawmap.commands.outputs import usable_folder
-from flawmap.commands.trials import Fit, Looks, best_state, chosen
+from flawmap.commands.trials import Fit, Looks, best_state, chosen, left_out
 from flawmap.core.device import choose_device, describe_machine, free_memory
 from flawmap.core.errors import InputError, TrainingError
 from flawmap.core.events import SILENT, Events
@@ -113,7 +113,11 @@ def train(
     choice = chosen(config, split, _trial_fit(supplies), record=record, resume=resume, index=index, events=events)
     with _listener(tensorboard, events) as listen:
         context = FitContext(None, checkpoint, resume, split.training_digest, listen)
-        config, state, tally, looks = _first_that_fits(choice.configs, split, supplies, context, events)
+        name, (state, tally), looks = _first_that_fits(
+            choice.configs, split, supplies, context, failed=partial(left_out, record), events=events
+        )
+    config = choice.configs[name]
+    choice = replace(choice, configs={name: config})
     state, compared = best_state(config, state, looks, split.train, events)
     provenance = _provenance(state, split, layout=dataset.layout, tally=tally, skipped=images.left_out)
     provenance["choice"] = choice.to_dict() | {"looks": compared}
@@ -144,14 +148,19 @@ def _first_that_fits(
     split: Split,
     supplies: Callable[[Config], PatchSourceFactory],
     context: FitContext,
+    *,
+    failed: Callable[[str], None],
     events: Events,
-) -> tuple[Config, State, LoadStatistics, Looks]:
-    """The first of the candidates whose training succeeds. Raises TrainingError if none does."""
+) -> tuple[str, tuple[State, LoadStatistics], Looks]:
+    """The first of the candidates whose training succeeds. Raises TrainingError if none does.
+
+    failed: told of each one whose training does not.
+    """
     for place, (name, config) in enumerate(configs.items(), start=1):
         looks = Looks()
         watched = replace(context, looks=config.choice.looks, on_look=looks.add)
         try:
-            return config, *_fitted(config, split, supplies(config), watched, events), looks
+            return name, _fitted(config, split, supplies(config), watched, events), looks
         except TrainingError as error:
             if place == len(configs):
                 raise
@@ -159,6 +168,7 @@ def _first_that_fits(
             context = replace(context, resume=False)
             if context.checkpoint is not None:
                 context.checkpoint.unlink(missing_ok=True)
+            failed(name)
     raise AssertionError("there is at least one candidate")
 
 

@@ -86,6 +86,14 @@ def chosen(
     return found
 
 
+def left_out(record: Path, candidate: str) -> None:
+    """Note in the file of a choice that a candidate's long training failed: whoever resumes goes on without it."""
+    if record.exists():
+        kept = json.loads(record.read_text(encoding="utf-8"))
+        del kept["configs"][candidate]
+        write_json(record, kept)
+
+
 def _trial(name: str, settings: Config, good: Sequence[ImageRegion], fit: Fit, events: Events) -> Trial:
     short = override(settings, {"training": _budget(settings)})
 
