@@ -13,7 +13,7 @@ import flawmap
 
 SOURCE = Path(flawmap.__file__).parent
 
-ROOMS = ("core", "imaging", "nets", "data", "methods", "scoring", "evaluation", "reporting", "commands")
+ROOMS = ("core", "imaging", "nets", "data", "methods", "scoring", "evaluation", "reporting", "service", "commands")
 LONGEST = 400  # lines of a file
 
 

@@ -260,7 +260,9 @@ def test_info_from_python(model: Path) -> None:
     """The header as it is in the file, without the histogram of good scores, and the hash that names the file."""
     said = commands_info.info(model)
     header = load_artifact(model).header()
-    assert len(header["calibration"].pop("scores")["counts"]) > 2
+    calibration = header.pop("calibrations")["default"]
+    assert len(calibration.pop("scores")["counts"]) > 2
+    assert said["calibration"] == calibration
     assert said["file"] == str(model)
     assert len(said["version"]) == 12
     assert {key: said[key] for key in header} == header
@@ -356,6 +358,7 @@ def test_a_reader_may_leave(cloth: Path, arguments: list[str]) -> None:
 COMMON = {"--json", "--quiet", "--verbose", "--help"}
 IMAGES = {"--mode", "--roi-box", "--roi-masks", "--config", "--set"}
 RUNTIME = {"--device", "--precision", "--engine", "--roi-masks"}
+STORE = {"--store", "--keep-images", "--keep-days", "--keep-gigabytes", "--mqtt", "--webhook"}
 OPTIONS = {
     "demo": COMMON | {"--output", "--minutes", "--seed"},
     "synth": COMMON | {"OUTPUT", "--kind", "--good", "--bad", "--size", "--seed"},
@@ -367,13 +370,25 @@ OPTIONS = {
     "calibrate": COMMON
     | RUNTIME - {"--engine"}
     | {"MODEL", "GOOD", "--output", "--alpha"}
-    | {"--set-threshold", "--name", "--list"},
+    | {"--set-threshold", "--name", "--list", "--zone"},
     "inspect": COMMON
     | RUNTIME
     | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw", "--resume"}
     | {"--page", "--pages", "--point"},
     "evaluate": COMMON | RUNTIME | {"MODEL", "DATASET", "--output", "--last", "--point"},
     "monitor": COMMON | RUNTIME | {"MODEL", "IMAGES", "--output", "--fail-on-drift"},
+    "report": COMMON | {"FOLDER", "MODEL"},
+    "export": COMMON | {"MODEL", "IMAGES", "--to", "--output", "--int8", "--most", "--roi-masks"},
+    "serve": (COMMON - {"--json"})
+    | RUNTIME
+    | STORE
+    | {"MODELS", "--host", "--port", "--token-file", "--allow-host", "--queue", "--max-megabytes"},
+    "watch": COMMON
+    | RUNTIME
+    | STORE
+    | {"MODEL", "FOLDER", "--point", "--settle", "--move-ok", "--move-flawed", "--move-failed", "--once"},
+    "results": COMMON | {"STORE", "--to", "--output", "--model", "--verdict", "--review", "--limit"},
+    "retrain": COMMON | {"MODEL", "DATA", "--store", "--output", "--minutes", "--steps", "--resume"},
     "reproduce": COMMON
     | {"WHAT", "--data", "--output", "--preset", "--minutes", "--steps", "--epochs", "--sets", "--methods", "--seeds"}
     | {"--features", "--feature-network", "--jobs", "--list", "--keep-models", "--device", "--precision"},
@@ -420,6 +435,12 @@ def test_commands() -> None:
         "evaluate",
         "calibrate",
         "monitor",
+        "report",
+        "export",
+        "serve",
+        "watch",
+        "results",
+        "retrain",
         "reproduce",
         "info",
         "weights",
@@ -446,7 +467,7 @@ def test_help_names_unit_and_default(run: Run, name: str) -> None:
         (entry,) = [entry for entry in entries if re.match(rf"(-., )?{option} ", entry)]
         assert len(parameter.help) > 5
         if not parameter.is_flag or parameter.secondary_opts:
-            assert "[default" in entry
+            assert "[default" in entry or (parameter.required and "[required]" in entry)
         if option in UNITS:
             assert UNITS[option] in entry.casefold()
 

@@ -133,4 +133,5 @@ def test_page_picture(trained: Path, tmp_path: Path) -> None:
     artifact = load_artifact(trained / "cloth.flawmap")
     save_artifact(artifact.with_point(OperatingPoint(threshold=1e-6)), tmp_path / "ssim.flawmap")
     assert load("page_picture").main([str(tmp_path), str(tmp_path / "page.png")]) == 0
-    assert Image.open(tmp_path / "page.png").size == (1280, 800)
+    with Image.open(tmp_path / "page.png") as picture:
+        assert picture.size == (1280, 800)
