@@ -17,12 +17,13 @@ from flawmap.core.events import SILENT, Events
 from flawmap.core.records import MappedInspection
 from flawmap.core.runtime import Runtime
 from flawmap.data.finding import find_images
+from flawmap.evaluation.scans import evenly
 from flawmap.methods.autoencoder import restored
 from flawmap.methods.interface import PatchScores
 from flawmap.methods.settings import AutoencoderSettings
 from flawmap.nets.export import Format, exported_graph
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.exported import SUFFIXES
+from flawmap.scoring.exported import SUFFIX
 from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact, version_hash
 from flawmap.scoring.operating_point import UNDECIDED
 
@@ -83,14 +84,13 @@ def export(
         ConfigError: the method has no network, or the engine cannot run it. InputError: no image, one cannot be read,
             or a package of the extra `export` is missing. ArtifactError: the export is not the same.
     """
-    target = output or model.with_suffix({form: suffix for suffix, form in SUFFIXES.items()}[to])
+    target = output or model.with_suffix(SUFFIX[to])
     artifact = load_artifact(model).with_roi_masks(roi_masks)
     if artifact.graph is not None:
         raise ConfigError(f"{model} is exported already; export from its .flawmap file")
     if not isinstance(artifact.config.method, AutoencoderSettings):
         raise ConfigError(f"the method {artifact.config.method.name} has no network to export; use its .flawmap file")
-    found = [image.path for image in find_images(images)]
-    chosen = [found[place] for place in np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).astype(int))]
+    chosen = evenly([image.path for image in find_images(images)], most)
     runtime = Runtime("cpu", "float32")
     original = Detector.of(artifact, runtime)
     samples = _patches(original, chosen) if int8 else ()
@@ -122,7 +122,7 @@ def _patches(detector: Detector, images: Sequence[Path]) -> list[Tensor]:
     watched = replace(detector, scorer=replace(detector.scorer, score=record))
     for image in images:
         watched.score(watched.read(image).pixels, path=image)
-    return [seen[place] for place in np.unique(np.linspace(0, len(seen) - 1, SAMPLES).astype(int))]
+    return evenly(seen, SAMPLES)
 
 
 def _compared(original: Detector, exported: Detector, images: Sequence[Path], events: Events) -> ExportReport:

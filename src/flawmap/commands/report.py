@@ -87,6 +87,23 @@ def _page(
     artifact: Artifact | None,
     model: Path | None,
 ) -> Page:
+    tables = (_all_images(good), *_unreadable(failed)) if place == 0 else ()
+    return Page(
+        title="Inspection",
+        lead="Every image with its score, the worst one first; found flaws are outlined in green.",
+        facts=tuple(_facts(good, failed, artifact, model)) if place == 0 else (),
+        tables=tables,
+        figures=tuple(_histogram(good, artifact)) if place == 0 else (),
+        sections=(Section(_heading(place, len(shown)), tuple(_pictures(folder, shown))),) if shown else (),
+        links=tuple((f"page {number}", name) for number, name in enumerate(names, start=1)) if len(names) > 1 else (),
+        footer="Scores are not rescaled; an image is flawed if its score lies above the threshold.",
+    )
+
+
+def _facts(
+    good: Sequence[Line], failed: Sequence[Line], artifact: Artifact | None, model: Path | None
+) -> list[tuple[str, str | Cell]]:
+    """What stands at the top of the first page."""
     flawed = sum(line["verdict"] == "flawed" for line in good)
     facts: list[tuple[str, str | Cell]] = [
         ("images", count(len(good))),
@@ -100,17 +117,7 @@ def _page(
         facts.append(("operating point", f"{artifact.active} {rule_text(artifact.operating_point.found)}"))
         facts.append(("model", f"{model}, version {version_hash(model)}" if model else ""))
         facts.append(("method", f"{artifact.config.method.name}, patches of {artifact.config.model.patch} pixels"))
-    tables = (_all_images(good), *_unreadable(failed)) if place == 0 else ()
-    return Page(
-        title="Inspection",
-        lead="Every image with its score, the worst one first; found flaws are outlined in green.",
-        facts=tuple(facts) if place == 0 else (),
-        tables=tables,
-        figures=tuple(_histogram(good, artifact)) if place == 0 else (),
-        sections=(Section(_heading(place, len(shown)), tuple(_pictures(folder, shown))),) if shown else (),
-        links=tuple((f"page {number}", name) for number, name in enumerate(names, start=1)) if len(names) > 1 else (),
-        footer="Scores are not rescaled; an image is flawed if its score lies above the threshold.",
-    )
+    return facts
 
 
 def _heading(place: int, shown: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from flawmap.commands.results import results
 from flawmap.commands.train import train
 from flawmap.core.errors import ConfigError, InputError, TrainingError
 from flawmap.core.events import SILENT, Events
@@ -130,8 +131,6 @@ def _settings(artifact: Artifact, minutes: float | None, steps: int | None) -> C
 
 def _accepted(store: Path, split: Split, index: ImageIndex) -> list[Path]:
     """Images of the store that an operator accepted, that are kept, and that the model has not seen; each once."""
-    from flawmap.commands.results import results  # noqa: PLC0415 - needs the extra `serve` no more than the store does
-
     found: dict[str, Path] = {}
     for row in results(store, review="accept"):
         path = (store / "files" / f"{row['id']}.image").resolve()

@@ -103,10 +103,10 @@ def each(function: Callable[[Item], Result | None], items: Sequence[Item]) -> li
     return results
 
 
-def evenly(areas: Sequence[ImageRegion], most: int) -> list[ImageRegion]:
-    """At most so many of these areas, from the first to the last at even distances."""
-    places = np.unique(np.linspace(0, len(areas) - 1, min(most, len(areas))).round().astype(int))
-    return [areas[place] for place in places]
+def evenly(items: Sequence[Result], most: int) -> list[Result]:
+    """At most so many of these (areas, files), from the first to the last at even distances."""
+    places = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int))
+    return [items[place] for place in places]
 
 
 def part_of(image: ImageRows, box: Box | None, settings: RegionOfInterest) -> tuple[ImageRows, Roi | None]:

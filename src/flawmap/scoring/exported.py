@@ -19,6 +19,9 @@ from flawmap.nets.engines import Graph
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino"}
 """File names of exported models, and their formats."""
 
+SUFFIX = {form: suffix for suffix, form in SUFFIXES.items()}
+"""The other way round."""
+
 _ENTRY = b"\n\x07flawmap\x12"  # of ONNX's metadata: field 1 with the key, and the tag of field 2, the value
 _METADATA = b"\x72"  # the tag of ModelProto.metadata_props
 
@@ -30,8 +33,7 @@ def write_exported(path: Path, header: dict[str, Any], graph: Graph) -> None:
         ArtifactError: the path's suffix is not that of the format.
     """
     if SUFFIXES.get(path.suffix.lower()) != graph.format:
-        suffix = {name: suffix for suffix, name in SUFFIXES.items()}[graph.format]
-        raise ArtifactError(f"a model exported to {graph.format} is a {suffix} file, got {path}")
+        raise ArtifactError(f"a model exported to {graph.format} is a {SUFFIX[graph.format]} file, got {path}")
     text = json.dumps(header | {DIGEST: _digest(header, graph)}, allow_nan=False)
     if graph.format == "onnx":
         _write(path, graph.model + _metadata(text.encode()))
