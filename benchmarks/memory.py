@@ -16,11 +16,12 @@ from pathlib import Path
 from flawmap.methods.overrides import override, to_toml
 from measuring import Row, parsed, parser, report, watched
 from paper import plan, runs
+from paper.sets import SETS, DataSet, chosen_sets
 
 MIB = 2**20
 
 
-def rows_of(dataset: plan.DataSet, data: Path, steps: int, work: Path) -> list[Row]:
+def rows_of(dataset: DataSet, data: Path, steps: int, work: Path) -> list[Row]:
     training = next(row for row in plan.trainings("all") if row.name == f"{dataset.key}-ssim-seed0")
     recipe = runs.RunContext(plan.ExperimentRequest(what="all"), data, work)
     config = override(recipe.config(training), {"training": {"steps": steps, "epochs": None}})
@@ -43,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("data", type=Path, help="the folder of the data sets")
     options.add_argument("--steps", type=int, default=40, help="of each training")
-    options.add_argument("--sets", default=",".join(dataset.key for dataset in plan.SETS))
+    options.add_argument("--sets", default=",".join(dataset.key for dataset in SETS))
     given = parsed(options, arguments)
     rows: list[Row] = []
-    for dataset in plan.chosen_sets(given.sets.split(",")):
+    for dataset in chosen_sets(given.sets.split(",")):
         with tempfile.TemporaryDirectory() as name:
             rows += rows_of(dataset, given.data, given.steps, Path(name))
     report(rows, given, steps=given.steps)

@@ -39,13 +39,11 @@ from paper.plan import (
     EXPERIMENTS,
     LONG_STEPS,
     METHODS,
-    SETS,
+    OWN,
     STEPS_A_MINUTE,
     Budget,
-    DataSet,
     ExperimentRequest,
     RunSpec,
-    chosen_sets,
     config_of,
     pictured,
     scorings,
@@ -55,6 +53,7 @@ from paper.plan import (
 )
 from paper.records import Record, read_record
 from paper.reproduce import all_records, reproduce
+from paper.sets import SETS, DataSet, chosen_sets
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +89,7 @@ def test_the_plan_has_no_repeats() -> None:
     everything = trainings(ALL)
     names = [training.name for training in everything]
     assert len(set(names)) == len(names) == 4 * 4 + 2 + (5 + 5 + 3 - 2) + 4 + 2
-    parts = {training.name for experiment in EXPERIMENTS for training in trainings(experiment)}
+    parts = {training.name for experiment in OWN for training in trainings(experiment)}
     assert parts == set(names)
     settings = [config_of(training, "fast", Budget(steps=1)).model_dump_json() for training in everything]
     assert len(set(zip(settings, (t.dataset.key for t in everything), strict=True))) == len(everything)

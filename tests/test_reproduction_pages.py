@@ -23,8 +23,9 @@ from flawmap.scoring.operating_point import OperatingPoint
 from paper import examples, figures, page
 from paper.claims import MARKS, PAPER, Claim, Printed, printed_cells
 from paper.page import Publication
-from paper.plan import METHODS, SETS, TABLE_2
+from paper.plan import METHODS, TABLE_2
 from paper.records import column_runs, main_runs, set_titles
+from paper.sets import SETS
 
 pytestmark = pytest.mark.slow
 

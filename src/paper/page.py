@@ -18,7 +18,9 @@ from flawmap.reporting.tables import MISSING, Table
 from flawmap.reporting.tables import markdown as tables_as_markdown
 from paper import tables
 from paper.claims import PAPER, Claim, Printed
-from paper.plan import METHODS
+from paper.literature import LITERATURE
+from paper.literature_table import literature_table
+from paper.plan import METHODS, series_of
 from paper.records import NOT_RUN, Record, set_titles
 
 SCHEMA = 1  # of reproduction.json
@@ -34,6 +36,7 @@ TITLES = {
     "table2": ("Table 2", "what latent dimension, window and patch change"),
     "ours": ("Ours", "the paper's method with what we add to it"),
     "timing": ("Timing", "how long it takes"),
+    "literature": ("Literature", "the systems that the paper is compared with, on the same images"),
 }
 EXAMPLES = (
     "ground truth is outlined in red, found regions in green. The first segmentation is at the model's own threshold, "
@@ -52,7 +55,7 @@ CAPTIONS = {
     "regions reaches the 75 % quantile, half of them the 50 % quantile, three quarters the 25 % quantile.",
     "table2": "dots are seeds, the line is their mean. Only verified numbers of the paper are drawn.",
 }
-DRAWN = tuple(key for key in TITLES if key not in ("ours", "timing"))
+DRAWN = tuple(key for key in TITLES if key not in ("ours", "timing", "literature"))
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,28 @@ class Publication:
     planned: Sequence[str] = ()
 
     def by_experiment(self) -> dict[str, Table]:
-        """The table of every experiment that has one."""
-        return {
-            "figure6": tables.areas_table(self.records, self.paper),
-            "figure7": tables.overlap_table(self.records, self.paper),
-            "table2": tables.sensitivity_table(self.records, self.paper),
-            "ours": tables.ours_table(self.records),
-            "timing": tables.timing_table(self.records, self.timing, self.paper),
-        }
+        """The table of every experiment that has one; the paper's own are left out where only literature was run."""
+        own, literature = self.own, self.literature
+        found: dict[str, Table] = {}
+        if own or not literature:
+            found = {
+                "figure6": tables.areas_table(own, self.paper),
+                "figure7": tables.overlap_table(own, self.paper),
+                "table2": tables.sensitivity_table(own, self.paper),
+                "ours": tables.ours_table(own),
+                "timing": tables.timing_table(own, self.timing, self.paper),
+            }
+        return found | ({LITERATURE: literature_table(literature)} if literature else {})
+
+    @property
+    def own(self) -> list[Record]:
+        """The records of the paper's own methods."""
+        return [record for record in self.records if series_of(record["name"]) != LITERATURE]
+
+    @property
+    def literature(self) -> list[Record]:
+        """The records of the systems that the paper is compared with."""
+        return [record for record in self.records if series_of(record["name"]) == LITERATURE]
 
     def lists(self) -> tuple[Table, ...]:
         """Every run, every metric of it, and every number of the paper."""
@@ -132,6 +149,8 @@ def page_of(publication: Publication) -> Page:
     chapters = []
     for key, (name, what) in TITLES.items():
         figures = _figures(key, publication)
+        if not figures and key not in by_experiment and not publication.own and publication.literature:
+            continue
         note = f"{NOT_RUN}: no picture" if key in DRAWN and not figures else ""
         own = (by_experiment[key],) if key in by_experiment else ()
         chapters.append(Section(f"{name}: {what}", figures=figures, tables=own, note=note, key=key, link=name))
@@ -164,7 +183,7 @@ def _facts(publication: Publication) -> tuple[tuple[str, str], ...]:
     records, verdicts = publication.records, [claim.holds for claim in publication.claims]
     sets, methods = ({record[key] for record in records} for key in ("set", "method"))
     missing = len(set(publication.planned) - {record["name"] for record in records})
-    hours = sum(record["training"]["seconds"] for record in records) / 3600
+    hours = sum(record["training"].get("seconds", 0) for record in records) / 3600
     dates = sorted({str(record["date"])[:10] for record in records})
     return (
         ("trainings", f"{len(records)}" + (f", {missing} of the plan {NOT_RUN}" if missing else "")),

@@ -17,13 +17,18 @@ from flawmap.core.settings import FeatureName, Preset
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset as settings_of
+from paper.literature import AS_IT_IS, BASE, COLLAPSING, EVIDENCE, LITERATURE, SYSTEMS, System, systems_for
+from paper.sets import FABRICS, SETS, DataSet, chosen_sets
 
-Experiment = Literal["figure1", "figure2", "figure3", "figure5", "figure6", "figure7", "table2", "ours", "timing"]
+Experiment = Literal[
+    "figure1", "figure2", "figure3", "figure5", "figure6", "figure7", "table2", "ours", "timing", "literature"
+]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
+OWN = tuple(name for name in EXPERIMENTS if name != LITERATURE)  # those of the paper's own methods
 ALL = "all"
+"""Every experiment of the paper's own methods."""
 METHODS = {"l2": "l2", "vae": "VAE", "fm": "FM", "ssim": "SSIM"}
 """Names for readers by key, in the paper's order."""
-FABRICS = ("fabric03", "fabric04")
 
 
 class Axis(NamedTuple):
@@ -54,67 +59,8 @@ STEPS_A_MINUTE = 210  # about, on one core; for the plan's total
 MATCHING = {"alexnet": 1.0, "squeezenet": 1e-8}
 """The weight of feature matching by its network: the paper's 1 for AlexNet. The activations of the SqueezeNet at hand
 are larger by orders of magnitude: on good patches 1e-8 makes its term about as large as that of the pixels."""
-COLLAPSING: dict[str, Any] = {"training": {"plateau_steps": 0, "learning_rate": 5e-4}}
-"""A variational autoencoder on faint texture: a code costs more KL divergence than it saves error, so a constant one is
-best, and a training that stays there is a result. The others' learning rate of 2e-3 lets it diverge after that."""
 OURS: dict[str, Any] = {"training": {"corrupt": 0.7}}
 """What our own recipe adds to the training; `scorings` says how it is scored."""
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set of the experiments.
-
-    key: its short name. folder: below the folder of all data sets. title: its name for readers, with details after a
-    comma or in brackets. changes: laid over a preset's settings for every training on it. residual: our own way to
-    score it, laid over a method's; chosen by flaws pasted into good images, see `benchmarks/choose.py`.
-    """
-
-    key: str
-    folder: str
-    title: str
-    changes: Mapping[str, Any] = field(hash=False)
-    residual: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    @property
-    def short(self) -> str:
-        """The title without its details."""
-        return self.title.partition(",")[0].partition(" (")[0]
-
-
-_FABRIC = {"split": {"last": 5}}
-_WEAVE_RESIDUAL = {"ssim": {"window": "gaussian", "size": 11}, "smoothing": 4, "border_correction": True}
-SETS: tuple[DataSet, ...] = (
-    DataSet(
-        "nanotwice",
-        "nanotwice",
-        "NanoTWICE (nanofibres)",
-        {"method": {"latent": 500}},
-        {"ssim": {"window": "uniform", "size": 11}, "smoothing": 8, "border_correction": True},
-    ),
-    DataSet(
-        "grid",
-        "mvtec_grid_512",
-        "MVTec AD grid, scale 0.5",
-        {"images": {"scale": 0.5}, "split": {"last": 60}},
-        _WEAVE_RESIDUAL,
-    ),
-    DataSet(
-        "fabric03",
-        "aitex_fabric03",
-        "AITEX fabric 03 (plain weave)",
-        {"images": {"roi": {"box": (1280, 0, 4050, 256)}}, **_FABRIC},
-        _WEAVE_RESIDUAL,
-    ),
-    DataSet(
-        "fabric04",
-        "aitex_fabric04",
-        "AITEX fabric 04 (twill)",
-        {"images": {"roi": {"box": (640, 0, 4050, 256)}}, **_FABRIC},
-        _WEAVE_RESIDUAL,
-    ),
-)
-"""The most important one first; fabric 04, on which nothing was chosen, last."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +78,18 @@ class RunSpec:
         """Whether it is a cell of table 2, trained for a shorter time."""
         return series_of(self.name) == "table2"
 
+    @property
+    def system(self) -> System | None:
+        """The system of the literature that is trained; None: a training of the paper's own methods."""
+        series, _, rest = self.name.partition(f"-{self.dataset.key}-")
+        return SYSTEMS[rest.rpartition("-seed")[0]] if series == LITERATURE else None
+
 
 def series_of(name: str) -> str:
-    """What a training of this name belongs to: "table2", "ours", or "figures" for the four methods as they are."""
+    """What a training of this name belongs to: "table2", "ours", "literature", or "figures" for the four methods as
+    they are."""
     before, _, _ = name.partition("-")
-    return before if before in ("table2", "ours") else "figures"
+    return before if before in ("table2", "ours", LITERATURE) else "figures"
 
 
 @dataclass(frozen=True)
@@ -165,49 +118,45 @@ def trainings(
     what: str,
     *,
     sets: Sequence[DataSet] = SETS,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] = (),
     seeds: int = 3,
 ) -> tuple[RunSpec, ...]:
     """The trainings of an experiment, or of `all` of them, each once, in the order in which they are best done.
 
     Args:
-        sets, methods: only these are used.
+        sets, methods: only these are used; no methods: all.
         seeds: how many, for SSIM on NanoTWICE in figures 6 and 7; everything else has seed 0.
     Raises:
         ConfigError: an unknown experiment or method, or fewer than one seed.
     """
     if what not in (*EXPERIMENTS, ALL):
         raise ConfigError(f"there is no experiment {what!r}; the experiments are {', '.join(EXPERIMENTS)} and {ALL}")
-    unknown = [name for name in methods if name not in METHODS]
+    known = dict.fromkeys(system.method for system in SYSTEMS.values()) if what == LITERATURE else METHODS
+    unknown = [name for name in methods if name not in known]
     if unknown:
-        raise ConfigError(f"there is no method {unknown[0]!r}; the methods are {', '.join(METHODS)}")
+        raise ConfigError(f"there is no method {unknown[0]!r}; the methods are {', '.join(known)}")
     if seeds < 1:
         raise ConfigError(f"seeds counts how often SSIM is trained and must be at least 1, got {seeds}")
     wanted: dict[str, RunSpec] = {}
-    for experiment in EXPERIMENTS if what == ALL else (what,):
+    for experiment in OWN if what == ALL else (what,):
         for dataset in sets:
             for training in _rows(experiment, dataset, seeds):
-                if training.method in methods:
+                if not methods or training.method in methods:
                     wanted.setdefault(training.name, training)
     order = [dataset.key for dataset in sets]
     return tuple(sorted(wanted.values(), key=lambda one: (one.cell, order.index(one.dataset.key), one.seed)))
-
-
-def chosen_sets(keys: Sequence[str], sets: Sequence[DataSet] = SETS) -> tuple[DataSet, ...]:
-    """The data sets of these keys, in the table's order; no keys: all. Raises ConfigError over an unknown key."""
-    known = {dataset.key: dataset for dataset in sets}
-    unknown = [key for key in keys if key not in known]
-    if unknown:
-        raise ConfigError(f"there is no set {unknown[0]!r}; the sets are {', '.join(known)}")
-    return tuple(dataset for dataset in sets if not keys or dataset.key in keys)
 
 
 def scorings(training: RunSpec) -> dict[str, dict[str, Any]]:
     """Ways to score one training: what is laid over its settings.
 
     "faithful": as the paper scores. "smoothed": our own for the set, where there is one. A cell of table 2 keeps its
-    own window.
+    own window. A system of the literature is scored by its residual as it is, and by evidence, which also decides.
     """
+    if training.system is not None:
+        return {"faithful": AS_IT_IS, EVIDENCE: {}} | {
+            name: dict(changes) for name, changes in training.system.scorings.items()
+        }
     own = {name: value for name, value in training.dataset.residual.items() if not (training.cell and name == "ssim")}
     return {"faithful": {}} | ({"smoothed": {"residual": own}} if own else {})
 
@@ -218,6 +167,8 @@ def usual_budget(training: RunSpec, preset: Preset) -> Budget:
         return Budget(epochs=200)
     if series_of(training.name) == "ours":
         return Budget(steps=OURS_STEPS)
+    if training.system is not None:
+        return Budget(steps=training.system.steps)
     return Budget(steps=CELL_STEPS if training.cell else LONG_STEPS.get(training.dataset.key, SET_STEPS))
 
 
@@ -234,7 +185,8 @@ def config_of(
     given = budget if budget is not None and budget.changes else usual_budget(training, preset)
     config = settings_of(preset, training.method)
     own = {"training": {"seed": training.seed, **given.changes}}
-    for changes in (training.dataset.changes, training.changes, own, settings or {}):
+    system = {} if training.system is None else BASE
+    for changes in (training.dataset.changes_for(config.method), system, training.changes, own, settings or {}):
         config = override(config, dict(changes))
     return config
 
@@ -273,12 +225,12 @@ class ExperimentRequest:
 
     @property
     def experiments(self) -> tuple[str, ...]:
-        return EXPERIMENTS if self.what == ALL else (self.what,)
+        return OWN if self.what == ALL else (self.what,)
 
     def trainings(self) -> tuple[RunSpec, ...]:
         """Raises ConfigError over an unknown experiment, set or method."""
         sets = chosen_sets(self.sets, self.table)
-        return trainings(self.what, sets=sets, methods=self.methods or tuple(METHODS), seeds=self.seeds)
+        return trainings(self.what, sets=sets, methods=self.methods, seeds=self.seeds)
 
     def command(self) -> str:
         """What a user types to get the same, without the folders and files of this machine."""
@@ -311,6 +263,12 @@ def _rows(experiment: str, dataset: DataSet, seeds: int) -> list[RunSpec]:
     if experiment == "ours":
         names = {seed: f"ours-{dataset.key}-seed{seed}" for seed in range(repeats)}
         return [RunSpec(name, dataset, "ssim", seed, OURS) for seed, name in names.items()]
+    if experiment == LITERATURE:
+        return [
+            RunSpec(f"{LITERATURE}-{dataset.key}-{key}-seed{seed}", dataset, system.method, seed, system.changes)
+            for key, system in systems_for(dataset.key).items()
+            for seed in range(repeats if system.spread else 1)
+        ]
     return []
 
 

@@ -13,7 +13,8 @@ from statistics import mean
 from typing import Any
 
 from flawmap.core.errors import InputError
-from paper.plan import OPTIMUM, SETS, series_of
+from paper.plan import OPTIMUM, series_of
+from paper.sets import SETS
 
 Record = Mapping[str, Any]
 """One training and its values, as JSON's types."""

@@ -24,18 +24,16 @@ from paper.claims import Claim, claims, comparison
 from paper.plan import (
     ALL,
     BOARDS_STEPS,
-    FABRICS,
     STEPS_A_MINUTE,
-    DataSet,
     ExperimentRequest,
     RunSpec,
-    chosen_sets,
     pictured,
     trainings,
     usual_budget,
 )
 from paper.records import FAITHFUL, SCHEMA, Record, read_record
 from paper.runs import RunContext, perform
+from paper.sets import FABRICS, DataSet, chosen_sets
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +122,7 @@ def plan_row(training: RunSpec, context: RunContext) -> dict[str, Any]:
         "title": training.dataset.title,
         "method": training.method,
         "seed": training.seed,
-        "latent": config.method.model_dump()["latent"],
+        "latent": config.method.model_dump().get("latent"),
         "budget": budget.changes,
         "state": "done" if context.record(training).exists() else state,
     }
@@ -170,7 +168,8 @@ def perform_all(
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, and hang
-    with ProcessPoolExecutor(jobs, spawn, torch.set_num_threads, (threads,)) as pool:
+    # A process for each training: what one leaves in memory is not counted as the next one's.
+    with ProcessPoolExecutor(jobs, spawn, torch.set_num_threads, (threads,), max_tasks_per_child=1) as pool:
         running = {pool.submit(perform, row, context): row for row in rows}
         try:
             for number, future in enumerate(as_completed(running), start=1):

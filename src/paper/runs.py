@@ -10,6 +10,7 @@ import csv
 import datetime
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,9 +37,11 @@ from flawmap.evaluation.histograms import ScoreHistogram
 from flawmap.evaluation.metrics import PixelMetrics, image_metrics, overlap_quantiles
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override, parse
+from flawmap.methods.table import METHODS
 from flawmap.reporting.logs import write_json
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact
+from paper.literature import EVIDENCE
 from paper.plan import MATCHING, ExperimentRequest, RunSpec, config_of, scorings
 from paper.records import FAITHFUL, SCHEMA, read_record
 
@@ -62,9 +65,10 @@ class RunContext:
         own: dict[str, Any] = {"training": {"device": asked.runtime.device, "precision": asked.runtime.precision}}
         given = {"weights": asked.features, "network": asked.feature_network}
         features = {name: value for name, value in given.items() if value is not None}
-        if training.method == "fm" and features:
-            network = asked.feature_network or FeatureSettings().network
-            own["method"] = {"features": features, "feature_weight": MATCHING[network]}
+        if features and "features" in METHODS[training.method].settings.model_fields:
+            own["method"] = {"features": features}
+        if features and training.method == "fm":
+            own["method"]["feature_weight"] = MATCHING[asked.feature_network or FeatureSettings().network]
         return override(config_of(training, asked.preset, asked.budget, asked.settings), own)
 
     def folder(self, training: RunSpec) -> Path:
@@ -93,12 +97,16 @@ def perform(training: RunSpec, context: RunContext, *, events: Events = SILENT) 
         _refuse_others(parse(record["settings"]), config, place)
         return record
     writable_folder(place.parent)
+    seconds = None
     if model.exists():
         _refuse_others(load_artifact(model).config, config, model)
     else:
-        resume = model.with_suffix(".checkpoint").exists()
+        resume, started = model.with_suffix(".checkpoint").exists(), time.monotonic()
         train(context.folder(training), model, config, resume=resume, events=Named(events, training.name))
+        seconds = None if resume else round(time.monotonic() - started, 1)
     record = record_of(training, context, load_artifact(model), events)
+    if training.system is not None:
+        record["system"] |= {"seconds_to_model": seconds, "peak_memory": peak_memory()}
     write_json(place, record)
     return record
 
@@ -113,7 +121,9 @@ def record_of(training: RunSpec, context: RunContext, artifact: Artifact, events
     detectors = detectors_of(artifact, ways, **areas, runtime=context.request.runtime)
     samples = unseen_samples(dataset, split)
     pools = score_all(detectors, samples, events)
-    return {
+    system = training.system
+    decided = {} if system is None else {"system": {"title": system.title, **pools[EVIDENCE].decision()}}
+    return decided | {
         "schema": SCHEMA,
         "name": training.name,
         "set": training.dataset.key,
@@ -126,9 +136,9 @@ def record_of(training: RunSpec, context: RunContext, artifact: Artifact, events
         "date": datetime.date.today().isoformat(),
         "machine": provenance["machine"],
         "versions": provenance["versions"],
-        "training": {**provenance["training"], "history": history_of(context.model(training))},
+        "training": {**provenance.get("training", {}), "history": history_of(context.model(training))},
         "settings": without_paths(artifact.config).model_dump(mode="json"),
-        "seconds_per_image": seconds_per_image(detectors[FAITHFUL], samples),
+        "seconds_per_image": seconds_per_image(detectors.get(EVIDENCE, detectors[FAITHFUL]), samples),
         "features": features_of(artifact),
         "scorings": {
             name: {"changes": ways[name], "threshold": detectors[name].artifact.threshold, **pool.result()}
@@ -145,12 +155,13 @@ class Pool:
     """The counts of one way of scoring over the images so far.
 
     defective: pixels of the defective images, as the paper counts. everything: those and the good test images.
-    scores: (score, defective) of each image.
+    scores: (score, defective) of each image. flagged: whether each was called flawed.
     """
 
     defective: PixelMetrics = field(default_factory=PixelMetrics)
     everything: PixelMetrics = field(default_factory=PixelMetrics)
     scores: list[tuple[float, bool]] = field(default_factory=list)
+    flagged: list[bool] = field(default_factory=list)
 
     def add(self, case: Case) -> None:
         """Count an image; one whose flaws all lie outside the region of interest counts for nothing."""
@@ -158,6 +169,7 @@ class Pool:
             return
         flawed = case.label == "defective"
         self.scores.append((case.inspection.score, flawed))
+        self.flagged.append(case.inspection.verdict == "flawed")
         if case.truth is None:
             return
         found = (case.inspection.residual, case.truth, case.explained.inside)
@@ -180,6 +192,14 @@ class Pool:
             "histogram": histogram_of(self.defective.histogram),
         }
 
+    def decision(self) -> dict[str, list[int]]:
+        """How many defective images were called flawed, and how many good ones, each with their number."""
+        flags = {
+            defective: [flag for (_, label), flag in zip(self.scores, self.flagged, strict=True) if label == defective]
+            for defective in (True, False)
+        }
+        return {name: [sum(flags[label]), len(flags[label])] for name, label in (("found", True), ("rejected", False))}
+
 
 def detectors_of(
     artifact: Artifact,
@@ -198,7 +218,7 @@ def detectors_of(
         if not changes:
             detectors[name] = Detector.of(artifact, runtime)
             continue
-        bare = replace(artifact, config=override(artifact.config, changes), points={}, border=None)
+        bare = replace(artifact, config=override(artifact.config, changes), points={}, border=None, evidence=None)
         detectors[name] = calibrated(Detector.of(bare, runtime), training, held_out)
     return detectors
 
@@ -288,6 +308,16 @@ def seconds_per_image(detector: Detector, samples: Sequence[Sample]) -> dict[str
     if not timed:
         return None
     return {"median": round(median_high(timed), 4), "least": round(min(timed), 4), "images": len(timed)}
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process had at most since its start; None where the system does not say."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def features_of(artifact: Artifact) -> dict[str, str] | None:

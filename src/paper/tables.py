@@ -74,7 +74,7 @@ def overlap_table(records: Sequence[Record], paper: Sequence[Printed]) -> Table:
     rows: list[Row] = []
     for set_name, title in set_titles(records).items():
         for method, name in [*METHODS.items(), *((name, name) for name in _other_systems(paper, "figure7", set_name))]:
-            found = [overlap for run in main_runs(records, set_name, method) if (overlap := _overlap(run))]
+            found = [overlap for run in main_runs(records, set_name, method) if (overlap := quantiles_of(run))]
             ours: Row = (Cell(NOT_RUN, numeric=False) if method in METHODS else MISSING, "", "")
             if found:
                 ours = tuple(percent(float(quantile)) for quantile in np.mean(found, axis=0))
@@ -117,17 +117,17 @@ def ours_table(records: Sequence[Record]) -> Table:
         for run in sorted(runs, key=lambda run: (series_of(run["name"]), run["seed"])):
             for scoring, scored in run["scorings"].items():
                 metrics, bounds = scored["metrics"], (scored.get("intervals") or {}).get("auroc")
-                overlap = _overlap(run, scoring)
+                overlap = quantiles_of(run, scoring)
                 rows.append(
                     (
                         title,
                         _changes(run["changes"]) or MISSING,
                         _changes(scored["changes"]) or MISSING,
                         Cell(str(run["seed"])),
-                        _number(metrics["auroc"]),
+                        finite(metrics["auroc"]),
                         "" if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}",
-                        _number(metrics["average_precision"], 3),
-                        _number(metrics["au_pro_30"], 3),
+                        finite(metrics["average_precision"], 3),
+                        finite(metrics["au_pro_30"], 3),
                         *(("", "", "") if overlap is None else (number(fraction, 3) for fraction in overlap)),
                     )
                 )
@@ -177,10 +177,10 @@ def runs_table(records: Sequence[Record], planned: Sequence[str] = ()) -> Table:
                 Cell(str(record["seed"])),
                 str(record["preset"]),
                 _changes(record["changes"]) or MISSING,
-                count(training["patches"]),
-                number(training["seconds"] / 60, 1),
-                _number(training["loss"]),
-                _number(training["validation_loss"]),
+                count(training.get("patches")),
+                number(training["seconds"] / 60 if "seconds" in training else None, 1),
+                finite(training.get("loss")),
+                finite(training.get("validation_loss")),
                 str(record["date"]),
             )
         )
@@ -200,7 +200,7 @@ def metrics_table(records: Sequence[Record]) -> Table:
             metrics, whole = scored["metrics"], scored.get("metrics_with_good") or {}
             values = [*(metrics.get(name) for name in RUN_METRICS), whole.get("auroc")]
             image = metrics.get("image_auroc", whole.get("image_auroc"))
-            cells = [_number(value) for value in (*values, image)]
+            cells = [finite(value) for value in (*values, image)]
             rows.append((str(record["name"]), scoring, *cells, count(metrics.get("images"))))
     columns = (
         *("run", "scored", *(PIXEL_METRICS[name].short for name in RUN_METRICS)),
@@ -263,7 +263,7 @@ def _interval(runs: Sequence[Record]) -> str:
     return "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
-def _overlap(run: Record, scoring: str = FAITHFUL) -> tuple[float, float, float] | None:
+def quantiles_of(run: Record, scoring: str = FAITHFUL) -> tuple[float, float, float] | None:
     """The three quantiles at the curve's rate that comes nearest to 5 %."""
     for curve in curves_of([run], "overlap", scoring):
         place = int(np.argmin(np.abs(np.asarray(curve["rates"]) - OVERLAP_RATE)))
@@ -298,7 +298,7 @@ def _changes(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} = {MISSING if value is None else value}" for name, value in flat(changes).items())
 
 
-def _number(value: float | None, digits: int = DECIMALS) -> Cell:
+def finite(value: float | None, digits: int = DECIMALS) -> Cell:
     """A value of a record; one that is not finite counts as missing."""
     return number(value if value is not None and math.isfinite(value) else None, digits)
 

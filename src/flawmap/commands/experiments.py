@@ -15,7 +15,9 @@ from flawmap.commands.outputs import SOME_FAILED
 from flawmap.core.errors import ConfigError
 from flawmap.core.runtime import Runtime
 
-What = Literal["figure1", "figure2", "figure3", "figure5", "figure6", "figure7", "table2", "ours", "timing", "all"]
+What = Literal[
+    "figure1", "figure2", "figure3", "figure5", "figure6", "figure7", "table2", "ours", "timing", "literature", "all"
+]
 
 
 def reproduce(

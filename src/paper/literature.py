@@ -1,0 +1,66 @@
+"""The systems that the paper is compared with or speaks of, each as a method with its settings. No torch.
+
+All are trained on the same images, and share evidence, calibration and decision with our default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from flawmap.methods.presets import PRESETS
+from paper.sets import FABRICS
+
+LITERATURE = "literature"
+EVIDENCE = "evidence"  # the way of scoring that decides
+BASE: dict[str, Any] = {
+    **{section: PRESETS["auto"][section] for section in ("evidence", "threshold")},
+    "split": {"validation": None},  # as many good images as the decision needs
+}
+"""What decides, for every system alike: laid over a preset and a data set's settings."""
+AS_IT_IS: dict[str, Any] = {
+    "evidence": {"enabled": False},
+    "threshold": {"rule": "quantile", "mask": "threshold"},
+}
+"""The way of scoring that maps a system's own residual."""
+COLLAPSING: dict[str, Any] = {"training": {"plateau_steps": 0, "learning_rate": 5e-4}}
+"""A variational autoencoder on faint texture: a code costs more KL divergence than it saves error, so a constant one is
+best, and a training that stays there is a result. The others' learning rate of 2e-3 lets it diverge after that."""
+STEPS = 2000  # parameter updates of gradient training: about 10 minutes on one core for an autoencoder
+
+
+class System(NamedTuple):
+    """A system of the literature.
+
+    title: for readers. source: who proposed it. method: ours. changes: its settings. steps: parameter updates, where it
+    is trained by them. spread: whether several seeds show how far its trainings differ. scorings: further ways to
+    score.
+    """
+
+    title: str
+    source: str
+    method: str
+    changes: Mapping[str, Any] = {}
+    steps: int = STEPS
+    spread: bool = False
+    scorings: Mapping[str, Mapping[str, Any]] = {}
+
+
+SYSTEMS: dict[str, System] = {
+    "ssim": System("SSIM autoencoder", "Bergmann et al. 2019", "ssim"),
+    "l2": System("l2 autoencoder", "Bergmann et al. 2019", "l2"),
+    "vae": System("variational autoencoder", "An and Cho 2015", "vae"),
+    "fm": System("feature matching", "Dosovitskiy and Brox 2016", "fm"),
+    "gmm": System("Gaussian mixtures", "Böttger and Ulrich 2016", "gmm", {"tiling": {"stride": 96}}),
+}
+"""Ours first, then in the order in which the paper speaks of them."""
+
+
+def systems_for(set_name: str) -> dict[str, System]:
+    """The systems with the settings that they need on a data set."""
+    return {
+        key: system._replace(changes={**system.changes, **COLLAPSING})
+        if system.method == "vae" and set_name in FABRICS
+        else system
+        for key, system in SYSTEMS.items()
+    }
