@@ -38,7 +38,8 @@ NUMERIC := bootstrap borders calibration corruption detector engines evaluation 
 check-float32: $(VENV)/installed-dev
 	$(FLOAT32) $(BIN)/python -m pytest -n auto $(NUMERIC:%=tests/test_%.py)
 
-# The paper's experiments on real images, then SSIM and l2 on NanoTWICE for as long as the paper trained: hours.
+# The paper's experiments on real images, then SSIM and l2 on NanoTWICE for as long as the paper trained, then
+# the systems of the literature: hours.
 # Goes on where it was stopped. FLAWMAP_DATA names the data sets' folder.
 SQUEEZENET := $(FLAWMAP_DATA)/weights/squeezenet1_0_imagenet.safetensors
 reproduce: $(VENV)/installed-dev
@@ -46,6 +47,8 @@ reproduce: $(VENV)/installed-dev
 		--features $(SQUEEZENET) --feature-network squeezenet
 	$(BIN)/flawmap reproduce figure6 --data $(FLAWMAP_DATA) -o docs/reproduction/paper --preset paper \
 		--sets nanotwice --methods l2,ssim --seeds 1
+	$(BIN)/flawmap reproduce literature --data $(FLAWMAP_DATA) -o docs/reproduction/literature \
+		--features $(SQUEEZENET) --feature-network squeezenet --jobs 2
 
 # Every table of docs/performance.md but the long ones, in a quarter of an hour. Wants a quiet machine.
 bench: $(VENV)/installed-dev

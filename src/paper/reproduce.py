@@ -123,7 +123,7 @@ def plan_row(training: RunSpec, context: RunContext) -> dict[str, Any]:
         "method": training.method,
         "seed": training.seed,
         "latent": config.method.model_dump().get("latent"),
-        "budget": budget.changes,
+        "budget": budget.changes if config.method.gradual else {},
         "state": "done" if context.record(training).exists() else state,
     }
 

@@ -21,7 +21,7 @@ What = Literal[
 
 
 def reproduce(
-    what: Annotated[What, typer.Argument(help="Figure or table of the paper, timing, or all.")],
+    what: Annotated[What, typer.Argument(help="Figure or table of the paper, timing, all of these; literature.")],
     data: Annotated[Path, typer.Option("--data", help="Folder of the data sets' folders.")] = Path("data"),
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write and to go on in.")] = Path(
         "reproduction"
@@ -39,11 +39,11 @@ def reproduce(
     sets: Annotated[
         str, typer.Option(help=opt.help_of("nanotwice, grid, fabric03, fabric04, by comma.", otherwise="all"))
     ] = "",
-    methods: Annotated[str, typer.Option(help=opt.help_of("l2, vae, fm, ssim, by comma.", otherwise="all"))] = "",
+    methods: Annotated[str, typer.Option(help=opt.help_of("Methods by comma, such as l2,ssim.", otherwise="all"))] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of SSIM on NanoTWICE for figures 6 and 7.")] = 3,
     features: Annotated[
         Path | None,
-        typer.Option(help=opt.help_of("File of the pretrained network for fm.", otherwise="the one that was fetched")),
+        typer.Option(help=opt.help_of("File of the pretrained network.", otherwise="the one that was fetched")),
     ] = None,
     feature_network: opt.FeatureNetwork = None,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at once; they divide the cores.")] = 1,

@@ -1,0 +1,121 @@
+"""`flawmap reproduce literature`: the systems that the paper is compared with, on the same images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flawmap
+from flawmap.core.errors import ConfigError
+from flawmap.core.runtime import Runtime
+from paper import page
+from paper.claims import PAPER
+from paper.literature import EVIDENCE, SYSTEMS
+from paper.literature_table import literature_table
+from paper.page import Publication
+from paper.plan import ALL, Budget, ExperimentRequest, RunSpec, config_of, scorings, series_of, trainings
+from paper.records import FAITHFUL, read_record
+from paper.reproduce import reproduce
+from paper.sets import SETS, DataSet
+
+CLOTH = DataSet("grid", "cloth", "Cloth", {"split": {"last": 2}, "method": {"latent": 8}})
+SMALL: dict[str, Any] = {
+    "model": {"patch": 32},
+    "tiling": {"stride": 16},
+    "evidence": {"scales": [1.0, 2.0]},
+    "training": {"batch": 4, "precision": "float32"},
+}
+PLAN = trainings("literature")
+
+
+def test_every_system_is_trained_on_every_set() -> None:
+    """Once each, and several times where its trainings differ; the paper's own experiments leave them out."""
+    assert {(run.dataset.key, run.system.title) for run in PLAN if run.system is not None} == {
+        (dataset.key, system.title) for dataset in SETS for system in SYSTEMS.values()
+    }
+    assert (
+        len({run.name for run in PLAN}) == len(PLAN) == 4 * len(SYSTEMS) + 2 * sum(s.spread for s in SYSTEMS.values())
+    )
+    assert {series_of(run.name) for run in PLAN} == {"literature"}
+    assert "literature" not in {series_of(run.name) for run in trainings(ALL)}
+    assert [run.name for run in trainings("literature", sets=SETS[:1], methods=("gmm",))] == [
+        "literature-nanotwice-gmm-seed0"
+    ]
+
+
+@pytest.mark.parametrize("training", PLAN, ids=lambda training: training.name)
+def test_all_decide_alike(training: RunSpec) -> None:
+    """Evidence, calibration and roles are those of the default, whatever the system; a set keeps its settings."""
+    config, default = config_of(training, "fast"), flawmap.preset("auto")
+    assert config.method.name == training.method
+    assert (config.threshold, config.split.validation) == (default.threshold, None)
+    assert config.evidence.enabled
+    assert config.images.roi.box == training.dataset.changes.get("images", {}).get("roi", {}).get("box")
+    assert list(scorings(training))[:2] == [FAITHFUL, EVIDENCE]
+
+
+def test_an_unknown_method_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        trainings("literature", methods=("halcon",))
+    assert str(caught.value).startswith("there is no method 'halcon'; the methods are ssim, l2, vae, fm, gmm")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Two systems on cloth."""
+    folder = tmp_path_factory.mktemp("literature")
+    flawmap.synth(folder / "data" / "cloth", "cloth", good=8, bad=3, size=(96, 80), seed=1)
+    asked = ExperimentRequest(
+        what="literature",
+        budget=Budget(steps=3),
+        table=(CLOTH,),
+        methods=("l2", "gmm"),
+        settings=SMALL,
+        runtime=Runtime("cpu", "float32"),
+        seeds=1,
+    )
+    return folder / "out", reproduce(asked, folder / "data", folder / "out")
+
+
+def test_a_record_holds_what_was_found_decided_and_spent(made: tuple[Path, dict[str, Any]]) -> None:
+    """Beside the figures of every record: decisions at the own operating point, minutes, memory."""
+    out, result = made
+    assert result["failed"] == []
+    assert [row["state"] for row in result["plan"]] == ["done", "done"]
+    for key in ("l2", "gmm"):
+        record = read_record(out / "records" / f"literature-grid-{key}-seed0.json")
+        system = record["system"]
+        assert system["title"] == SYSTEMS[key].title
+        assert (system["found"][1], system["rejected"][1]) == (3, 4)
+        assert 0 <= system["found"][0] <= 3
+        assert system["seconds_to_model"] > 0
+        assert system["peak_memory"] is None or system["peak_memory"] > 10**8
+        assert list(record["scorings"]) == [FAITHFUL, EVIDENCE]
+        assert record["scorings"][FAITHFUL]["metrics"] != record["scorings"][EVIDENCE]["metrics"]
+
+
+def test_the_page_shows_them_alone(made: tuple[Path, dict[str, Any]]) -> None:
+    """One row for each way of scoring; the paper's own figures, which were not run, take no room."""
+    out, result = made
+    text = Path(result["page"]).read_text(encoding="utf-8")
+    assert "The systems of the literature" in text
+    assert "Figure 6" not in text
+    records = [read_record(path) for path in sorted((out / "records").glob("*.json"))]
+    table = literature_table(records)
+    assert [(row[1], row[3]) for row in table.rows] == [
+        ("Gaussian mixtures", "as it is"),
+        ("Gaussian mixtures", "evidence"),
+        ("l2 autoencoder", "as it is"),
+        ("l2 autoencoder", "evidence"),
+    ]
+    assert "## The systems of the literature" in page.markdown(Publication(records, paper=PAPER))
+
+
+def test_weights_are_named(made: tuple[Path, dict[str, Any]]) -> None:
+    """A system that borrows a network's features says which, at every figure."""
+    out, _ = made
+    record = read_record(out / "records" / "literature-grid-l2-seed0.json")
+    borrowed = record | {"features": {"network": "squeezenet", "sha256": "0123456789"}}
+    assert literature_table([borrowed]).rows[0][1] == "l2 autoencoder (squeezenet, weights 01234567)"
