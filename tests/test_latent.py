@@ -30,7 +30,7 @@ from flawmap.methods import latent
 from flawmap.methods.autoencoder import build_network, fit, restored
 from flawmap.methods.config import Config
 from flawmap.methods.interface import FitContext, State
-from flawmap.methods.latent import MEASURES, NEAREST, Latent, nearest_distribution, nearest_mean
+from flawmap.methods.latent import COMPARED, MEASURES, Latent, nearest_distribution, nearest_mean
 from flawmap.methods.overrides import override, parse
 from flawmap.methods.residuals import Decoded, residual_of
 from flawmap.nets.variational import LOG_VARIANCE, Posterior, VariationalAutoencoder, bhattacharyya
@@ -99,6 +99,10 @@ def measured(name: LatentName, posterior: Posterior, good: Posterior | None) -> 
     if name == "kl":
         prior = Independent(Normal(torch.zeros(means.shape[1]).double(), torch.ones(means.shape[1]).double()), 1)
         return kl_divergence(q, prior).numpy()
+    if name == "relative_kl":
+        assert good is not None
+        ours, theirs = measured("kl", posterior, None), measured("kl", good, None)
+        return np.abs(ours - theirs.mean()) / theirs.std(ddof=1)
     if name == "norm":
         return np.linalg.norm(means, axis=1)
     assert good is not None
@@ -161,6 +165,17 @@ def test_a_patch_that_is_kept_has_the_distance_0_and_one_more_patch_never_adds_t
     assert (measure(Latent(posterior, good)) > 0).all()
 
 
+def test_a_divergence_below_that_of_good_patches_is_as_unusual_as_one_above() -> None:
+    """A patch at the prior itself has the least KL divergence, and a large relative one; all good alike: finite."""
+    good = posterior_of(50)
+    zero = torch.zeros(1, D, 1, 1)
+    plain, usual = Latent(Posterior(zero, zero), good), MEASURES["kl"](Latent(good))
+    assert MEASURES["kl"](plain).item() == 0
+    assert MEASURES["relative_kl"](plain).item() == pytest.approx(float(usual.mean() / usual.std()), rel=1e-5)
+    alike = Latent(posterior_of(3), Posterior(zero.expand(4, -1, -1, -1), zero.expand(4, -1, -1, -1)))
+    assert MEASURES["relative_kl"](alike).isfinite().all()
+
+
 # --- what a fit keeps
 
 
@@ -202,7 +217,7 @@ def test_a_model_without_them_maps_the_measures_that_need_none(tmp_path: Path) -
     image = image_of()
     for name in ("kl", "norm", "l2", "probability"):
         assert np.array_equal(detector_of(older, name).score(image), detector_of(state, name).score(image))
-    for name in NEAREST:
+    for name in COMPARED:
         with pytest.raises(ArtifactError) as caught:
             detector_of(older, name)
         assert str(caught.value) == (

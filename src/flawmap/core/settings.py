@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 PATCH_SIDES = (32, 64, 128, 256)
 
 Preset = Literal["paper", "fast", "auto"]
-LatentName = Literal["kl", "norm", "euclidean", "bhattacharyya"]
+LatentName = Literal["kl", "relative_kl", "norm", "euclidean", "bhattacharyya"]
 ResidualName = Literal["l2", "ssim", "luminance", "contrast", "structure", "probability", LatentName]
 FeatureName = Literal["alexnet", "squeezenet"]
 

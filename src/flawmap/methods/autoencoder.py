@@ -21,7 +21,7 @@ from flawmap.core.settings import LATENT, WINDOWED
 from flawmap.methods.config import Config
 from flawmap.methods.gradient import Objective, Trained, train
 from flawmap.methods.interface import FitContext, Patches, PatchScorer, PatchScores, State
-from flawmap.methods.latent import NEAREST, Latent, encoded, good_posterior, without_good
+from flawmap.methods.latent import COMPARED, Latent, encoded, good_posterior, without_good
 from flawmap.methods.losses import loss_of
 from flawmap.methods.residuals import Decoded, residual_of
 from flawmap.methods.settings import AutoencoderSettings, FeatureMatchingSettings, VariationalSettings
@@ -195,18 +195,18 @@ def measured(
     tensors: of the model, which hold the distributions of good patches.
 
     Raises:
-        ArtifactError: they do not, and a residual measures the distance to them.
+        ArtifactError: they do not, and a residual compares with them.
     """
     assert isinstance(network, VariationalAutoencoder)  # the settings refuse other networks
     names, device = [part.name for part in config.parts], network.noise.device
-    nearest = next((name for name in NEAREST if name in names), None)
-    good = None if nearest is None else good_posterior(tensors, nearest, device)
-    compared = any(name not in LATENT for name in names)
+    needing = next((name for name in COMPARED if name in names), None)
+    good = None if needing is None else good_posterior(tensors, needing, device)
+    decodes = any(name not in LATENT for name in names)
 
     def both(patches: Tensor) -> Decoded:
         with autocast(device, precision):
             posterior = network.encode(patches.contiguous(memory_format=torch.channels_last))
-        decoded = decode(patches) if compared else Decoded(None)
+        decoded = decode(patches) if decodes else Decoded(None)
         return decoded._replace(latent=Latent(posterior, good))
 
     return both

@@ -1,14 +1,15 @@
 """How unlike good patches a patch is by its latent distribution Q(z|x) alone; the decoder is disregarded.
 
-A measure gives one value for a patch. Two measures compare Q(z|x) with the prior N(0, I); two others take the distance
-to the nearest of the distributions of good training patches, which a fit keeps beside the network's weights.
+A measure gives one value for a patch. Some compare Q(z|x) with the prior N(0, I), others with the distributions of good
+training patches, which a fit keeps beside the network's weights.
 
 Shapes: N patches, M good patches, D latent dimension.
 
 References:
     Soukup and Pinetz 2018, Reliably decoding autoencoders' latent spaces for one-class learning image inspection
     scenarios (as Bergmann et al. 2019 describe it: the KL divergence of encoder distribution and prior); Vasilev et
-    al. 2018, q-Space novelty detection with variational autoencoders, arXiv:1806.02997, for the distances.
+    al. 2018, q-Space novelty detection with variational autoencoders, arXiv:1806.02997, for the distances. The
+    two-sided comparison of KL divergences with those of good patches is ours.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from flawmap.nets.variational import Posterior, VariationalAutoencoder, bhattach
 
 GOOD_PATCHES = 1000  # M
 BATCH = 32  # patches at once
+LEAST_SPREAD = 1e-6  # nats; below it all good patches have one latent distribution
 PREFIX = "good."  # of the names of their tensors
 
 
@@ -39,6 +41,16 @@ class Latent(NamedTuple):
 
 Measure = Callable[[Latent], Tensor]
 """(N,) at least 0; larger is worse."""
+
+
+def relative_kl(latent: Latent) -> Tensor:
+    """How far the KL divergence from the prior is from that of good patches, in their standard deviations: (N,).
+
+    Either side counts: a flaw that is plainer than the texture lies closer to the prior than good patches do.
+    """
+    assert latent.good is not None
+    spread, usual = torch.std_mean(kl_to_prior(latent.good))
+    return (kl_to_prior(latent.posterior) - usual).abs() / spread.clamp(min=LEAST_SPREAD)
 
 
 def mean_norm(latent: Latent) -> Tensor:
@@ -63,11 +75,12 @@ def nearest_distribution(latent: Latent) -> Tensor:
 
 MEASURES: dict[LatentName, Measure] = {
     "kl": lambda latent: kl_to_prior(latent.posterior),
+    "relative_kl": relative_kl,
     "norm": mean_norm,
     "euclidean": nearest_mean,
     "bhattacharyya": nearest_distribution,
 }
-NEAREST: tuple[LatentName, ...] = ("euclidean", "bhattacharyya")
+COMPARED: tuple[LatentName, ...] = ("relative_kl", "euclidean", "bhattacharyya")
 """Measures that need the distributions of good patches."""
 
 
