@@ -375,7 +375,7 @@ OPTIONS = {
     | RUNTIME
     | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw", "--resume"}
     | {"--page", "--pages", "--point"},
-    "evaluate": COMMON | RUNTIME | {"MODEL", "DATASET", "--output", "--last", "--point"},
+    "evaluate": COMMON | RUNTIME | {"MODEL", "DATASET", "--output", "--last", "--point", "--set"},
     "monitor": COMMON | RUNTIME | {"MODEL", "IMAGES", "--output", "--fail-on-drift"},
     "report": COMMON | {"FOLDER", "MODEL"},
     "export": COMMON | {"MODEL", "IMAGES", "--to", "--output", "--int8", "--most", "--roi-masks"},

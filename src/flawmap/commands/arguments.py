@@ -221,6 +221,7 @@ def evaluate(
     last: opt.Last = None,
     point: opt.Point = None,
     roi_masks: opt.RoiMasksHere = None,
+    changes: opt.SetScoring = None,
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
     engine: opt.Engine = "auto",
@@ -231,11 +232,19 @@ def evaluate(
     """Measure a model on labelled images: metrics, ROC curve, and a page of its best and worst cases."""
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
     from flawmap.commands.evaluate import evaluate_model as run
+    from flawmap.methods.overrides import all_assigned
 
     with out.events() as events:
-        runtime = Runtime(device, precision, engine)
         evaluation = run(
-            model, dataset, output, last=last, point=point, runtime=runtime, roi_masks=roi_masks, events=events
+            model,
+            dataset,
+            output,
+            last=last,
+            point=point,
+            runtime=Runtime(device, precision, engine),
+            roi_masks=roi_masks,
+            changes=all_assigned(changes or ()),
+            events=events,
         )
     out.result({"folder": str(output), **evaluation.to_dict()}, tables.show_evaluation)
     if evaluation.unreadable:

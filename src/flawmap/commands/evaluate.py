@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def evaluate_model(
     point: str | None = None,
     runtime: Runtime | None = None,
     roi_masks: Path | None = None,
+    changes: Mapping[str, Any] | None = None,
     events: Events = SILENT,
 ) -> Evaluation:
     """Measure a model on a labelled set: `metrics.json`, `roc.png`, and `index.html` with its best and worst cases.
@@ -42,8 +44,11 @@ def evaluate_model(
         last: count the last N good training images by name as good test images; refused if the model saw one.
         point: the operating point that decides; None: the model's own.
         roi_masks: the folder of masks on this machine, for a model whose region of interest is a folder of masks.
+        changes: other settings of scoring, such as the residual; the model's threshold then does not count.
+    Raises:
+        ConfigError: the changes are none of scoring, see `Artifact.rescored`, or the engine cannot run the model.
     """
-    artifact = load_artifact(model).at_point(point).with_roi_masks(roi_masks)
+    artifact = load_artifact(model).at_point(point).with_roi_masks(roi_masks).rescored(dict(changes or {}))
     detector = Detector.of(artifact, runtime or Runtime())
     dataset = find_dataset(path)
     root = dataset.root.parent if dataset.root.is_file() else dataset.root  # paths in a manifest are relative to it

@@ -123,6 +123,12 @@ Page = Annotated[
     typer.Option(min=1, help=help_of("Page of files with several, counted from 1.", otherwise="files have one page")),
 ]
 Pages = Annotated[bool, switch("pages", "Inspect every page of files with several.")]
+SetScoring = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Score by another setting, as residual.name=l2. [default: none]"
+    ),
+]
 Last = Annotated[
     int | None,
     typer.Option(

@@ -7,18 +7,22 @@ unknown keys fail and name the nearest known one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PATCH_SIDES = (32, 64, 128, 256)
 
 Preset = Literal["paper", "fast", "auto"]
-ResidualName = Literal["l2", "ssim", "luminance", "contrast", "structure", "probability"]
+LatentName = Literal["kl", "relative_kl", "norm", "euclidean", "bhattacharyya"]
+ResidualName = Literal["l2", "ssim", "luminance", "contrast", "structure", "probability", LatentName]
 FeatureName = Literal["alexnet", "squeezenet"]
 
 WINDOWED = ("ssim", "luminance", "contrast", "structure")
 """Residuals that compare windows."""
+
+LATENT: tuple[LatentName, ...] = get_args(LatentName)
+"""Residuals that measure a patch's latent distribution: one value for all of its pixels."""
 # TOML and JSON have no tuples and no paths: lists and strings stand for them.
 Numbers = Annotated[tuple[float, float], Field(strict=False)]
 Size = Annotated[tuple[int, int], Field(strict=False)]

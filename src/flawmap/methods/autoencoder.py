@@ -17,10 +17,11 @@ from flawmap.core.checks import shape_text
 from flawmap.core.device import autocast
 from flawmap.core.errors import ArtifactError, ConfigError
 from flawmap.core.runtime import Runtime
-from flawmap.core.settings import WINDOWED
+from flawmap.core.settings import LATENT, WINDOWED
 from flawmap.methods.config import Config
 from flawmap.methods.gradient import Objective, Trained, train
 from flawmap.methods.interface import FitContext, Patches, PatchScorer, PatchScores, State
+from flawmap.methods.latent import COMPARED, Latent, encoded, good_posterior, without_good
 from flawmap.methods.losses import loss_of
 from flawmap.methods.residuals import Decoded, residual_of
 from flawmap.methods.settings import AutoencoderSettings, FeatureMatchingSettings, VariationalSettings
@@ -51,11 +52,25 @@ def fit(config: Config, patches: Patches, context: FitContext) -> State:
         TrainingError: the loss turned NaN, or stays that of a constant reconstruction.
         ConfigError: patches of another shape; resume from a checkpoint of other settings or other data.
     """
-    trained = train_network(config, patches, context)
+
+    def kept(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return tensors | _good_latents(config, patches, tensors)
+
+    watched = replace(context, on_look=lambda step, tensors: context.on_look(step, kept(tensors)))
+    trained = train_network(config, patches, watched)
     provenance: dict[str, Any] = {"training": trained.record(config.training.batch)}
     if isinstance(config.method, FeatureMatchingSettings):  # every reader has to know whose features these were
         provenance["features"] = weights_summary(config.method.features)
-    return State(trained.network.state_dict(), {}, provenance, trained.history)
+    return State(kept(trained.network.state_dict()), {}, provenance, trained.history)
+
+
+def _good_latents(config: Config, patches: Patches, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What latent measures compare with; nothing for a network without a latent distribution."""
+    if not isinstance(config.method, VariationalSettings):
+        return {}
+    network = restored(config, tensors).to(next(iter(tensors.values())).device)
+    assert isinstance(network, VariationalAutoencoder)
+    return encoded(network, patches, config.training.seed)
 
 
 def train_network(
@@ -98,23 +113,26 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     """What scores patches with a trained network.
 
     Raises:
-        ArtifactError: the weights are those of other settings. ConfigError: the engine cannot run this model, there, or
-            in that precision. InputError: its package, of the extra `export`, is not installed.
+        ArtifactError: the weights are those of other settings, or lack what a residual needs. ConfigError: the engine
+            cannot run this model, there, or in that precision. InputError: its package, of the extra `export`, is not
+            installed.
     """
-    samples = "probability" in [part.name for part in config.parts]
+    names = [part.name for part in config.parts]
     engine = engine_for(runtime.engine, state.graph)
     if state.graph is not None and runtime.precision == "auto":
         runtime = replace(runtime, precision="float32")  # as it was compared when it was exported
-    device, precision = choose_engine(replace(runtime, engine=engine), samples=samples)
+    device, precision = choose_engine(replace(runtime, engine=engine), beyond=_beyond(config))
     if state.graph is None:
         network = restored(config, state.tensors)
         placed = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = start_engine(engine, state.graph or placed, precision)
     decode: Decode = (
         sampled(config, placed, device, precision)
-        if samples  # of torch alone, which runs no exported network
+        if "probability" in names  # of torch alone, which runs no exported network
         else lambda patches: Decoded(_forward(run, patches, device, precision))
     )
+    if any(name in LATENT for name in names):
+        decode = measured(config, placed, state.tensors, decode, precision)
     batch = ENGINES[engine].batch if device.type == "cpu" else BATCH_ELSEWHERE
     return comparing(config, decode, device, precision, batch)
 
@@ -123,7 +141,7 @@ def restored(config: Config, tensors: dict[str, Tensor]) -> Autoencoder:
     """The trained network, in evaluation mode. ArtifactError: the weights are those of other settings."""
     network = build_network(config)
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(without_good(tensors))
     except RuntimeError as error:
         raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
     return network.eval()
@@ -167,6 +185,41 @@ def sampled(config: Config, network: Autoencoder, device: torch.device, precisio
         return Decoded(mean, variance, network.noise)
 
     return decode
+
+
+def measured(
+    config: Config, network: Autoencoder, tensors: dict[str, Tensor], decode: Decode, precision: torch.dtype
+) -> Decode:
+    """The latent distributions of patches, and what `decode` makes of them if a residual compares patches with it.
+
+    tensors: of the model, which hold the distributions of good patches.
+
+    Raises:
+        ArtifactError: they do not, and a residual compares with them.
+    """
+    assert isinstance(network, VariationalAutoencoder)  # the settings refuse other networks
+    names, device = [part.name for part in config.parts], network.noise.device
+    needing = next((name for name in COMPARED if name in names), None)
+    good = None if needing is None else good_posterior(tensors, needing, device)
+    decodes = any(name not in LATENT for name in names)
+
+    def both(patches: Tensor) -> Decoded:
+        with autocast(device, precision):
+            posterior = network.encode(patches.contiguous(memory_format=torch.channels_last))
+        decoded = decode(patches) if decodes else Decoded(None)
+        return decoded._replace(latent=Latent(posterior, good))
+
+    return both
+
+
+def _beyond(config: Config) -> str | None:
+    """What residuals need besides reconstructions, which torch alone gives; None: nothing."""
+    for name in (part.name for part in config.parts):
+        if name == "probability":
+            return "the residual probability decodes samples"
+        if name in LATENT:
+            return f"the residual {name} reads the latent distribution"
+    return None
 
 
 def _forward(run: Reconstruct, patches: Tensor, device: torch.device, precision: torch.dtype) -> Tensor:

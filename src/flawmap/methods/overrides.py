@@ -6,7 +6,8 @@ import datetime
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ def assigned(text: str) -> dict[str, Any]:
     for key in reversed(keys):
         change = {key: change}
     return dict(change)
+
+
+def all_assigned(texts: Iterable[str]) -> dict[str, Any]:
+    """Changes of several settings in one, the last of a setting.
+
+    >>> all_assigned(["residual.name=kl", "tiling.stride=16", "residual.smoothing=4"])
+    {'residual': {'name': 'kl', 'smoothing': 4}, 'tiling': {'stride': 16}}
+    """
+    return reduce(_merged, map(assigned, texts), {})
 
 
 def to_toml(config: Config) -> str:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from flawmap.core.checks import same_shape
 from flawmap.core.errors import InputError
-from flawmap.core.settings import ResidualSettings
+from flawmap.core.settings import LatentName, ResidualSettings
+from flawmap.methods.latent import MEASURES, Latent
 from flawmap.nets.ssim import ssim, ssim_parts
 
 LEAST_NOISE = 1e-6  # variance of a pixel; rounding to 8 bits is of this size, and below it nothing is measured
@@ -18,14 +19,16 @@ LEAST_NOISE = 1e-6  # variance of a pixel; rounding to 8 bits is of this size, a
 
 class Decoded(NamedTuple):
     """What a network makes of an image. reconstruction: (N, C, H, W); of a network that samples, the samples' mean.
+    None: nothing was decoded.
 
     variance: variance of the samples, of the same shape. noise: variance of a pixel's error on good patches, a scalar.
-    Both None: nothing was sampled.
+    Both None: nothing was sampled. latent: the latent distributions; None: the network has none, or none is measured.
     """
 
-    reconstruction: Tensor
+    reconstruction: Tensor | None
     variance: Tensor | None = None
     noise: Tensor | None = None
+    latent: Latent | None = None
 
 
 Residual = Callable[[Tensor, Decoded, ResidualSettings], Tensor]
@@ -86,8 +89,8 @@ def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSett
     Raises:
         InputError: nothing was sampled, or shapes differ.
     """
-    mean, variance, noise = decoded
-    if variance is None or noise is None:
+    mean, variance, noise, _ = decoded
+    if mean is None or variance is None or noise is None:
         raise InputError(
             "the reconstruction probability needs the variance of samples and the noise, got a reconstruction alone; "
             "use a network that samples (vae), or map l2"
@@ -102,8 +105,27 @@ def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSett
 def _part(name: str) -> Residual:
     """One part of SSIM by itself: (1 - luminance) / 2 and so on, as `ssim_residual`."""
     return lambda image, decoded, settings: _disagreement(
-        ssim_parts(image, decoded.reconstruction, settings.ssim, border="reflect")._asdict()[name]
+        ssim_parts(image, _rebuilt(decoded), settings.ssim, border="reflect")._asdict()[name]
     )
+
+
+def _of_patches(name: LatentName) -> Residual:
+    """A measure of the latent distribution: a patch's one value at each of its pixels."""
+
+    def residual(image: Tensor, decoded: Decoded, settings: ResidualSettings) -> Tensor:
+        if decoded.latent is None:
+            raise InputError(
+                f"the residual {name} needs the latent distribution, got a reconstruction alone; use a network that "
+                "has one (vae), or map l2"
+            )
+        return MEASURES[name](decoded.latent)[:, None, None].expand(-1, *image.shape[-2:])
+
+    return residual
+
+
+def _rebuilt(decoded: Decoded) -> Tensor:
+    assert decoded.reconstruction is not None  # the scorer decodes where a residual compares
+    return decoded.reconstruction
 
 
 def _disagreement(similarity: Tensor) -> Tensor:
@@ -112,8 +134,9 @@ def _disagreement(similarity: Tensor) -> Tensor:
 
 
 RESIDUALS: dict[str, Residual] = {
-    "l2": lambda image, decoded, settings: l2_residual(image, decoded.reconstruction, settings),
-    "ssim": lambda image, decoded, settings: ssim_residual(image, decoded.reconstruction, settings),
+    "l2": lambda image, decoded, settings: l2_residual(image, _rebuilt(decoded), settings),
+    "ssim": lambda image, decoded, settings: ssim_residual(image, _rebuilt(decoded), settings),
     **{name: _part(name) for name in ("luminance", "contrast", "structure")},
     "probability": probability_residual,
+    **{name: _of_patches(name) for name in MEASURES},
 }

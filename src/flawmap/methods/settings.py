@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flawmap.core.settings import FeatureSettings, MethodSettings, ResidualName, SSIMSettings
+from flawmap.core.settings import LATENT, FeatureSettings, MethodSettings, ResidualName, SSIMSettings
 from flawmap.nets.weights import weights_file
 
 
@@ -43,7 +43,7 @@ class StructuralSettings(AutoencoderSettings):
 class VariationalSettings(AutoencoderSettings):
     """The loss is the squared difference plus a weighted KL divergence; the map is the reconstruction probability."""
 
-    residuals: ClassVar[tuple[ResidualName, ...]] = ("probability", *AutoencoderSettings.residuals)
+    residuals: ClassVar[tuple[ResidualName, ...]] = ("probability", *AutoencoderSettings.residuals, *LATENT)
     average: ClassVar[Literal["reconstructions", "residuals"]] = "residuals"
 
     name: Literal["vae"] = "vae"

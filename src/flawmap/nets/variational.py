@@ -87,6 +87,23 @@ def kl_to_prior(posterior: Posterior) -> Tensor:
     return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).flatten(1).sum(1)
 
 
+def bhattacharyya(p: Posterior, q: Posterior) -> Tensor:
+    """The Bhattacharyya distance of Gaussians, summed over the latent dimensions: (N,), 0 = the same distribution.
+
+    p, q: (N, D, 1, 1), or 1 for N in one of both. For variances v, w and means m, n of a dimension:
+
+        (m - n)^2 / (4 (v + w)) + log((v + w) / (2 sqrt(v w))) / 2
+
+    References:
+        Bhattacharyya 1943; Vasilev et al. 2018, arXiv:1806.02997, for its use in a latent space.
+    """
+    variances = p.log_variance.exp() + q.log_variance.exp()
+    means = (p.mean - q.mean).square() / (4 * variances)
+    # log cosh of half the difference of the logarithms, without the cancellation of close variances.
+    spreads = 0.5 * torch.log1p(2 * torch.sinh((p.log_variance - q.log_variance) / 4).square())
+    return (means + spreads).flatten(1).sum(1)
+
+
 def fixed_noise(samples: int, latent: int) -> Tensor:
     """(S, D) standard normal numbers, the same at every call, so that scores depend on the image alone."""
     return torch.randn(samples, latent, generator=torch.Generator().manual_seed(0))

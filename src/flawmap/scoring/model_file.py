@@ -21,7 +21,7 @@ from flawmap.core.files import sha256_of
 from flawmap.core.tensor_file import DIGEST, load_tensors, read_metadata, save_tensors
 from flawmap.methods.config import Config
 from flawmap.methods.interface import State
-from flawmap.methods.overrides import override, parse
+from flawmap.methods.overrides import flat, override, parse
 from flawmap.nets.engines import Graph
 from flawmap.scoring.borders import BorderProfile, border_corrected
 from flawmap.scoring.evidence import EvidenceProfile
@@ -33,6 +33,9 @@ KEY = "flawmap"  # of the header in safetensors' own metadata
 
 DEFAULT = "default"
 """The operating point that a calibration finds unless another one is named."""
+
+SCORING = ("residual", "tiling", "evidence", "threshold")
+"""Sections of the settings that say how a fitted model scores; the others belong to its fit."""
 
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda header: header | {"evidence": None},
@@ -157,6 +160,31 @@ class Artifact:
 
     def with_border(self, border: BorderProfile) -> Artifact:
         return replace(self, border=border)
+
+    def rescored(self, changes: dict[str, Any]) -> Artifact:
+        """The model with other settings of scoring, without all that was measured by its own: operating points, border
+        correction, evidence and self-check. No changes: as it is.
+
+        Raises:
+            ConfigError: a change of the fit, or evidence or a border correction, which are measured in training.
+        """
+        if not changes:
+            return self
+        others = [name for name in flat(changes) if name.split(".")[0] not in SCORING]
+        if others:
+            raise ConfigError(
+                f"a fitted model takes other settings of {', '.join(SCORING)}, got {others[0]}; train anew with it"
+            )
+        config = override(self.config, changes)
+        for name, enabled in {
+            "evidence.enabled": config.evidence.enabled,
+            "residual.border_correction": config.residual.border_correction,
+        }.items():
+            if enabled:
+                raise ConfigError(
+                    f"{name} is measured in training, by the settings of then; with other ones add --set {name}=false"
+                )
+        return Artifact(config, self.weights, provenance=self.provenance, facts=self.facts, graph=self.graph)
 
     def with_point(
         self, point: OperatingPoint, name: str = DEFAULT, calibration: dict[str, Any] | None = None
