@@ -424,8 +424,11 @@ def test_several_at_once(
     assert pickle.loads(pickle.dumps((rows, context))) == (rows, context)
     asked_of: list[int] = []
 
-    def pool(workers: int, context: object, initializer: object, arguments: tuple[int]) -> ThreadPoolExecutor:
+    def pool(
+        workers: int, context: object, initializer: object, arguments: tuple[int], *, max_tasks_per_child: int
+    ) -> ThreadPoolExecutor:
         asked_of.append(workers)
+        assert max_tasks_per_child == 1  # so that each record says what its own training had in memory
         return ThreadPoolExecutor(1)
 
     monkeypatch.setattr(reproduction, "ProcessPoolExecutor", pool)

@@ -26,6 +26,10 @@ AS_IT_IS: dict[str, Any] = {
 COLLAPSING: dict[str, Any] = {"training": {"plateau_steps": 0, "learning_rate": 5e-4}}
 """A variational autoencoder on faint texture: a code costs more KL divergence than it saves error, so a constant one is
 best, and a training that stays there is a result. The others' learning rate of 2e-3 lets it diverge after that."""
+LATENT = {
+    name: {**AS_IT_IS, "residual": {"name": name}} for name in ("kl", "euclidean", "bhattacharyya", "relative_kl")
+}
+"""Further ways to score a variational autoencoder, by its latent distributions."""
 STEPS = 2000  # parameter updates of gradient training: about 10 minutes on one core for an autoencoder
 
 
@@ -49,7 +53,7 @@ class System(NamedTuple):
 SYSTEMS: dict[str, System] = {
     "ssim": System("SSIM autoencoder", "Bergmann et al. 2019", "ssim"),
     "l2": System("l2 autoencoder", "Bergmann et al. 2019", "l2"),
-    "vae": System("variational autoencoder", "An and Cho 2015", "vae"),
+    "vae": System("variational autoencoder", "An and Cho 2015", "vae", scorings=LATENT),
     "fm": System("feature matching", "Dosovitskiy and Brox 2016", "fm"),
     "gmm": System("Gaussian mixtures", "Böttger and Ulrich 2016", "gmm", {"tiling": {"stride": 96}}),
 }

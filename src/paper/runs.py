@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_high
 from typing import Any
@@ -218,8 +218,7 @@ def detectors_of(
         if not changes:
             detectors[name] = Detector.of(artifact, runtime)
             continue
-        bare = replace(artifact, config=override(artifact.config, changes), points={}, border=None, evidence=None)
-        detectors[name] = calibrated(Detector.of(bare, runtime), training, held_out)
+        detectors[name] = calibrated(Detector.of(artifact.rescored(changes), runtime), training, held_out)
     return detectors
 
 
