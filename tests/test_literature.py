@@ -90,7 +90,8 @@ def test_a_record_holds_what_was_found_decided_and_spent(made: tuple[Path, dict[
         assert system["title"] == SYSTEMS[key].title
         assert (system["found"][1], system["rejected"][1]) == (3, 4)
         assert 0 <= system["found"][0] <= 3
-        assert system["seconds_to_model"] > 0
+        assert system["core_seconds_to_model"] > 0
+        assert system["core_seconds_per_image"] > 0
         assert system["peak_memory"] is None or system["peak_memory"] > 10**8
         assert list(record["scorings"]) == [FAITHFUL, EVIDENCE]
         assert record["scorings"][FAITHFUL]["metrics"] != record["scorings"][EVIDENCE]["metrics"]

@@ -16,7 +16,8 @@ NOTE = (
     "Measured on the pixels of the defective images. As it is: the system's own residual. Evidence: the same residuals "
     "as evidence, which also decides; found and rejected are images at the operating point that good images gave, for "
     "a rate of 5 %. Quantiles: of the fraction of each ground-truth region that is found at 5 % false positives. "
-    "Minutes: from images to a model that decides. MB: the most memory of the process that trained and scored."
+    "Minutes and seconds of one core: from images to a model that decides, and from an image file to its mask. "
+    "MB: the most memory of the process that trained and scored."
 )
 
 
@@ -44,7 +45,7 @@ def _rows(title: str, record: Record) -> list[tuple[str | Cell, ...]]:
         quantiles = quantiles_of(record, scoring) or (None, None, None)
         whole = (scored["metrics_with_good"] or metrics)["image_auroc"]
         decides = scoring == EVIDENCE
-        seconds, minutes = record["seconds_per_image"], system["seconds_to_model"]
+        seconds, minutes = system["core_seconds_per_image"], system["core_seconds_to_model"]
         rows.append(
             (
                 title,
@@ -57,7 +58,7 @@ def _rows(title: str, record: Record) -> list[tuple[str | Cell, ...]]:
                 finite(whole, 3),
                 *(_share(system[name]) if decides else "" for name in ("found", "rejected")),
                 number(None if minutes is None else minutes / 60, 1) if decides else "",
-                number(None if seconds is None else seconds["median"], 2) if decides else "",
+                number(seconds, 2) if decides else "",
                 _megabytes(system["peak_memory"]) if decides else "",
             )
         )

@@ -41,7 +41,7 @@ from flawmap.methods.table import METHODS
 from flawmap.reporting.logs import write_json
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact
-from paper.literature import EVIDENCE
+from paper.literature import EVIDENCE, System
 from paper.plan import MATCHING, ExperimentRequest, RunSpec, config_of, scorings
 from paper.records import FAITHFUL, SCHEMA, read_record
 
@@ -97,16 +97,16 @@ def perform(training: RunSpec, context: RunContext, *, events: Events = SILENT) 
         _refuse_others(parse(record["settings"]), config, place)
         return record
     writable_folder(place.parent)
-    seconds = None
+    cores = None
     if model.exists():
         _refuse_others(load_artifact(model).config, config, model)
     else:
-        resume, started = model.with_suffix(".checkpoint").exists(), time.monotonic()
+        resume, started = model.with_suffix(".checkpoint").exists(), time.process_time()
         train(context.folder(training), model, config, resume=resume, events=Named(events, training.name))
-        seconds = None if resume else round(time.monotonic() - started, 1)
+        cores = None if resume else round(time.process_time() - started, 1)
     record = record_of(training, context, load_artifact(model), events)
     if training.system is not None:
-        record["system"] |= {"seconds_to_model": seconds, "peak_memory": peak_memory()}
+        record["system"] |= {"core_seconds_to_model": cores, "peak_memory": peak_memory()}
     write_json(place, record)
     return record
 
@@ -121,9 +121,9 @@ def record_of(training: RunSpec, context: RunContext, artifact: Artifact, events
     detectors = detectors_of(artifact, ways, **areas, runtime=context.request.runtime)
     samples = unseen_samples(dataset, split)
     pools = score_all(detectors, samples, events)
-    system = training.system
-    decided = {} if system is None else {"system": {"title": system.title, **pools[EVIDENCE].decision()}}
-    return decided | {
+    durations = durations_of(detectors.get(EVIDENCE, detectors[FAITHFUL]), samples)
+    facts = {} if training.system is None else {"system": _of_system(training.system, pools[EVIDENCE], durations)}
+    return facts | {
         "schema": SCHEMA,
         "name": training.name,
         "set": training.dataset.key,
@@ -138,13 +138,20 @@ def record_of(training: RunSpec, context: RunContext, artifact: Artifact, events
         "versions": provenance["versions"],
         "training": {**provenance.get("training", {}), "history": history_of(context.model(training))},
         "settings": without_paths(artifact.config).model_dump(mode="json"),
-        "seconds_per_image": seconds_per_image(detectors.get(EVIDENCE, detectors[FAITHFUL]), samples),
+        "seconds_per_image": seconds_per_image(durations),
         "features": features_of(artifact),
         "scorings": {
             name: {"changes": ways[name], "threshold": detectors[name].artifact.threshold, **pool.result()}
             for name, pool in pools.items()
         },
     }
+
+
+def _of_system(system: System, decided: Pool, durations: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """What a record adds for a system of the literature: what was decided, and core seconds of an image."""
+    cores = [seconds for _, seconds in durations]
+    seconds = round(median_high(cores), 3) if cores else None
+    return {"title": system.title, **decided.decision(), "core_seconds_per_image": seconds}
 
 
 # ------------------------------------------------------------------------------------------------------------- scoring
@@ -293,17 +300,25 @@ def history_of(model: Path) -> list[list[float | None]]:
     return [chosen[place] for place in places]
 
 
-def seconds_per_image(detector: Detector, samples: Sequence[Sample]) -> dict[str, Any] | None:
-    """Durations from file to mask of some defective images of the set, one after another, with the model loaded."""
+def durations_of(detector: Detector, samples: Sequence[Sample]) -> list[tuple[float, float]]:
+    """Seconds by the clock, and of the cores together, from file to mask of some defective images of the set.
+
+    One image after another, with the model loaded. Nothing without a threshold.
+    """
     if detector.artifact.threshold is None:
-        return None
+        return []
     paths = [sample.path for sample in samples if sample.label == "defective"][:TIMED_IMAGES]
     durations = []
     for path in (*paths[:1], *paths):  # the first one warms up
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         detector.inspect(path)
-        durations.append(time.perf_counter() - started)
-    timed = durations[1:]
+        durations.append((time.perf_counter() - started[0], time.process_time() - started[1]))
+    return durations[1:]
+
+
+def seconds_per_image(durations: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
+    """The median and the least of durations by the clock; None without any."""
+    timed = [seconds for seconds, _ in durations]
     if not timed:
         return None
     return {"median": round(median_high(timed), 4), "least": round(min(timed), 4), "images": len(timed)}
