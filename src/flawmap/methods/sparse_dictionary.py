@@ -109,7 +109,7 @@ def centred(found: Tensor) -> tuple[Tensor, Tensor]:
 def indicators(signals: Tensor, dictionary: Tensor, penalty: float) -> Tensor:
     """(n, D) to (n, 2): the norm of what a signal's sparse code leaves, and the code's l1 norm."""
     codes = sparse_codes(signals, dictionary, penalty)
-    return torch.stack(((signals - codes @ dictionary).norm(dim=1), codes.abs().sum(1)), dim=1)
+    return torch.stack((torch.linalg.vector_norm(signals - codes @ dictionary, dim=1), codes.abs().sum(1)), dim=1)
 
 
 def spread(values: Tensor, corners: list[int], side: int, length: int) -> Tensor:
