@@ -89,3 +89,38 @@ class MixtureSettings(MethodSettings):
         if reach >= config.model.patch:
             return f"windows reach {reach} pixels, which must be less than the patch, {config.model.patch}"
         return None
+
+
+class SparseDictionarySettings(MethodSettings):
+    """Sparse codes of windows in a learnt dictionary; nothing is trained by steps.
+
+    Side, step, atoms (1.5 for each value of a grey window) and penalty are those of the authors' example for
+    NanoTWICE, whose `darkest` is 0.15.
+    """
+
+    gradual: ClassVar[bool] = False
+
+    name: Literal["sparse-dictionary"] = "sparse-dictionary"
+    window: int = Field(15, ge=3, le=31)  # side, pixels
+    step: int = Field(4, gt=0)  # between windows, pixels
+    atoms: int = Field(338, gt=0)  # of the dictionary
+    penalty: float = Field(0.1, gt=0)  # lambda: weight of a code's l1 norm, for intensities in [0, 1]
+    density: Literal["kernel", "gaussian"] = "kernel"  # of the indicators
+    samples: int = Field(10_000, ge=1000)  # windows that the dictionary is learnt from, and again for the density
+    darkest: float = Field(0.0, ge=0, lt=1)  # windows with a lower mean are left out and count as good
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if self.step > self.window:
+            raise ValueError(
+                f"step must not exceed the window, or pixels between windows go unseen, got step {self.step} with "
+                f"window {self.window}"
+            )
+        if self.atoms > self.samples:
+            raise ValueError(f"atoms must not outnumber the samples, {self.samples}, got {self.atoms}")
+        return self
+
+    def problem(self, config: Any) -> str | None:
+        if self.window > config.model.patch:
+            return f"window {self.window} must not exceed the patch, {config.model.patch}"
+        return None

@@ -11,6 +11,7 @@ from flawmap.methods.settings import (
     FeatureMatchingSettings,
     L2Settings,
     MixtureSettings,
+    SparseDictionarySettings,
     StructuralSettings,
     VariationalSettings,
 )
@@ -37,5 +38,10 @@ METHODS: dict[str, Method] = {
     "fm": Method(FeatureMatchingSettings, *_AUTOENCODER),
     "gmm": Method(
         MixtureSettings, when_called("flawmap.methods.mixture", "fit"), when_called("flawmap.methods.mixture", "scorer")
+    ),
+    "sparse-dictionary": Method(
+        SparseDictionarySettings,
+        when_called("flawmap.methods.sparse_dictionary", "fit"),
+        when_called("flawmap.methods.sparse_dictionary", "scorer"),
     ),
 }
