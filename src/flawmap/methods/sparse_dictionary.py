@@ -5,10 +5,10 @@ by 1/2 |s - x D|^2 + lambda |x|_1. Its indicators are the error |s - x D| and th
 is minus the logarithm of their density among good windows, up to a constant, and that of a pixel the mean over the
 windows that cover it.
 
-From the papers: windows without means, the learnt dictionary, the codes, both indicators, their kernel density estimate
-or Gaussian, a low density as the sign of an anomaly, and dark windows that are left out. Ours: scikit-learn's
-algorithm for the dictionary, colour (the mean of each channel is removed, the code is one), the density beyond its
-samples, and the mean over windows, where the papers let windows vote.
+From the papers, with the details of their authors' example for NanoTWICE: windows without means, the learnt dictionary,
+the codes, both indicators, their kernel density estimate or Gaussian, a low density as the sign of an anomaly, and dark
+windows that are left out. Ours: scikit-learn's algorithm for the dictionary, colour (the mean of each channel is
+removed, the code is one), the density beyond its samples, and the mean over windows, where the papers let windows vote.
 
 References:
     Boracchi, Carrera and Wohlberg 2014, doi:10.1109/INTELS.2014.7008985; Carrera, Manganini, Boracchi and Lanzarone
