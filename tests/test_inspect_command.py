@@ -138,7 +138,7 @@ def test_inspect_a_folder(model: Path, tree: Path, tmp_path: Path) -> None:
     files = {
         path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("[!.]*") if path.is_file()
     }
-    assert files == {"inspections.jsonl", "regions.csv"} | {
+    assert files == {"inspections.jsonl", "regions.csv", "report.html"} | {
         f"{name}_{kind}"
         for name in ("a.bmp", "a.png", "sub/deep/b")
         for kind in ("mask.png", "overlay.png", "residual.tif")
@@ -202,7 +202,7 @@ def test_a_large_image_is_written_by_bands(model: Path, tmp_path: Path, request:
     request.getfixturevalue("small_bands")
     (banded,) = flawmap.inspect(model, [tmp_path / "a.png"], tmp_path / "bands", outputs=outputs)
     assert banded == replace(whole, score=pytest.approx(whole.score, abs=1e-6))
-    names = ["a_mask.tif", "a_overlay.png", "a_residual.tif", "inspections.jsonl", "regions.csv"]
+    names = ["a_mask.tif", "a_overlay.png", "a_residual.tif", "inspections.jsonl", "regions.csv", "report.html"]
     assert sorted(path.name for path in (tmp_path / "bands").glob("[!.]*")) == names
     with tifffile.TiffFile(tmp_path / "bands" / "a_mask.tif") as file:
         assert file.is_bigtiff
@@ -221,7 +221,8 @@ def test_a_large_image_that_breaks_off_leaves_no_files(model: Path, tmp_path: Pa
     tifffile.imwrite(tmp_path / "a.tif", values)
     (row,) = flawmap.inspect(model, [tmp_path / "a.tif"], tmp_path / "out", outputs=InspectionOutputs(residuals=True))
     assert row.verdict == "unreadable"
-    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["inspections.jsonl", "regions.csv"]
+    names = ["inspections.jsonl", "regions.csv", "report.html"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == names
     assert not list((tmp_path / "out").glob(".part-*"))
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import flawmap
-from flawmap.commands import report as module
 from flawmap.commands.cli import main
 from flawmap.commands.report import report
 from flawmap.core.errors import InputError
@@ -62,18 +61,15 @@ def test_one_page_holds_everything(made: Path, capsys: pytest.CaptureFixture[str
     assert len(page) < 10_000_000
 
 
-def test_many_images_go_on_on_other_pages(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three a page: three pages that lead to each other, each image on one of them."""
-    folder = tmp_path / "found"
-    shutil.copytree(made / "found", folder)
-    monkeypatch.setattr(module, "PER_PAGE", 3)
-    made_pages = report(folder)["pages"]
-    assert [Path(page).name for page in made_pages] == ["report.html", "report-2.html", "report-3.html"]
-    texts = [Path(page).read_text(encoding="utf-8") for page in made_pages]
-    assert [len(re.findall(r"score [\d.]+", text)) for text in texts] == [3, 3, 1]
-    for text in texts:
-        assert set(re.findall(r'href="(report[^"]*)"', text)) == {"report.html", "report-2.html", "report-3.html"}
-    assert sum("All images" in text for text in texts) == 1
+def test_an_inspection_ends_with_its_report(made: Path, tmp_path: Path) -> None:
+    """The same page, byte for byte, as `flawmap report` makes; not with --no-report."""
+    page = made / "found" / "report.html"
+    ended = page.read_bytes()
+    report(made / "found", made / "m.flawmap")
+    assert page.read_bytes() == ended
+    given = ["inspect", str(made / "m.flawmap"), str(made / "good"), "-o", str(tmp_path / "f"), "--no-report", "-q"]
+    assert main(given) == 0
+    assert not (tmp_path / "f" / "report.html").exists()
 
 
 def test_without_overlays_and_without_a_model(made: Path, tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def inspect(
     point: opt.Point = None,
     residuals: opt.Residuals = False,
     overlays: opt.Overlays = True,
+    report: opt.Report = True,
     page: opt.Page = None,
     pages: opt.Pages = False,
     fail_on_flaw: opt.FailOnFlaw = False,
@@ -204,6 +205,7 @@ def inspect(
             pages="all" if pages else page,
             roi_masks=roi_masks,
             resume=resume,
+            report=report,
             events=events,
         )
     out.result({"folder": str(output), "images": [asdict(row) for row in rows]}, tables.show_inspections)

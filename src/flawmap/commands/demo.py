@@ -16,7 +16,7 @@ from flawmap.data.splits import Split
 from flawmap.evaluation.evaluate import unseen_samples
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
-from flawmap.reporting.cases import demo_page
+from flawmap.reporting.comparison import demo_page
 from flawmap.reporting.logs import write_json
 from flawmap.reporting.pages import write_page
 from flawmap.scoring.detector import Detector
