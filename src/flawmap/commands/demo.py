@@ -9,6 +9,7 @@ from typing import Any
 from flawmap.commands.evaluate import evaluate_model
 from flawmap.commands.synth import synth
 from flawmap.commands.train import MODEL_BYTES, train
+from flawmap.core.documents import document
 from flawmap.core.events import SILENT, Events, Named
 from flawmap.core.files import enough_space
 from flawmap.data.layouts import find_dataset
@@ -75,5 +76,5 @@ def demo(
     command = f"flawmap demo --minutes {minutes:g} --seed {seed}"
     write_page(demo_page(detectors, methods, unseen_samples(dataset, split), command), folder / "index.html")
     summary = {"page": str(folder / "index.html"), "command": command, "methods": methods}
-    write_json(folder / "demo.json", summary)
+    write_json(folder / "demo.json", document("demo", summary))
     return summary

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from flawmap.commands.outputs import usable_folder
+from flawmap.core.documents import document
 from flawmap.core.events import SILENT, Events
 from flawmap.core.runtime import Runtime
 from flawmap.data.index import ImageIndex
 from flawmap.data.layouts import find_dataset
 from flawmap.data.samples import Dataset
 from flawmap.data.splits import Split
-from flawmap.evaluation.evaluate import SCHEMA, evaluate, held_out_areas, unseen_samples
+from flawmap.evaluation.evaluate import evaluate, held_out_areas, unseen_samples
 from flawmap.evaluation.results import Evaluation
 from flawmap.methods.overrides import flat
 from flawmap.reporting.charts import roc_figure
@@ -69,8 +70,7 @@ def evaluate_model(
 def _about(model: Path, detector: Detector, dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:
     """What the figures belong to: model, data set, and how it was run."""
     images = detector.config.images
-    return {
-        "schema": SCHEMA,
+    about = {
         "model": model_summary(model, detector.artifact),
         "dataset": {
             "name": dataset.root.resolve().name,
@@ -83,6 +83,7 @@ def _about(model: Path, detector: Detector, dataset: Dataset, evaluation: Evalua
         "precision": detector.precision_name,
         "engine": detector.runtime.engine,
     }
+    return document("metrics", about)
 
 
 def model_summary(model: Path, artifact: Artifact) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def report(
 
     with out.events() as events:
         made = run(folder, model, events=events)
-    out.result(made, tables.show_report)
+    out.result("report", made, tables.show_report)
 
 
 def export(
@@ -59,7 +59,7 @@ def export(
 
     with out.events() as events:
         report = run(model, images, to, output, int8=int8, most=most, roi_masks=roi_masks, events=events)
-    out.result(report.to_dict(), tables.show_export)
+    out.result("export", report.to_dict(), tables.show_export)
 
 
 Store = Annotated[Path, typer.Option(help="Folder for results, images and maps.")]
@@ -179,7 +179,7 @@ def watch(
     with out.events() as events:
         runtime = Runtime(device, precision, engine)
         counts = run(model, folder, options, runtime=runtime, roi_masks=roi_masks, events=events)
-    out.result(counts.to_dict(), tables.show_watch)
+    out.result("watch", counts.to_dict(), tables.show_watch)
     if counts.failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -218,11 +218,11 @@ def results(
 
     rows = run(store, model=model, verdict=verdict, review=review, limit=limit or (20 if to is None else None))
     if to is None:
-        out.result({"results": rows}, tables.show_results)
+        out.result("results", {"results": rows}, tables.show_results)
         return
     path = output or Path(f"results.{'json' if to == 'coco' else to}")
     count = export_results(rows, to, path)
-    out.result({"written": str(path), "results": count}, tables.show_export_of_results)
+    out.result("written", {"written": str(path), "results": count}, tables.show_export_of_results)
 
 
 def retrain(
@@ -246,4 +246,4 @@ def retrain(
 
     with out.events() as events:
         report = run(model, data, store, output, minutes=minutes, steps=steps, resume=resume, events=events)
-    out.result(report.to_dict(), tables.show_retraining)
+    out.result("retrain", report.to_dict(), tables.show_retraining)

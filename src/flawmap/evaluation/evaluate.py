@@ -42,7 +42,6 @@ from flawmap.scoring.operating_point import UNDECIDED, OperatingPoint
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1  # of metrics.json
 View = Callable[[Sample, tuple[int, int, int], Mask | None], Viewer]
 """Who sees an image: asked with the sample, its (H, W, C), and its ground truth (H, W) or None, on any thread."""
 NOTHING_UNSEEN = (

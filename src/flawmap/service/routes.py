@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from flawmap.core.documents import document
 from flawmap.core.errors import FlawmapError, InputError
 from flawmap.service import pictures
 from flawmap.service.answers import (
@@ -128,7 +129,7 @@ async def inspect_batch(
                 break
     for place, future in waiting:
         answers[place] = await _settled(service, future, answers[place])
-    return {"results": answers}
+    return document("batch", {"results": answers})
 
 
 async def _settled(service: Service, future: Future[Result], entry: dict[str, Any]) -> dict[str, Any]:
