@@ -17,6 +17,7 @@ import tifffile
 import typer
 
 import flawmap
+from documented import fields_of
 from flawmap.commands import info as commands_info
 from flawmap.commands.cli import app, main
 from flawmap.core.errors import ArtifactError
@@ -290,7 +291,11 @@ def test_json(run: Run, cloth: Path, model: Path, tmp_path: Path, name: str) -> 
     arguments, keys = SHAPES[name]
     ran = run(*(part.format(tmp=tmp_path, cloth=cloth, model=model) for part in arguments), "--json")
     assert ran.code == 0
-    assert keys <= set(json.loads(ran.out))
+    said = json.loads(ran.out)
+    assert keys <= set(said)
+    if name != "show-config":
+        assert said["schema"].startswith(f"flawmap.{name}/")
+        assert set(said) == fields_of(said["schema"])
 
 
 @pytest.mark.parametrize("name", [name for name in SHAPES if name != "show-config"])

@@ -139,8 +139,8 @@ def with_settings(model: Path, **changes: Any) -> Detector:
 
 
 def test_schema(metrics: dict[str, Any], model: Path) -> None:
-    """metrics.json has schema 1, the model, the data set, figures of pixels and images, and a row for each image."""
-    assert metrics["schema"] == 1
+    """metrics.json has its schema, the model, the data set, figures of pixels and images, and a row for each image."""
+    assert metrics["schema"] == "flawmap.metrics/1"
     assert list(metrics) == [
         *("schema", "model", "dataset", "precision", "engine", "decision", "pixel", "pixel_defective_images"),
         *("image", "image_reason", "held_out", "unreadable", "notes", "per_image"),
