@@ -16,9 +16,8 @@ def fields_of(schema: str) -> set[str]:
     for line in TEXT.splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         if len(cells) == 3 and cells[1] == f"`{schema}`":
-            told = set(NAME.findall(re.sub(r"\(.*?\)", "", cells[2])))
-            header = TEXT.partition("The header of a model is")[2].partition(". ")[0] if "header" in cells[2] else ""
-            return {"schema"} | told | set(NAME.findall(header))
+            header = columns_after("The header of a model is") if "header" in cells[2] else []
+            return {"schema", *NAME.findall(re.sub(r"\(.*?\)", "", cells[2])), *header}
     table = TEXT.partition(f"is `{schema}`:")[2].partition("|\n\n")[0]
     assert table, f"docs/formats.md tells nothing of {schema}"
     return {name for row in table.splitlines() for name in NAME.findall(row.split("|")[1] if "|" in row else "")}
