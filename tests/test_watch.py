@@ -21,6 +21,7 @@ import pytest
 import flawmap
 from flawmap.commands.cli import main
 from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.files import sha256_of
 from flawmap.core.runtime import Runtime
 from flawmap.data.defects import add_flaw
 from flawmap.data.synthetic import good_images
@@ -88,7 +89,7 @@ def watched(made: Path, folder: Path, store: Path, **options: Any) -> Iterator[S
     model = loaded_models([made / "m.flawmap"], FLOAT32)["m"]
     kept = Store(store)
     service, stop = Service.of({"m": model}, kept), threading.Event()
-    watching = FolderWatch(folder, service.inspector, model, settle=0.2, **options)
+    watching = FolderWatch(folder, service.inspector, service.incoming, model, settle=0.2, **options)
     thread = threading.Thread(target=watching.run, args=(stop,))
     thread.start()
     try:
@@ -194,6 +195,27 @@ def test_many_files_at_once_pass_a_small_queue(made: Path, tmp_path: Path) -> No
         wait_for(lambda: len(store.newest()) == 40)
         time.sleep(0.4)
         assert sorted(row.name for row in store.newest()) == [f"{number:02d}.png" for number in range(40)]
+
+
+def test_a_file_that_cannot_be_opened_ends_nothing(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told like an unreadable one, and the others are inspected; one that went away meanwhile is not told."""
+    line = tmp_path / "line"
+    line.mkdir()
+    for name in ("a.png", "gone.png", "locked.png"):
+        shutil.copy(made / "good.png", line / name)
+
+    def opened(path: Path) -> str:
+        if path.name == "gone.png":
+            path.unlink()
+        if path.name != "a.png":
+            raise InputError(f"{path.name} cannot be read")
+        return sha256_of(path)
+
+    monkeypatch.setattr("flawmap.service.watching.sha256_of", opened)
+    options = WatchOptions(store=tmp_path / "store", settle=0.1, patience=0.2, once=True)
+    counts = watch(made / "m.flawmap", line, options, runtime=FLOAT32)
+    assert (counts.ok, counts.flawed, counts.failed) == (1, 0, 1)
+    assert counts.problems == [{"path": str(line / "locked.png"), "problem": "locked.png cannot be read"}]
 
 
 def test_a_folder_that_is_not_there(made: Path, tmp_path: Path) -> None:

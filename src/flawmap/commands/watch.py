@@ -104,6 +104,7 @@ def watch(
     watching = FolderWatch(
         folder,
         service.inspector,
+        service.incoming,
         known,
         options.point,
         settle=options.settle,
