@@ -8,26 +8,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-import flawmap
 from flawmap.commands.cli import main
 from flawmap.commands.report import report
 from flawmap.core.errors import InputError
-from flawmap.data.synthetic import good_images
-from flawmap.imaging.writing import write_image
-from flawmap.methods.overrides import override
-from flawmap.methods.presets import preset
+from samples import trained, write_cloth
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, and `found`: an inspection of seven images and a broken one."""
     folder = tmp_path_factory.mktemp("report")
-    (folder / "good").mkdir()
-    for number, image in enumerate(good_images("cloth", 12, (96, 80), 0)):
-        write_image(folder / "good" / f"{number:02d}.png", np.rint(image[:, :, 0] * 255).astype(np.uint8))
+    write_cloth(folder / "good", 12, (96, 80))
     settings: dict[str, Any] = {
         "model": {"patch": 32},
         "method": {"latent": 4},
@@ -35,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "threshold": {"rule": "conformal", "alpha": 0.3},
         "split": {"validation": 0.4, "test": 0},
     }
-    flawmap.train(folder / "good", folder / "m.flawmap", override(preset("fast"), settings))
+    trained(folder / "good", folder / "m.flawmap", settings)
     (folder / "line").mkdir()
     for number in range(7):
         shutil.copy(folder / "good" / f"{number:02d}.png", folder / "line" / f"<b>{number}.png")

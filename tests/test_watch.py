@@ -15,7 +15,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import flawmap
@@ -23,13 +22,9 @@ from flawmap.commands.cli import main
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.files import sha256_of
 from flawmap.core.runtime import Runtime
-from flawmap.data.defects import add_flaw
-from flawmap.data.synthetic import good_images
-from flawmap.imaging.writing import write_image
-from flawmap.methods.overrides import override
-from flawmap.methods.presets import preset
 from flawmap.scoring.model_file import load_artifact, save_artifact
 from flawmap.scoring.operating_point import OperatingPoint
+from samples import trained, write_cloth, write_flawed
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
@@ -49,19 +44,15 @@ MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model `m.flawmap`, whose threshold parts `good.png` and `flawed.png`."""
     folder = tmp_path_factory.mktemp("watch")
-    (folder / "train").mkdir()
-    images = list(good_images("cloth", 12, (96, 80), 0))
-    for number, image in enumerate(images):
-        write_image(folder / "train" / f"{number:02d}.png", np.rint(image[:, :, 0] * 255).astype(np.uint8))
-    flawed, _ = add_flaw(images[0], "cut", 1, size=50)
-    write_image(folder / "flawed.png", np.rint(flawed[:, :, 0] * 255).astype(np.uint8))
+    images = write_cloth(folder / "train", 12, (96, 80))
+    write_flawed(folder / "flawed.png", images[0], 50)
     shutil.copy(folder / "train" / "00.png", folder / "good.png")
     settings: dict[str, Any] = {
         "model": {"patch": 32},
         "method": {"latent": 8},
         "training": {"steps": 30, "batch": 8, "device": "cpu", "precision": "float32", "plateau_steps": 0},
     }
-    flawmap.train(folder / "train", folder / "m.flawmap", override(preset("fast"), settings))
+    trained(folder / "train", folder / "m.flawmap", settings)
     detector = flawmap.Detector.load(folder / "m.flawmap", FLOAT32)
     scores = [detector.inspect(folder / name, threshold=9.0).score for name in ("good.png", "flawed.png")]
     assert scores[0] < scores[1]
