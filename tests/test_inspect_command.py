@@ -154,7 +154,7 @@ def test_inspection_files_equal_the_inspection(model: Path, tree: Path, tmp_path
     with (out / "regions.csv").open(newline="") as file:
         regions = list(csv.DictReader(file))
     stems = {"a.bmp": "a.bmp", "a.png": "a.png", "b.png": "sub/deep/b"}
-    assert records[2] == {"path": rows[2].path, "error": rows[2].error}
+    assert records[2] == {"schema": "flawmap.inspection/1", "path": rows[2].path, "error": rows[2].error}
     count = 0
     for record, row in zip(records, rows, strict=True):
         path = Path(row.path)
@@ -163,7 +163,7 @@ def test_inspection_files_equal_the_inspection(model: Path, tree: Path, tmp_path
         inspection = detector.inspect(path)
         pictures = record.pop("pictures")
         assert (out / f"{pictures}_mask.png").is_file()
-        assert record == inspection.to_dict()
+        assert record == {"schema": "flawmap.inspection/1"} | inspection.to_dict()
         assert (row.score, row.verdict) == (inspection.score, inspection.verdict)
         assert (row.regions, row.flawed_pixels) == (len(inspection.regions), int(inspection.mask.sum()))
         own = [region for region in regions if region["path"] == row.path]

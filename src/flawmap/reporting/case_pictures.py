@@ -60,8 +60,9 @@ class CasePictures:
             drawn.append(("reconstruction", picture((self._reconstruction.values / counts).astype(np.float32))))
         top = HEAT * self._threshold if self._threshold else float(residual.max())
         drawn.append(("residual, opened", heatmap(residual, 0.0, top if top > 0 else 1.0)))
-        most = IMAGE_BYTES // len(drawn)
-        self._done([(caption, fitted(shrunk(levels), most)) for caption, levels in drawn])
+        most = [IMAGE_BYTES // 2, *(IMAGE_BYTES // 2 // (len(drawn) - 1) for _ in drawn[1:])]
+        pairs = zip(drawn, most, strict=True)
+        self._done([(caption, fitted(shrunk(levels), limit)) for (caption, levels), limit in pairs])
 
     def _reduced_truth(self) -> Mask | None:
         if self._truth is None:

@@ -29,6 +29,7 @@ TRUTH = (255, 45, 60)  # red
 LONGEST, SHORTEST = 1400, 256  # pixels: a page's pictures shrink until one side fits; strips keep their height
 LIMIT = 8192  # pixels: and no side is longer
 JPEG_QUALITY = 88
+FITTED_QUALITY = 75  # where a picture may have so many bytes alone: pixels are worth more than quality
 SMALL = 256 * 256  # pixels: up to this size a picture is a PNG, exact and not much larger
 DRAWN_VALUES = 16  # a picture with no more values is a mask or a drawing, which JPEG would fray
 
@@ -192,22 +193,28 @@ class EncodedPicture(NamedTuple):
 
 
 def fitted(values: Levels, most: int) -> EncodedPicture:
-    """A picture as a file of at most so many bytes, some hundred or more: scaled down until it fits."""
+    """A picture as a file of at most so many bytes, a thousand or more: a JPEG that is scaled down where it must be."""
     made = encoded(values)
     while len(made.content) > most and max(values.shape[:2]) > 1:
-        values = _scaled(values, min(0.9, (most / len(made.content)) ** 0.5))
-        made = encoded(values)
+        if made.kind == "image/jpeg":
+            values = _scaled(values, min(0.9, (most / len(made.content)) ** 0.5))
+        made = _jpeg(values, FITTED_QUALITY)
     return made
 
 
 def encoded(values: Levels) -> EncodedPicture:
     """A picture as a file: PNG for masks, drawings and small pictures, else JPEG."""
-    file, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(values))
     drawn = np.count_nonzero(np.bincount(values.ravel(), minlength=256)) <= DRAWN_VALUES
-    if drawn or image.width * image.height <= SMALL:
-        kind = "image/png"
-        image.save(file, "PNG", optimize=True)
-    else:
-        kind = "image/jpeg"  # colours at full resolution, or outlines one pixel wide would turn grey
-        image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return EncodedPicture(kind, file.getvalue(), image.width, image.height)
+    height, width = values.shape[:2]
+    if not drawn and width * height > SMALL:
+        return _jpeg(values, JPEG_QUALITY)
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(values)).save(file, "PNG", optimize=True)
+    return EncodedPicture("image/png", file.getvalue(), width, height)
+
+
+def _jpeg(values: Levels, quality: int) -> EncodedPicture:
+    """Colours at full resolution, or outlines one pixel wide would turn grey."""
+    file, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(values))
+    image.save(file, "JPEG", quality=quality, subsampling=0)
+    return EncodedPicture("image/jpeg", file.getvalue(), image.width, image.height)
