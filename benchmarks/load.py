@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +24,10 @@ import httpx2 as httpx
 import numpy as np
 
 from flawmap.core.device import describe_machine
+from serving import running
 
 CLIENTS = (1, 4, 16)
 ALONE = "import sys, flawmap; print(flawmap.Detector.load(sys.argv[1]).inspect(sys.argv[2]).verdict)"
-
-
-@contextmanager
-def running(model: Path, store: Path, *options: str) -> Iterator[str]:
-    command = [sys.executable, "-m", "flawmap", "serve", str(model), "--port", "0", "--store", str(store), *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        address = None
-        for line in process.stderr:
-            address = re.search(r"http://\S+:\d+", line)
-            if address is not None:
-                break
-        assert address is not None, "the service did not start"
-        while True:
-            try:
-                if httpx.get(f"{address[0]}/readyz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.05)
-        yield address[0]
-    finally:
-        process.terminate()
-        process.wait()
-        process.stderr.close()
 
 
 def loaded(address: str, image: bytes, clients: int, requests: int) -> dict[str, float]:
@@ -103,7 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     content, rows = given.image.read_bytes(), dict[str, Any]()
     for name, options in (("images and maps kept", ()), ("rows alone", ("--no-keep-images",))):
-        with tempfile.TemporaryDirectory() as folder, running(given.model, Path(folder) / "r", *options) as address:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            running(given.model, Path(folder) / "r", *options) as (_, address),
+        ):
             loaded(address, content, 2, 4)  # the first ones compile and allocate
             for clients in CLIENTS:
                 rows[f"service, {clients} clients, {name}"] = loaded(address, content, clients, given.requests)

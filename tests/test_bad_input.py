@@ -220,6 +220,7 @@ def test_inspection_goes_on(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
     assert {path for path in left() if path.startswith("out/")} == {
         "out/inspections.jsonl",
         "out/regions.csv",
+        "out/report.html",
         *(f"out/{name}_{kind}.png" for name in "af" for kind in ("mask", "overlay")),
     }
 
@@ -416,7 +417,7 @@ def test_full_disk(run: Run, labelled: Path, name: str, monkeypatch: pytest.Monk
     a_model()
     good()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=8000))
-    needed = {"demo": "0.4 GB", "synth": "2.3 MB", "train": "0.2 GB", "inspect": "0.1 MB", "evaluate": "50.0 MB"}[name]
+    needed = {"demo": "0.4 GB", "synth": "2.3 MB", "train": "0.2 GB", "inspect": "0.1 MB", "evaluate": "1.6 MB"}[name]
     folder = Path.cwd() / "out" if name == "train" else Path("out")
     assert run(*(part.format(out="out") for part in WRITING[name])) == (
         2,

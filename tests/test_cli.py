@@ -17,6 +17,7 @@ import tifffile
 import typer
 
 import flawmap
+from documented import fields_of
 from flawmap.commands import info as commands_info
 from flawmap.commands.cli import app, main
 from flawmap.core.errors import ArtifactError
@@ -156,7 +157,7 @@ def test_a_model_made_in_python(run: Run, cloth: Path, tmp_path: Path) -> None:
     assert re.search(r"^versions +unknown", said.out, re.MULTILINE)
     assert run("inspect", place, cloth / "test", "-o", tmp_path / "found", "--quiet").code == 0
     assert run("evaluate", place, cloth, "-o", tmp_path / "measured").code == 0
-    assert "unknown" in (tmp_path / "measured" / "index.html").read_text(encoding="utf-8")
+    assert "unknown" in (tmp_path / "measured" / "report.html").read_text(encoding="utf-8")
 
 
 def test_inspect(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_inspect(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
     assert ran.err.splitlines()[-1].startswith("2/2  ")
     assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {
         f"00{number}_{kind}" for number in (0, 1) for kind in ("mask.png", "overlay.png", "residual.tif")
-    } | {"inspections.jsonl", "regions.csv"}
+    } | {"inspections.jsonl", "regions.csv", "report.html"}
 
 
 def test_inspect_tells_notes_about_files(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_inspect_tells_notes_about_files(run: Run, model: Path, cloth: Path, tmp
 
 def test_inspect_without_overlays(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
     """`--no-overlays` leaves masks and lists."""
-    run("inspect", model, cloth / "test" / "good" / "000.png", "-o", tmp_path, "--no-overlays")
+    run("inspect", model, cloth / "test" / "good" / "000.png", "-o", tmp_path, "--no-overlays", "--no-report")
     assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["000_mask.png", "inspections.jsonl", "regions.csv"]
 
 
@@ -198,7 +199,7 @@ def test_evaluate(run: Run, model: Path, cloth: Path, tmp_path: Path) -> None:
     assert re.search(f"^pixel AUROC +{metrics['pixel']['auroc']:.4f}$", ran.out, re.MULTILINE)
     assert re.search(f"^image AUROC +{metrics['image']['auroc']:.4f}$", ran.out, re.MULTILINE)
     assert ran.out.splitlines()[-1] == f"6 images; written to {tmp_path / 'out'}"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["index.html", "metrics.json", "roc.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json", "report.html", "roc.png"]
 
 
 @pytest.mark.slow
@@ -290,7 +291,11 @@ def test_json(run: Run, cloth: Path, model: Path, tmp_path: Path, name: str) -> 
     arguments, keys = SHAPES[name]
     ran = run(*(part.format(tmp=tmp_path, cloth=cloth, model=model) for part in arguments), "--json")
     assert ran.code == 0
-    assert keys <= set(json.loads(ran.out))
+    said = json.loads(ran.out)
+    assert keys <= set(said)
+    if name != "show-config":
+        assert said["schema"].startswith(f"flawmap.{name}/")
+        assert set(said) == fields_of(said["schema"])
 
 
 @pytest.mark.parametrize("name", [name for name in SHAPES if name != "show-config"])
@@ -373,7 +378,17 @@ OPTIONS = {
     | {"--set-threshold", "--name", "--list", "--zone"},
     "inspect": COMMON
     | RUNTIME
-    | {"MODEL", "IMAGES", "--output", "--threshold", "--residuals", "--overlays", "--fail-on-flaw", "--resume"}
+    | {
+        "MODEL",
+        "IMAGES",
+        "--output",
+        "--threshold",
+        "--residuals",
+        "--overlays",
+        "--report",
+        "--fail-on-flaw",
+        "--resume",
+    }
     | {"--page", "--pages", "--point"},
     "evaluate": COMMON | RUNTIME | {"MODEL", "DATASET", "--output", "--last", "--point", "--set"},
     "monitor": COMMON | RUNTIME | {"MODEL", "IMAGES", "--output", "--fail-on-drift"},

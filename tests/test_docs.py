@@ -18,7 +18,10 @@ from typing import Any
 
 import pytest
 
+import documented
 from flawmap.commands.cli import main
+from flawmap.commands.console import Output
+from flawmap.core.documents import document, schema
 from flawmap.methods import overrides, presets
 from flawmap.methods.config import Config
 from flawmap.methods.table import METHODS
@@ -71,6 +74,8 @@ QUICK = {
     "selfcheck.DEFECTS": 2,
     "selfcheck.TOLERANCE_PARTS": 2,
 }
+
+JSON_FILES = ("measured/metrics.json", "drift/monitor.json")
 
 FOREIGN = {"--torch-backend", "--data-binary"}  # options of other programs
 
@@ -128,6 +133,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"flawmap.evaluation.{name}", value)
 
 
+@pytest.fixture
+def documents_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each command would print for --json has the fields that docs/formats.md tells."""
+
+    def check(self: Output, kind: str, data: dict[str, Any], show: Any) -> None:
+        assert set(document(kind, data)) == documented.fields_of(schema(kind))
+        print_result(self, kind, data, show)
+
+    print_result = Output.result
+    monkeypatch.setattr(Output, "result", check)
+
+
 def run_command(command: str, folder: Path) -> None:
     arguments = shlex.split(smaller(command, SMALLER))[1:]
     allowed = {0, 3} if "--fail-on-flaw" in arguments else {0}
@@ -138,7 +155,7 @@ def run_command(command: str, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "documents_are_told")
 def test_commands_and_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every flawmap command and every Python block of the page works, in the order in which a reader types them."""
     monkeypatch.chdir(tmp_path)
@@ -154,31 +171,16 @@ def test_commands_and_python_blocks_run(page: str, tmp_path: Path, monkeypatch: 
                 if command.startswith("flawmap ") and command not in ELSEWHERE and REAL not in command:
                     run_command(command, tmp_path)
     if page == "docs/usage.md":
-        check_fields(tmp_path)
+        check_files(tmp_path)
 
 
-def check_fields(folder: Path) -> None:
-    """The tables of fields in docs/usage.md name exactly what the files hold."""
-    text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
-    record = json.loads((folder / "found" / "inspections.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert first_column(text, "A line of `inspections.jsonl` holds") == set(record)
-    metrics = json.loads((folder / "measured" / "metrics.json").read_text(encoding="utf-8"))
-    assert first_column(text, "The fields of `metrics.json`:") == set(metrics)
-    for name in ("regions.csv", "overlays", "residual.tif"):
-        assert name in text
-    for path, sentence in (
-        ("found/regions.csv", "`regions.csv` has the columns"),
-        ("cloth.history.csv", "writes the model, `NAME.history.csv`"),
-    ):
-        header = (folder / path).read_text(encoding="utf-8").splitlines()[0].split(",")
-        told = re.findall(r"`(\w+)`", text[text.index(sentence) + len(sentence) :])[: len(header)]
-        assert told == header
-
-
-def first_column(text: str, before: str) -> set[str]:
-    """The names in backticks in the first column of the table that follows a sentence."""
-    rows = text[text.index(before) :].partition("\n|")[2].partition("\n\n")[0].splitlines()
-    return {name for row in rows[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+def check_files(folder: Path) -> None:
+    """The files of the walk hold the fields that docs/formats.md tells."""
+    line = json.loads((folder / "found" / "inspections.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    for found in (line, *(json.loads((folder / name).read_text(encoding="utf-8")) for name in JSON_FILES)):
+        assert set(found) == documented.fields_of(found["schema"])
+    header = (folder / "cloth.history.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
+    assert header == documented.columns_after("`NAME.history.csv` has the columns")
 
 
 @pytest.mark.parametrize(("block", "command"), SHELL, ids=lambda value: value if isinstance(value, str) else "")

@@ -238,7 +238,7 @@ def test_inspect_and_evaluate(engine: str, trained: Path, tmp_path: Path, monkey
     """From the command line: the scores of torch to 1e-4, and the engine's name in metrics.json."""
     monkeypatch.setattr("flawmap.commands.evaluate.roc_figure", lambda *_: None)
     monkeypatch.setattr("flawmap.commands.evaluate.evaluation_page", lambda *_, **__: None)
-    monkeypatch.setattr("flawmap.commands.evaluate.write_page", lambda *_: None)
+    monkeypatch.setattr("flawmap.commands.evaluate.write_report", lambda *_, **__: None)
     model, cloth = str(trained / "m.flawmap"), trained / "cloth"
     for name in (engine, "torch"):
         options = ["-o", str(tmp_path / name), "--device", "cpu", "--precision", "float32", "--engine", name, "-q"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -138,8 +139,8 @@ def with_settings(model: Path, **changes: Any) -> Detector:
 
 
 def test_schema(metrics: dict[str, Any], model: Path) -> None:
-    """metrics.json has schema 1, the model, the data set, figures of pixels and images, and a row for each image."""
-    assert metrics["schema"] == 1
+    """metrics.json has its schema, the model, the data set, figures of pixels and images, and a row for each image."""
+    assert metrics["schema"] == "flawmap.metrics/1"
     assert list(metrics) == [
         *("schema", "model", "dataset", "precision", "engine", "decision", "pixel", "pixel_defective_images"),
         *("image", "image_reason", "held_out", "unreadable", "notes", "per_image"),
@@ -295,12 +296,17 @@ def test_held_out_rate(root: Path, model: Path, metrics: dict[str, Any]) -> None
 
 
 def test_page(out: Path, metrics: dict[str, Any]) -> None:
-    """The page shows the figures, the curve, and cases of both ends, and asks nothing of a network."""
-    page = (out / "index.html").read_text(encoding="utf-8")
+    """The page shows the figures, the curve, and every image, missed flaws first, and asks nothing of a network."""
+    page = (out / "report.html").read_text(encoding="utf-8")
     low, high = metrics["pixel"]["intervals"]["auroc"]
     assert f"{metrics['pixel']['auroc']:.4f} ({low:.4f} to {high:.4f})" in page
-    for heading in ("Least of the flaw found", "Most of the flaw found", "Good images that score highest"):
-        assert heading in page
+    shown = re.findall(r"<h3>(.*?\.png)</h3><p>(.*?)</p>", page)
+    found = rows(metrics)
+    assert sorted(name for name, _ in shown) == sorted(row["path"] for row in found.values())
+    wrong = [(found[name]["verdict"] == "ok") == (found[name]["label"] == "defective") for name, _ in shown]
+    assert wrong == sorted(wrong, reverse=True), "wrong decisions come first"
+    for value in (metrics["model"]["sha256"], metrics["schema"], "training.batch", "ROC curve", "Scores of these"):
+        assert str(value) in page
     assert 'src="http' not in page
     assert (out / "roc.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -389,7 +395,7 @@ def test_areas_alone(tmp_path: Path) -> None:
     assert found.pixel.result.measures["auroc"] == Measure(None, reason="no pixels")
     assert (found.image, found.image_reason) == (None, "no images")
     assert not (tmp_path / "out" / "roc.png").exists()
-    assert "<figure" not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "<figure" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_nothing_to_evaluate(root: Path, model: Path, tmp_path: Path) -> None:
@@ -438,7 +444,7 @@ def test_without_a_threshold(root: Path, model: Path, tmp_path: Path) -> None:
         assert row.score == other.score
         undecided = ["verdict", "regions", "flawed_pixels", "hit_pixels", "false_pixels", "overlap"]
         assert all(row.to_dict().get(name) is None for name in undecided)
-    assert "(None)" not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "(None)" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_defective_images_have_no_say(root: Path, model: Path, tmp_path: Path) -> None:
@@ -475,7 +481,7 @@ class Banded:
     def __init__(self, residual: NDArray[np.float32], inside: NDArray[np.bool_], cuts: list[int]) -> None:
         self.residual, self.inside, self.cuts = residual, inside, cuts
 
-    def scan(self, image: ImageRows, *, box: Box | None = None) -> Iterator[Band]:
+    def scan(self, image: ImageRows, *, box: Box | None = None, reconstruction: bool = False) -> Iterator[Band]:
         for top, bottom in pairwise([0, *self.cuts, len(self.residual)]):
             rows = slice(top, bottom)
             yield Band(top, image.pixels()[rows], self.residual[rows], None, self.inside[rows])

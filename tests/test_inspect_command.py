@@ -138,7 +138,7 @@ def test_inspect_a_folder(model: Path, tree: Path, tmp_path: Path) -> None:
     files = {
         path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("[!.]*") if path.is_file()
     }
-    assert files == {"inspections.jsonl", "regions.csv"} | {
+    assert files == {"inspections.jsonl", "regions.csv", "report.html"} | {
         f"{name}_{kind}"
         for name in ("a.bmp", "a.png", "sub/deep/b")
         for kind in ("mask.png", "overlay.png", "residual.tif")
@@ -154,7 +154,7 @@ def test_inspection_files_equal_the_inspection(model: Path, tree: Path, tmp_path
     with (out / "regions.csv").open(newline="") as file:
         regions = list(csv.DictReader(file))
     stems = {"a.bmp": "a.bmp", "a.png": "a.png", "b.png": "sub/deep/b"}
-    assert records[2] == {"path": rows[2].path, "error": rows[2].error}
+    assert records[2] == {"schema": "flawmap.inspection/1", "path": rows[2].path, "error": rows[2].error}
     count = 0
     for record, row in zip(records, rows, strict=True):
         path = Path(row.path)
@@ -163,7 +163,7 @@ def test_inspection_files_equal_the_inspection(model: Path, tree: Path, tmp_path
         inspection = detector.inspect(path)
         pictures = record.pop("pictures")
         assert (out / f"{pictures}_mask.png").is_file()
-        assert record == inspection.to_dict()
+        assert record == {"schema": "flawmap.inspection/1"} | inspection.to_dict()
         assert (row.score, row.verdict) == (inspection.score, inspection.verdict)
         assert (row.regions, row.flawed_pixels) == (len(inspection.regions), int(inspection.mask.sum()))
         own = [region for region in regions if region["path"] == row.path]
@@ -202,7 +202,7 @@ def test_a_large_image_is_written_by_bands(model: Path, tmp_path: Path, request:
     request.getfixturevalue("small_bands")
     (banded,) = flawmap.inspect(model, [tmp_path / "a.png"], tmp_path / "bands", outputs=outputs)
     assert banded == replace(whole, score=pytest.approx(whole.score, abs=1e-6))
-    names = ["a_mask.tif", "a_overlay.png", "a_residual.tif", "inspections.jsonl", "regions.csv"]
+    names = ["a_mask.tif", "a_overlay.png", "a_residual.tif", "inspections.jsonl", "regions.csv", "report.html"]
     assert sorted(path.name for path in (tmp_path / "bands").glob("[!.]*")) == names
     with tifffile.TiffFile(tmp_path / "bands" / "a_mask.tif") as file:
         assert file.is_bigtiff
@@ -221,7 +221,8 @@ def test_a_large_image_that_breaks_off_leaves_no_files(model: Path, tmp_path: Pa
     tifffile.imwrite(tmp_path / "a.tif", values)
     (row,) = flawmap.inspect(model, [tmp_path / "a.tif"], tmp_path / "out", outputs=InspectionOutputs(residuals=True))
     assert row.verdict == "unreadable"
-    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["inspections.jsonl", "regions.csv"]
+    names = ["inspections.jsonl", "regions.csv", "report.html"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == names
     assert not list((tmp_path / "out").glob(".part-*"))
 
 

@@ -14,6 +14,7 @@ from flawmap.core.records import Inspection, Region
 from flawmap.reporting.logs import InspectionLog, read_lines, write_csv, write_json
 from flawmap.reporting.pages import Page, write_page
 
+SCHEMA = {"schema": "flawmap.inspection/1"}
 RUN = {"model": "0a1b", "threshold": 0.25}
 
 
@@ -45,13 +46,13 @@ def test_the_lists_hold_the_records(tmp_path: Path) -> None:
     images = [an_inspection("b/1.png"), an_inspection("b/2.png", 0), an_inspection('c, "3"\nü.png', 1)]
     with InspectionLog(tmp_path, RUN) as log:
         for image in images:
-            assert log.add(image) == image.to_dict()
+            assert log.add(image) == SCHEMA | image.to_dict()
         log.add(images[1], page=3)
         log.fail(Path("d.png"), "truncated")
     *read, page, failed = lines(tmp_path)
-    assert read == [image.to_dict() for image in images]
-    assert page == images[1].to_dict() | {"page": 3}
-    assert failed == {"path": "d.png", "error": "truncated"}
+    assert read == [SCHEMA | image.to_dict() for image in images]
+    assert page == SCHEMA | images[1].to_dict() | {"page": 3}
+    assert failed == SCHEMA | {"path": "d.png", "error": "truncated"}
     table = rows(tmp_path)
     assert [(row["path"], row["region"]) for row in table] == [
         ("b/1.png", "1"),

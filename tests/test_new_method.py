@@ -159,7 +159,7 @@ def test_from_training_to_the_reports(name: str, cloth: Path, tmp_path: Path) ->
     assert found["model"]["method"] == name
     assert 0 <= found["pixel"]["auroc"] <= 1
     assert evaluation.curve is not None
-    page = (tmp_path / "evaluation" / "index.html").read_text()
+    page = (tmp_path / "evaluation" / "report.html").read_text()
     assert name in page
     assert ("reconstruction" in page) == (name != "components")
 

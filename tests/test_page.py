@@ -19,11 +19,8 @@ from PIL import Image
 
 import flawmap
 from flawmap.core.runtime import Runtime
-from flawmap.data.defects import add_flaw
-from flawmap.data.synthetic import good_images
 from flawmap.imaging.writing import write_image
-from flawmap.methods.overrides import override
-from flawmap.methods.presets import preset
+from samples import trained, write_cloth, write_flawed
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
@@ -43,12 +40,8 @@ PAGE = Path(flawmap.__file__).parent / "service" / "page"
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model `cloth.flawmap`, which has a mask level of its own, `good.png` and `flawed.png`."""
     folder = tmp_path_factory.mktemp("page")
-    (folder / "train").mkdir()
-    images = list(good_images("cloth", 20, (120, 100), 0))
-    for number, image in enumerate(images):
-        write_image(folder / "train" / f"{number:02d}.png", np.rint(image[:, :, 0] * 255).astype(np.uint8))
-    flawed, _ = add_flaw(images[0], "cut", 1, size=50)
-    write_image(folder / "flawed.png", np.rint(flawed[:, :, 0] * 255).astype(np.uint8))
+    images = write_cloth(folder / "train", 20, (120, 100))
+    write_flawed(folder / "flawed.png", images[0], 50)
     shutil.copy(folder / "train" / "01.png", folder / "good.png")
     settings: dict[str, Any] = {
         "model": {"patch": 32},
@@ -58,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "threshold": {"rule": "conformal", "alpha": 0.2, "mask": "pasted"},
         "split": {"validation": 0.4, "test": 0},
     }
-    flawmap.train(folder / "train", folder / "cloth.flawmap", override(preset("fast"), settings))
+    trained(folder / "train", folder / "cloth.flawmap", settings)
     return folder
 
 

@@ -117,7 +117,7 @@ def test_a_reduced_overlay_is_that_of_the_reduced_image(bands: list[int]) -> Non
     blocks = [(slice(top, top + 3), slice(left, left + 3)) for top in range(0, 37, 3) for left in range(0, 50, 3)]
     means = np.reshape([image[block].mean(axis=(0, 1)) for block in blocks], (13, 17, 3)).astype(np.float32)
     found = np.reshape([mask[block].any() for block in blocks], (13, 17))
-    reduced, top = ReducedOverlay(image.shape, side=20), 0
+    reduced, top = ReducedOverlay(image.shape, factor=3), 0
     for height in bands:
         reduced.add_image(image[top : top + height])
         reduced.add_mask(mask[top : top + height])

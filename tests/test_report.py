@@ -8,27 +8,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-import flawmap
-from flawmap.commands import report as module
 from flawmap.commands.cli import main
 from flawmap.commands.report import report
 from flawmap.core.errors import InputError
-from flawmap.data.synthetic import good_images
-from flawmap.imaging.writing import write_image
-from flawmap.methods.overrides import override
-from flawmap.methods.presets import preset
+from samples import trained, write_cloth
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, and `found`: an inspection of seven images and a broken one."""
     folder = tmp_path_factory.mktemp("report")
-    (folder / "good").mkdir()
-    for number, image in enumerate(good_images("cloth", 12, (96, 80), 0)):
-        write_image(folder / "good" / f"{number:02d}.png", np.rint(image[:, :, 0] * 255).astype(np.uint8))
+    write_cloth(folder / "good", 12, (96, 80))
     settings: dict[str, Any] = {
         "model": {"patch": 32},
         "method": {"latent": 4},
@@ -36,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "threshold": {"rule": "conformal", "alpha": 0.3},
         "split": {"validation": 0.4, "test": 0},
     }
-    flawmap.train(folder / "good", folder / "m.flawmap", override(preset("fast"), settings))
+    trained(folder / "good", folder / "m.flawmap", settings)
     (folder / "line").mkdir()
     for number in range(7):
         shutil.copy(folder / "good" / f"{number:02d}.png", folder / "line" / f"<b>{number}.png")
@@ -62,18 +54,15 @@ def test_one_page_holds_everything(made: Path, capsys: pytest.CaptureFixture[str
     assert len(page) < 10_000_000
 
 
-def test_many_images_go_on_on_other_pages(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three a page: three pages that lead to each other, each image on one of them."""
-    folder = tmp_path / "found"
-    shutil.copytree(made / "found", folder)
-    monkeypatch.setattr(module, "PER_PAGE", 3)
-    made_pages = report(folder)["pages"]
-    assert [Path(page).name for page in made_pages] == ["report.html", "report-2.html", "report-3.html"]
-    texts = [Path(page).read_text(encoding="utf-8") for page in made_pages]
-    assert [len(re.findall(r"score [\d.]+", text)) for text in texts] == [3, 3, 1]
-    for text in texts:
-        assert set(re.findall(r'href="(report[^"]*)"', text)) == {"report.html", "report-2.html", "report-3.html"}
-    assert sum("All images" in text for text in texts) == 1
+def test_an_inspection_ends_with_its_report(made: Path, tmp_path: Path) -> None:
+    """The same page, byte for byte, as `flawmap report` makes; not with --no-report."""
+    page = made / "found" / "report.html"
+    ended = page.read_bytes()
+    report(made / "found", made / "m.flawmap")
+    assert page.read_bytes() == ended
+    given = ["inspect", str(made / "m.flawmap"), str(made / "good"), "-o", str(tmp_path / "f"), "--no-report", "-q"]
+    assert main(given) == 0
+    assert not (tmp_path / "f" / "report.html").exists()
 
 
 def test_without_overlays_and_without_a_model(made: Path, tmp_path: Path) -> None:

@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-import flawmap
 from flawmap.commands import retrain as module
 from flawmap.commands.cli import main
 from flawmap.commands.retrain import compared, retrain
@@ -19,13 +17,10 @@ from flawmap.core.errors import InputError, TrainingError
 from flawmap.core.runtime import Runtime
 from flawmap.data.index import ImageIndex
 from flawmap.data.splits import Split
-from flawmap.data.synthetic import good_images
 from flawmap.evaluation import selfcheck
 from flawmap.evaluation.selfcheck import SelfCheck, SizeRow
-from flawmap.imaging.writing import write_image
-from flawmap.methods.overrides import override
-from flawmap.methods.presets import preset
 from flawmap.scoring.model_file import load_artifact
+from samples import trained, write_cloth
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
@@ -54,10 +49,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(tmp_path: Path) -> Path:
     """A folder with `good`, the model `m.flawmap` of it, and a store with four other images, three of them accepted."""
     for name, count, seed in (("good", 12, 0), ("line", 4, 1)):
-        (tmp_path / name).mkdir()
-        for number, image in enumerate(good_images("cloth", count, (112, 96), seed)):
-            write_image(tmp_path / name / f"{number:02d}.png", np.rint(image[:, :, 0] * 255).astype(np.uint8))
-    flawmap.train(tmp_path / "good", tmp_path / "m.flawmap", override(preset("fast", "gmm"), SMALL))
+        write_cloth(tmp_path / name, count, (112, 96), seed)
+    trained(tmp_path / "good", tmp_path / "m.flawmap", SMALL, "gmm")
     shutil.copy(tmp_path / "good" / "00.png", tmp_path / "line" / "known.png")
     options = WatchOptions(store=tmp_path / "store", settle=0.05, once=True)
     watch(tmp_path / "m.flawmap", tmp_path / "line", options, runtime=Runtime("cpu"))

@@ -17,17 +17,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-import flawmap
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.runtime import Runtime
-from flawmap.data.defects import add_flaw
-from flawmap.data.synthetic import good_images
-from flawmap.imaging.writing import write_image
-from flawmap.methods.overrides import override
-from flawmap.methods.presets import preset
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import load_artifact, save_artifact
 from flawmap.scoring.operating_point import OperatingPoint
+from samples import trained, write_cloth, write_flawed
 
 fastapi = pytest.importorskip("fastapi", reason="needs the extra serve")
 httpx = pytest.importorskip("httpx2", reason="needs httpx2, of the extra dev")
@@ -54,14 +49,9 @@ SMALL: dict[str, Any] = {
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model `cloth.flawmap`, with the points default and low, a good image and a flawed one."""
     folder = tmp_path_factory.mktemp("service")
-    (folder / "train").mkdir()
-    images = list(good_images("cloth", 15, (96, 80), 0))
-    for number, image in enumerate(images):
-        write_image(folder / "train" / f"{number:02d}.png", np.rint(image[:, :, 0] * 255).astype(np.uint8))
-    flawed, _ = add_flaw(images[0], "cut", 1, size=40)
-    write_image(folder / "flawed.png", np.rint(flawed[:, :, 0] * 255).astype(np.uint8))
-    path = folder / "cloth.flawmap"
-    flawmap.train(folder / "train", path, override(preset("fast"), SMALL))
+    images = write_cloth(folder / "train", 15, (96, 80))
+    write_flawed(folder / "flawed.png", images[0], 40)
+    path = trained(folder / "train", folder / "cloth.flawmap", SMALL)
     artifact = load_artifact(path)
     low = artifact.with_point(OperatingPoint(threshold=0.01), "low").at_point("default")
     save_artifact(low, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import shlex
 import shutil
 import signal
@@ -13,24 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-import flawmap
-from flawmap.data.synthetic import good_images
-from flawmap.imaging.writing import write_image
-from flawmap.methods.overrides import override
-from flawmap.methods.presets import preset
+from samples import trained, write_cloth
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 httpx = pytest.importorskip("httpx2", reason="needs httpx2, of the extra dev")
 
 from flawmap.service.store import Store  # noqa: E402
+from serving import running  # noqa: E402
 
 KILLS = 50
 
@@ -78,42 +72,14 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small model and its images."""
     folder = tmp_path_factory.mktemp("process")
-    (folder / "good").mkdir()
-    for number, image in enumerate(good_images("cloth", 12, (96, 80), 0)):
-        write_image(folder / "good" / f"{number:02d}.png", np.rint(image[:, :, 0] * 255).astype(np.uint8))
+    write_cloth(folder / "good", 12, (96, 80))
     settings: dict[str, Any] = {
         "model": {"patch": 32},
         "method": {"latent": 4},
         "training": {"steps": 3, "batch": 4, "device": "cpu", "plateau_steps": 0},
     }
-    flawmap.train(folder / "good", folder / "m.flawmap", override(preset("fast"), settings))
+    trained(folder / "good", folder / "m.flawmap", settings)
     return folder
-
-
-@contextmanager
-def running(model: Path, store: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The service on a free port, and its address."""
-    command = [sys.executable, "-m", "flawmap", "serve", str(model), "--port", "0", "--store", str(store)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        address = None
-        for said in process.stderr:
-            address = re.search(r"http://127\.0\.0\.1:\d+", said)
-            if address is not None:
-                break
-        assert address is not None
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{address[0]}/readyz").status_code == 200:
-                    break
-            time.sleep(0.05)
-        yield process, address[0]
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
 
 
 @pytest.mark.slow

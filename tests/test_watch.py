@@ -15,20 +15,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import flawmap
 from flawmap.commands.cli import main
 from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.files import sha256_of
 from flawmap.core.runtime import Runtime
-from flawmap.data.defects import add_flaw
-from flawmap.data.synthetic import good_images
-from flawmap.imaging.writing import write_image
-from flawmap.methods.overrides import override
-from flawmap.methods.presets import preset
 from flawmap.scoring.model_file import load_artifact, save_artifact
 from flawmap.scoring.operating_point import OperatingPoint
+from samples import trained, write_cloth, write_flawed
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
@@ -48,19 +44,15 @@ MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model `m.flawmap`, whose threshold parts `good.png` and `flawed.png`."""
     folder = tmp_path_factory.mktemp("watch")
-    (folder / "train").mkdir()
-    images = list(good_images("cloth", 12, (96, 80), 0))
-    for number, image in enumerate(images):
-        write_image(folder / "train" / f"{number:02d}.png", np.rint(image[:, :, 0] * 255).astype(np.uint8))
-    flawed, _ = add_flaw(images[0], "cut", 1, size=50)
-    write_image(folder / "flawed.png", np.rint(flawed[:, :, 0] * 255).astype(np.uint8))
+    images = write_cloth(folder / "train", 12, (96, 80))
+    write_flawed(folder / "flawed.png", images[0], 50)
     shutil.copy(folder / "train" / "00.png", folder / "good.png")
     settings: dict[str, Any] = {
         "model": {"patch": 32},
         "method": {"latent": 8},
         "training": {"steps": 30, "batch": 8, "device": "cpu", "precision": "float32", "plateau_steps": 0},
     }
-    flawmap.train(folder / "train", folder / "m.flawmap", override(preset("fast"), settings))
+    trained(folder / "train", folder / "m.flawmap", settings)
     detector = flawmap.Detector.load(folder / "m.flawmap", FLOAT32)
     scores = [detector.inspect(folder / name, threshold=9.0).score for name in ("good.png", "flawed.png")]
     assert scores[0] < scores[1]
@@ -88,7 +80,7 @@ def watched(made: Path, folder: Path, store: Path, **options: Any) -> Iterator[S
     model = loaded_models([made / "m.flawmap"], FLOAT32)["m"]
     kept = Store(store)
     service, stop = Service.of({"m": model}, kept), threading.Event()
-    watching = FolderWatch(folder, service.inspector, model, settle=0.2, **options)
+    watching = FolderWatch(folder, service.inspector, service.incoming, model, settle=0.2, **options)
     thread = threading.Thread(target=watching.run, args=(stop,))
     thread.start()
     try:
@@ -194,6 +186,27 @@ def test_many_files_at_once_pass_a_small_queue(made: Path, tmp_path: Path) -> No
         wait_for(lambda: len(store.newest()) == 40)
         time.sleep(0.4)
         assert sorted(row.name for row in store.newest()) == [f"{number:02d}.png" for number in range(40)]
+
+
+def test_a_file_that_cannot_be_opened_ends_nothing(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told like an unreadable one, and the others are inspected; one that went away meanwhile is not told."""
+    line = tmp_path / "line"
+    line.mkdir()
+    for name in ("a.png", "gone.png", "locked.png"):
+        shutil.copy(made / "good.png", line / name)
+
+    def opened(path: Path) -> str:
+        if path.name == "gone.png":
+            path.unlink()
+        if path.name != "a.png":
+            raise InputError(f"{path.name} cannot be read")
+        return sha256_of(path)
+
+    monkeypatch.setattr("flawmap.service.watching.sha256_of", opened)
+    options = WatchOptions(store=tmp_path / "store", settle=0.1, patience=0.2, once=True)
+    counts = watch(made / "m.flawmap", line, options, runtime=FLOAT32)
+    assert (counts.ok, counts.flawed, counts.failed) == (1, 0, 1)
+    assert counts.problems == [{"path": str(line / "locked.png"), "problem": "locked.png cannot be read"}]
 
 
 def test_a_folder_that_is_not_there(made: Path, tmp_path: Path) -> None:
@@ -392,7 +405,7 @@ def test_exports_hold_everything(store: Path, tmp_path: Path) -> None:
     assert int(rows["flawed.png"]["regions"]) > 0
     assert rows["good.png"]["review"] == ""
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [Result(**line).to_dict() for line in lines] == [row.to_dict() for row in stored(store)]
+    assert lines == [row.to_dict() for row in stored(store)]
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     assert main(["results", str(store), "--to", "parquet", "-o", str(tmp_path / "r.parquet"), "-q"]) == 0
     table = parquet.read_table(tmp_path / "r.parquet")

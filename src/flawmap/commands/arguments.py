@@ -63,7 +63,7 @@ def demo(
 
     with out.events() as events:
         result = run(output, minutes=minutes, seed=seed, events=events)
-    out.result(result, tables.show_demo)
+    out.result("demo", result, tables.show_demo)
 
 
 @app.command(short_help="Write a synthetic data set with exact masks.")
@@ -85,7 +85,7 @@ def synth(
     from flawmap.commands.synth import synth as run
 
     counts = run(output, kind, good=good, bad=bad, size=opt.size_of(size, "--size"), seed=seed)
-    out.result({"folder": str(output), "images": counts}, tables.show_counts)
+    out.result("synth", {"folder": str(output), "images": counts}, tables.show_counts)
 
 
 @app.command(short_help="List what a data set is understood to hold.")
@@ -106,7 +106,7 @@ def data(
 
     images = opt.image_changes(mode=mode, roi_box=roi_box, roi_masks=roi_masks)
     settings = _resolved("fast", None, config, changes, {"images": images}).images
-    out.result(run(path, settings).to_dict(), tables.show_data)
+    out.result("data", run(path, settings).to_dict(), tables.show_data)
 
 
 @app.command()
@@ -163,7 +163,7 @@ def train(
             tensorboard=tensorboard,
             events=events,
         )
-    out.result(report.to_dict(), tables.show_training)
+    out.result("train", report.to_dict(), tables.show_training)
 
 
 @app.command()
@@ -175,6 +175,7 @@ def inspect(
     point: opt.Point = None,
     residuals: opt.Residuals = False,
     overlays: opt.Overlays = True,
+    report: opt.Report = True,
     page: opt.Page = None,
     pages: opt.Pages = False,
     fail_on_flaw: opt.FailOnFlaw = False,
@@ -204,9 +205,10 @@ def inspect(
             pages="all" if pages else page,
             roi_masks=roi_masks,
             resume=resume,
+            report=report,
             events=events,
         )
-    out.result({"folder": str(output), "images": [asdict(row) for row in rows]}, tables.show_inspections)
+    out.result("inspect", {"folder": str(output), "images": [asdict(row) for row in rows]}, tables.show_inspections)
     if any(row.error is not None for row in rows):
         raise typer.Exit(SOME_FAILED)
     if fail_on_flaw and any(row.verdict == "flawed" for row in rows):
@@ -246,7 +248,7 @@ def evaluate(
             changes=all_assigned(changes or ()),
             events=events,
         )
-    out.result({"folder": str(output), **evaluation.to_dict()}, tables.show_evaluation)
+    out.result("evaluate", {"folder": str(output), **evaluation.to_dict()}, tables.show_evaluation)
     if evaluation.unreadable:
         raise typer.Exit(SOME_FAILED)
 
@@ -268,7 +270,7 @@ def info(model: opt.Model, as_json: opt.AsJson = False, quiet: opt.Quiet = False
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
     from flawmap.commands.info import info as run
 
-    out.result(run(model), tables.show_info)
+    out.result("info", run(model), tables.show_info)
 
 
 @app.command(short_help="List or fetch pretrained weights for --method fm.")
@@ -309,7 +311,7 @@ def weights(
             fetched = fetch_weights(network, url=url, out=output, events=events)
     elif network is not None or url is not None or output is not None:
         raise typer.BadParameter("list takes no network, --url or --output", param_hint="ACTION")
-    out.result({"fetched": fetched and str(fetched), **known_weights()}, tables.show_weights)
+    out.result("weights", {"fetched": fetched and str(fetched), **known_weights()}, tables.show_weights)
 
 
 def _resolved(

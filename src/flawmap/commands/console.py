@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from flawmap.core.documents import document
 from flawmap.core.events import Events
 
 if TYPE_CHECKING:
@@ -71,11 +72,11 @@ class Output:
         logger.setLevel(logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING)
         return output
 
-    def result(self, data: dict[str, Any], show: Callable[[Console, dict[str, Any]], None]) -> None:
-        """The result: one JSON document, a table, or nothing."""
+    def result(self, kind: str, data: dict[str, Any], show: Callable[[Console, dict[str, Any]], None]) -> None:
+        """The result: one JSON document of a kind, see `core.documents`; a table, or nothing."""
         with _reader_may_leave():
             if self.as_json:
-                print(json.dumps(data, indent=2, allow_nan=False, default=str))
+                print(json.dumps(document(kind, data), indent=2, allow_nan=False, default=str))
             elif not self.quiet:
                 show(self.out, data)
 

@@ -61,7 +61,7 @@ def calibrate(
     from flawmap.commands.calibrate import listed
 
     if show:
-        out.result(listed(model), tables.show_points)
+        out.result("points", listed(model), tables.show_points)
         return
     with out.events() as events:
         report = run(
@@ -76,7 +76,7 @@ def calibrate(
             roi_masks=roi_masks,
             events=events,
         )
-    out.result(report, tables.show_calibration)
+    out.result("calibrate", report, tables.show_calibration)
 
 
 def monitor(
@@ -99,7 +99,7 @@ def monitor(
     with out.events() as events:
         runtime = Runtime(device, precision, engine)
         report = run(model, images, output, runtime=runtime, roi_masks=roi_masks, events=events)
-    out.result(report, tables.show_drift)
+    out.result("monitor", report, tables.show_drift)
     if report["unreadable"]:
         raise typer.Exit(SOME_FAILED)
     if fail_on_drift and report["alarm"] is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from flawmap.commands.evaluate import evaluate_model
 from flawmap.commands.synth import synth
 from flawmap.commands.train import MODEL_BYTES, train
+from flawmap.core.documents import document
 from flawmap.core.events import SILENT, Events, Named
 from flawmap.core.files import enough_space
 from flawmap.data.layouts import find_dataset
@@ -16,7 +17,7 @@ from flawmap.data.splits import Split
 from flawmap.evaluation.evaluate import unseen_samples
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
-from flawmap.reporting.cases import demo_page
+from flawmap.reporting.comparison import demo_page
 from flawmap.reporting.logs import write_json
 from flawmap.reporting.pages import write_page
 from flawmap.scoring.detector import Detector
@@ -75,5 +76,5 @@ def demo(
     command = f"flawmap demo --minutes {minutes:g} --seed {seed}"
     write_page(demo_page(detectors, methods, unseen_samples(dataset, split), command), folder / "index.html")
     summary = {"page": str(folder / "index.html"), "command": command, "methods": methods}
-    write_json(folder / "demo.json", summary)
+    write_json(folder / "demo.json", document("demo", summary))
     return summary

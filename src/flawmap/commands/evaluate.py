@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from flawmap.commands.outputs import usable_folder
+from flawmap.core.documents import document
 from flawmap.core.events import SILENT, Events
 from flawmap.core.runtime import Runtime
 from flawmap.data.index import ImageIndex
 from flawmap.data.layouts import find_dataset
 from flawmap.data.samples import Dataset
 from flawmap.data.splits import Split
-from flawmap.evaluation.evaluate import SCHEMA, evaluate, held_out_areas, unseen_samples
+from flawmap.evaluation.evaluate import evaluate, held_out_areas, unseen_samples
 from flawmap.evaluation.results import Evaluation
-from flawmap.reporting.cases import evaluation_page
+from flawmap.methods.overrides import flat
 from flawmap.reporting.charts import roc_figure
+from flawmap.reporting.evaluations import evaluated_images, evaluation_page, kept_pictures
 from flawmap.reporting.logs import write_json
-from flawmap.reporting.pages import write_page
+from flawmap.reporting.reports import ROOM, open_shelf, write_report
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.model_file import Artifact, load_artifact, version_hash
-
-PAGE_BYTES = 50_000_000  # free space asked for: the page holds some forty pictures
+from flawmap.scoring.model_file import Artifact, load_artifact, model_sha256, version_hash
 
 
 def evaluate_model(
@@ -38,7 +38,7 @@ def evaluate_model(
     changes: Mapping[str, Any] | None = None,
     events: Events = SILENT,
 ) -> Evaluation:
-    """Measure a model on a labelled set: `metrics.json`, `roc.png`, and `index.html` with its best and worst cases.
+    """Measure a model on a labelled set: `metrics.json`, `roc.png`, and `report.html` with every image.
 
     Args:
         last: count the last N good training images by name as good test images; refused if the model saw one.
@@ -52,28 +52,30 @@ def evaluate_model(
     detector = Detector.of(artifact, runtime or Runtime())
     dataset = find_dataset(path)
     root = dataset.root.parent if dataset.root.is_file() else dataset.root  # paths in a manifest are relative to it
-    usable_folder(out, PAGE_BYTES)
     known = artifact.data.get("split")  # a model made in Python knows of none
     split = Split((), (), ()) if known is None else Split.from_dict(known)
     index = ImageIndex()
     samples = unseen_samples(dataset, split, last, index)
-    evaluation = evaluate(detector, samples, held_out_areas(dataset, split, index), root=root, events=events)
-    about = _about(model, detector, dataset, evaluation)
-    write_json(out / "metrics.json", about | evaluation.to_dict())
-    if evaluation.curve is not None:
-        roc_figure({artifact.config.method.name: evaluation.curve}, out / "roc.png")
-    else:
-        (out / "roc.png").unlink(missing_ok=True)  # an earlier evaluation's
-    page = evaluation_page(detector, evaluation, samples, about=about, root=root, roc=out / "roc.png")
-    write_page(page, out / "index.html")
+    areas = held_out_areas(dataset, split, index)
+    with open_shelf(usable_folder(out, ROOM * (1 + len(samples)))) as shelf:
+        view = kept_pictures(shelf, artifact.threshold, root)
+        evaluation = evaluate(detector, samples, areas, root=root, events=events, view=view)
+        about = _about(model, detector, dataset, evaluation)
+        write_json(out / "metrics.json", about | evaluation.to_dict())
+        if evaluation.curve is not None:
+            roc_figure({artifact.config.method.name: evaluation.curve}, out / "roc.png")
+        else:
+            (out / "roc.png").unlink(missing_ok=True)  # an earlier evaluation's
+        settings = flat(artifact.config.model_dump(mode="json"))
+        page = evaluation_page(evaluation, about, settings, roc=out / "roc.png", good_scores=artifact.good_scores)
+        write_report(page, evaluated_images(evaluation, shelf), out, events=events)
     return evaluation
 
 
 def _about(model: Path, detector: Detector, dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:
     """What the figures belong to: model, data set, and how it was run."""
     images = detector.config.images
-    return {
-        "schema": SCHEMA,
+    about = {
         "model": model_summary(model, detector.artifact),
         "dataset": {
             "name": dataset.root.resolve().name,
@@ -86,6 +88,7 @@ def _about(model: Path, detector: Detector, dataset: Dataset, evaluation: Evalua
         "precision": detector.precision_name,
         "engine": detector.runtime.engine,
     }
+    return document("metrics", about)
 
 
 def model_summary(model: Path, artifact: Artifact) -> dict[str, Any]:
@@ -94,6 +97,7 @@ def model_summary(model: Path, artifact: Artifact) -> dict[str, Any]:
     return {
         "file": model.name,
         "version": version_hash(model),
+        "sha256": model_sha256(model),
         "method": settings.method.name,
         "residual": settings.mapped.model_dump(mode="json"),
         "evidence": {"parts": [part.name for part in settings.parts], "scales": list(settings.scales)}
@@ -105,7 +109,7 @@ def model_summary(model: Path, artifact: Artifact) -> dict[str, Any]:
         "opening": settings.threshold.opening,
         "threshold": artifact.threshold,
         "point": artifact.active,
-        "operating_point": None if decides is None else decides.model_dump(mode="json"),
+        "operating_point": None if decides is None else decides.summary(),
         "training": artifact.provenance.get("training"),
         "features": artifact.provenance.get("features"),
         "seed": settings.training.seed,

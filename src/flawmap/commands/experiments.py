@@ -76,7 +76,7 @@ def reproduce(
     )
     with out.events() as events:
         result = paper.reproduce(request, data, output, listing=listing, events=events)
-    out.result(result, tables.show_plan if listing else tables.show_reproduction)
+    out.result("reproduce", result, tables.show_plan if listing else tables.show_reproduction)
     if result["failed"]:
         raise typer.Exit(SOME_FAILED)
 

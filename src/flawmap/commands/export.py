@@ -24,7 +24,7 @@ from flawmap.methods.settings import AutoencoderSettings
 from flawmap.nets.export import Format, exported_graph
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.exported import SUFFIX
-from flawmap.scoring.model_file import Artifact, load_artifact, save_artifact, version_hash
+from flawmap.scoring.model_file import load_artifact, save_artifact, version_hash
 from flawmap.scoring.operating_point import UNDECIDED
 
 BOUND, BOUND_INT8 = 0.001, 0.25
@@ -35,23 +35,29 @@ SAMPLES = 128  # patches that the ranges of 8 bits are found on
 
 
 @dataclass(frozen=True)
-class ExportReport:
-    """What an export was compared by.
+class Comparison:
+    """A model and its export on the same images.
 
     images: how many. largest: the largest difference of the maps at a pixel, as a share of the threshold (of the
-    original's highest value for a model without one). bound: what it may be. changed: images whose verdict differs.
-    seconds, seconds_exported: the median of an image, file to verdict. size: bytes of all files.
+    original's highest value for a model without one). changed: images whose verdict differs. seconds, seconds_exported:
+    the median of an image, file to verdict.
     """
+
+    images: int
+    largest: float
+    changed: tuple[str, ...]
+    seconds: float
+    seconds_exported: float
+
+
+@dataclass(frozen=True)
+class ExportReport(Comparison):
+    """What was written, and what it was compared by. bound: what `largest` may be. size: bytes of all files."""
 
     model: str
     format: str
     int8: bool
-    images: int
-    largest: float
     bound: float
-    changed: tuple[str, ...]
-    seconds: float
-    seconds_exported: float
     size: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,18 +103,17 @@ def export(
     graph = exported_graph(restored(artifact.config, artifact.weights), to, samples)
     origin = {"format": to, "int8": int8, "of": version_hash(model)}
     exported = replace(artifact, weights={}, graph=graph, provenance=artifact.provenance | {"exported": origin})
-    report = _compared(original, Detector.of(exported, runtime), chosen, events)
-    report = replace(
-        report, model=str(target), format=to, int8=int8, bound=BOUND_INT8 if int8 else BOUND, size=_size(exported)
+    report = ExportReport(
+        **vars(_compared(original, Detector.of(exported, runtime), chosen, events)),
+        model=str(target),
+        format=to,
+        int8=int8,
+        bound=BOUND_INT8 if int8 else BOUND,
+        size=len(graph.model) + len(graph.weights),
     )
     _refuse(report)
     save_artifact(exported, target)
     return report
-
-
-def _size(artifact: Artifact) -> int:
-    assert artifact.graph is not None
-    return len(artifact.graph.model) + len(artifact.graph.weights)
 
 
 def _patches(detector: Detector, images: Sequence[Path]) -> list[Tensor]:
@@ -125,7 +130,7 @@ def _patches(detector: Detector, images: Sequence[Path]) -> list[Tensor]:
     return evenly(seen, SAMPLES)
 
 
-def _compared(original: Detector, exported: Detector, images: Sequence[Path], events: Events) -> ExportReport:
+def _compared(original: Detector, exported: Detector, images: Sequence[Path], events: Events) -> Comparison:
     largest, changed, seconds = 0.0, [], ([], [])  # type: tuple[Any, Any, Any]
     for number, image in enumerate(images, start=1):
         pair = [_timed(detector, image) for detector in (original, exported)]
@@ -138,7 +143,7 @@ def _compared(original: Detector, exported: Detector, images: Sequence[Path], ev
             times.append(took)
         events.progress(number, len(images), str(image))
     middle = [statistics.median(times) for times in seconds]
-    return ExportReport("", "", False, len(images), largest, 0.0, tuple(changed), middle[0], middle[1], 0)
+    return Comparison(len(images), largest, tuple(changed), *middle)
 
 
 def _timed(detector: Detector, image: Path) -> tuple[MappedInspection, float]:

@@ -13,6 +13,7 @@ from typing import Any
 from flawmap.commands.inspection_files import inspection_files
 from flawmap.commands.inspection_items import Item, Pages, bytes_needed, items_of, pixels_of
 from flawmap.commands.outputs import InspectionOutputs, usable_folder
+from flawmap.commands.report import report as write_pages
 from flawmap.core.errors import ConfigError, InputError, OutputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.files import clean_stale_parts
@@ -57,20 +58,22 @@ def inspect(
     pages: Pages = None,
     roi_masks: Path | None = None,
     resume: bool = False,
+    report: bool = True,
     events: Events = SILENT,
 ) -> tuple[InspectionRow, ...]:
     """Inspect files, folders and globs with a model, and write what was found.
 
     For each image, under its path relative to what was given: `NAME_mask.png`, `NAME_overlay.png` and, if asked for,
     `NAME_residual.tif` (float32, opened). For all: `inspections.jsonl`, a line for each image as soon as it is done,
-    and `regions.csv`. An unreadable image is listed, and the run goes on. The mask of an image of more than
-    WHOLE_PIXELS pixels is a TIFF, too, and its overlay is reduced.
+    `regions.csv`, and at the end the pages of `flawmap report`. An unreadable image is listed, and the run goes on. The
+    mask of an image of more than WHOLE_PIXELS pixels is a TIFF, too, and its overlay is reduced.
 
     Args:
         point: the operating point that decides; None: the model's own.
         pages: the page of files with several, or "all"; the pictures of page 3 are named `NAME_p003`.
         roi_masks: the folder of masks on this machine, for a model whose region of interest is a folder of masks.
         resume: keep what an earlier run left in the folder, and inspect the images that are missing there.
+        report: whether the pages are written.
     Raises:
         InputError, ConfigError, ArtifactError: before any image is looked at. OutputError: a disk that filled up.
     """
@@ -95,6 +98,8 @@ def inspect(
         except KeyboardInterrupt:
             events.message(f"{len(done)} of {len(items)} images are done and listed in {out}; go on with --resume")
             raise
+    if report:
+        write_pages(out, model, events=events)
     return tuple(done[item] for item in items)
 
 

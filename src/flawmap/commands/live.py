@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,21 @@ from flawmap.commands import options as opt
 from flawmap.commands.console import Output
 from flawmap.commands.outputs import SOME_FAILED
 from flawmap.core.runtime import Runtime
+
+
+def output_of(what: str, otherwise: str) -> Any:
+    """The option of the file that is written."""
+    return typer.Option("--output", "-o", help=opt.help_of(what, otherwise=otherwise))
+
+
+def folder_of(what: str) -> Any:
+    """The option of a folder that files are moved to."""
+    return typer.Option(help=opt.help_of(f"Folder that {what} go to.", otherwise="they stay"))
+
+
+def chosen(text: str, otherwise: str = "any") -> Any:
+    """An option that chooses among results."""
+    return typer.Option(help=opt.help_of(text, otherwise=otherwise))
 
 
 def report(
@@ -33,7 +48,7 @@ def report(
 
     with out.events() as events:
         made = run(folder, model, events=events)
-    out.result(made, tables.show_report)
+    out.result("report", made, tables.show_report)
 
 
 def export(
@@ -42,10 +57,7 @@ def export(
         list[str], typer.Argument(help="Images that both are compared on: files, folders, or globs in quotes.")
     ],
     to: Annotated[Literal["onnx", "openvino"], typer.Option(help="The engine's format.")],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help=opt.help_of("File to write, .onnx or .xml.", otherwise="beside the model")),
-    ] = None,
+    output: Annotated[Path | None, output_of("File to write, .onnx or .xml.", "beside the model")] = None,
     int8: Annotated[bool, opt.switch("int8", "Compute in whole numbers of 8 bits; OpenVINO alone.")] = False,
     most: Annotated[int, typer.Option(min=1, help="Images to compare, at most.")] = 20,
     roi_masks: opt.RoiMasksHere = None,
@@ -59,7 +71,7 @@ def export(
 
     with out.events() as events:
         report = run(model, images, to, output, int8=int8, most=most, roi_masks=roi_masks, events=events)
-    out.result(report.to_dict(), tables.show_export)
+    out.result("export", report.to_dict(), tables.show_export)
 
 
 Store = Annotated[Path, typer.Option(help="Folder for results, images and maps.")]
@@ -134,15 +146,9 @@ def watch(
     store: Store = Path("flawmap-results"),
     point: opt.Point = None,
     settle: Annotated[float, typer.Option(min=0.05, help="Seconds without a change until a file is complete.")] = 1.0,
-    move_ok: Annotated[
-        Path | None, typer.Option(help=opt.help_of("Folder that good images go to.", otherwise="they stay"))
-    ] = None,
-    move_flawed: Annotated[
-        Path | None, typer.Option(help=opt.help_of("Folder that flawed images go to.", otherwise="they stay"))
-    ] = None,
-    move_failed: Annotated[
-        Path | None, typer.Option(help=opt.help_of("Folder that unreadable files go to.", otherwise="they stay"))
-    ] = None,
+    move_ok: Annotated[Path | None, folder_of("good images")] = None,
+    move_flawed: Annotated[Path | None, folder_of("flawed images")] = None,
+    move_failed: Annotated[Path | None, folder_of("unreadable files")] = None,
     once: Annotated[bool, opt.switch("once", "End when everything that is there was inspected.")] = False,
     keep_images: KeepImages = True,
     keep_days: KeepDays = None,
@@ -179,7 +185,7 @@ def watch(
     with out.events() as events:
         runtime = Runtime(device, precision, engine)
         counts = run(model, folder, options, runtime=runtime, roi_masks=roi_masks, events=events)
-    out.result(counts.to_dict(), tables.show_watch)
+    out.result("watch", counts.to_dict(), tables.show_watch)
     if counts.failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -192,17 +198,10 @@ def results(
         Literal["csv", "jsonl", "coco", "parquet"] | None,
         typer.Option(help="Export instead of listing. [default: none]"),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help=opt.help_of("File of the export.", otherwise="results.SUFFIX"))
-    ] = None,
-    model: Annotated[str | None, typer.Option(help=opt.help_of("Results of this model.", otherwise="of all"))] = None,
-    verdict: Annotated[
-        Literal["ok", "flawed"] | None, typer.Option(help=opt.help_of("With this verdict.", otherwise="any"))
-    ] = None,
-    review: Annotated[
-        Literal["accept", "reject", "none"] | None,
-        typer.Option(help=opt.help_of("With this review of an operator.", otherwise="any")),
-    ] = None,
+    output: Annotated[Path | None, output_of("File of the export.", "results.SUFFIX")] = None,
+    model: Annotated[str | None, chosen("Results of this model.", "of all")] = None,
+    verdict: Annotated[Literal["ok", "flawed"] | None, chosen("With this verdict.")] = None,
+    review: Annotated[Literal["accept", "reject", "none"] | None, chosen("With this review of an operator.")] = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help=opt.help_of("The newest ones, at most.", otherwise="20, and all to export")),
@@ -218,21 +217,18 @@ def results(
 
     rows = run(store, model=model, verdict=verdict, review=review, limit=limit or (20 if to is None else None))
     if to is None:
-        out.result({"results": rows}, tables.show_results)
+        out.result("results", {"results": rows}, tables.show_results)
         return
     path = output or Path(f"results.{'json' if to == 'coco' else to}")
     count = export_results(rows, to, path)
-    out.result({"written": str(path), "results": count}, tables.show_export_of_results)
+    out.result("written", {"written": str(path), "results": count}, tables.show_export_of_results)
 
 
 def retrain(
     model: opt.Model,
     data: Annotated[Path, typer.Argument(help="The data set that the model was trained on.")],
     store: Store = Path("flawmap-results"),
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help=opt.help_of("Model file to write.", otherwise="the model's, if no worse")),
-    ] = None,
+    output: Annotated[Path | None, output_of("Model file to write.", "the model's, if no worse")] = None,
     minutes: opt.Minutes = None,
     steps: opt.Steps = None,
     resume: opt.ResumeTraining = False,
@@ -246,4 +242,4 @@ def retrain(
 
     with out.events() as events:
         report = run(model, data, store, output, minutes=minutes, steps=steps, resume=resume, events=events)
-    out.result(report.to_dict(), tables.show_retraining)
+    out.result("retrain", report.to_dict(), tables.show_retraining)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawmap.commands.outputs import usable_folder
+from flawmap.core.documents import document
 from flawmap.core.errors import InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.runtime import Runtime
@@ -80,5 +81,5 @@ def monitor(
     )
     images = [{"path": name, "score": score} for name, score in zip(names, scores, strict=True)]
     report = {"model": str(model), "folder": str(out), **found.to_dict(), "images": images, "unreadable": unreadable}
-    write_json(folder / "monitor.json", report)
+    write_json(folder / "monitor.json", document("monitor", report))
     return report

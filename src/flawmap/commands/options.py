@@ -116,6 +116,7 @@ Point = Annotated[
 ]
 Residuals = Annotated[bool, switch("residuals", "Also write residual maps, float32 TIFF.")]
 Overlays = Annotated[bool, switch("overlays", "Write overlays.")]
+Report = Annotated[bool, switch("report", "Write pages to look at, as `flawmap report` does.")]
 FailOnFlaw = Annotated[bool, switch("fail-on-flaw", "Exit with 3 if any flaw is found.")]
 ResumeInspection = Annotated[bool, switch("resume", "Keep what an earlier run did; inspect the other images.")]
 Page = Annotated[

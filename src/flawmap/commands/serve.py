@@ -13,25 +13,30 @@ from flawmap.core.runtime import Runtime
 from flawmap.imaging.threads import one_opencv_thread
 
 
-@dataclass(frozen=True)
-class ServeOptions:
-    """host, port: to listen on; port 0: any free one. store: a folder. token_file: None: FLAWMAP_TOKEN, if it is set.
-    allow_hosts: names in the Host header besides this machine's. queue: images that may wait or be under work.
-    megabytes: of a request. keep_images: whether images and maps are kept; keep_days, keep_gigabytes: how long. mqtt,
-    webhook: addresses that results are published to."""
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """Where results go. store: a folder. keep_images: whether images and maps are kept; keep_days, keep_gigabytes: how
+    long. mqtt, webhook: addresses that results are published to."""
 
-    host: str = "127.0.0.1"
-    port: int = 8000
     store: Path = Path("flawmap-results")
-    token_file: Path | None = None
-    allow_hosts: tuple[str, ...] = ()
-    queue: int = 32
-    megabytes: float = 64.0
     keep_images: bool = True
     keep_days: float | None = None
     keep_gigabytes: float = 10.0
     mqtt: str | None = None
     webhook: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(StoreOptions):
+    """host, port: to listen on; port 0: any free one. token_file: None: FLAWMAP_TOKEN, if it is set. allow_hosts: names
+    in the Host header besides this machine's. queue: images that may wait or be under work. megabytes: of a request."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token_file: Path | None = None
+    allow_hosts: tuple[str, ...] = ()
+    queue: int = 32
+    megabytes: float = 64.0
 
 
 def serve(

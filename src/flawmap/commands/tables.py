@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flawmap.commands.console import print_line
-from flawmap.reporting.labels import HELD_OUT, IMAGE_METRICS, PIXEL_METRICS, decision_rows, share_text
+from flawmap.reporting.labels import HELD_OUT, IMAGE_METRICS, PIXEL_METRICS, decision_rows, rule_text, share_text
 
 SHOWN = 12  # rows of a list before it is cut
 
@@ -322,21 +322,6 @@ def show_reproduction(console: Console, report: dict[str, Any]) -> None:
     for failure in report["failed"]:
         print_line(console, f"{failure['name']} failed: {failure['error']}", style="red")
     print_line(console, f"look at {report['page']}")
-
-
-def rule_text(found: dict[str, Any]) -> str:
-    """How an operating point was found."""
-    rule = found.get("rule")
-    if rule not in ("largest", "quantile", "conformal"):
-        return f"({rule})" if rule else ""
-    areas = f"{found['good_areas']} held-out good images or areas"
-    warning = f"; {found['warning']}" if found.get("warning") else ""
-    if rule == "conformal" and not warning:
-        of = f"{found['images']} groups, {areas}" if found["images"] < found["good_areas"] else areas
-        return f"(at most {found['alpha']:.3g} of good images are rejected, by {of})"
-    if rule != "quantile":
-        return f"(the largest residual of {areas}{warning})"
-    return f"(at most {found['false_positive_rate']:g} of the pixels of {areas} lie above{warning})"
 
 
 def _number(value: float | None, reason: str | None = None) -> str:

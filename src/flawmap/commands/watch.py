@@ -10,21 +10,19 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from flawmap.commands.serve import missing
+from flawmap.commands.serve import StoreOptions, missing
 from flawmap.core.errors import ConfigError, FlawmapError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.runtime import Runtime
 from flawmap.imaging.threads import one_opencv_thread
 
 
-@dataclass(frozen=True)
-class WatchOptions:
-    """store: a folder. point: None: the model's. settle: seconds without a change after which a file is complete.
-    patience: seconds after which a file that cannot be read is given up. move_ok, move_flawed, move_failed: folders
-    that files go to; None: they stay. once: end when all that is there was inspected. The others are those of
-    `ServeOptions`."""
+@dataclass(frozen=True, kw_only=True)
+class WatchOptions(StoreOptions):
+    """point: None: the model's. settle: seconds without a change after which a file is complete. patience: seconds
+    after which a file that cannot be read is given up. move_ok, move_flawed, move_failed: folders that files go to;
+    None: they stay. once: end when all that is there was inspected."""
 
-    store: Path = Path("flawmap-results")
     point: str | None = None
     settle: float = 1.0
     patience: float = 30.0
@@ -32,11 +30,6 @@ class WatchOptions:
     move_flawed: Path | None = None
     move_failed: Path | None = None
     once: bool = False
-    keep_images: bool = True
-    keep_days: float | None = None
-    keep_gigabytes: float = 10.0
-    mqtt: str | None = None
-    webhook: str | None = None
 
 
 @dataclass
@@ -104,6 +97,7 @@ def watch(
     watching = FolderWatch(
         folder,
         service.inspector,
+        service.incoming,
         known,
         options.point,
         settle=options.settle,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,7 +33,7 @@ from flawmap.evaluation.results import (
     PixelSection,
     TruthCounts,
 )
-from flawmap.evaluation.scans import in_parallel, scan_good, scan_image
+from flawmap.evaluation.scans import Viewer, in_parallel, scan_good, scan_image
 from flawmap.imaging.reading import opened_image
 from flawmap.imaging.roi import label_in_roi
 from flawmap.scoring.detector import Detector
@@ -42,7 +42,8 @@ from flawmap.scoring.operating_point import UNDECIDED, OperatingPoint
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1  # of metrics.json
+View = Callable[[Sample, tuple[int, int, int], Mask | None], Viewer]
+"""Who sees an image: asked with the sample, its (H, W, C), and its ground truth (H, W) or None, on any thread."""
 NOTHING_UNSEEN = (
     "the set has neither test images nor good ones that the model's split held out; good images that the model never "
     "saw are counted with --last N"
@@ -135,6 +136,7 @@ def evaluate(
     root: Path = Path(),
     events: Events = SILENT,
     resamples: int = RESAMPLES,
+    view: View | None = None,
 ) -> Evaluation:
     """Score every sample once and pool what was found. Nothing is tuned, rescaled or clamped on the way.
 
@@ -146,11 +148,12 @@ def evaluate(
         root: paths in the records are relative to it.
         events: told of progress after each image.
         resamples: for the intervals, see `bootstrap`.
+        view: who sees each image on the way, for pictures.
     """
     everything, defective_only = PixelMetrics(), PixelMetrics()
     measured: list[Measured] = []
     unreadable: list[tuple[str, str]] = []
-    with closing(in_parallel(partial(_measure_sample, detector, root), samples)) as scored:
+    with closing(in_parallel(partial(_measure_sample, detector, root, view), samples)) as scored:
         for done, (sample, result) in enumerate(scored, start=1):
             if isinstance(result, InputError):
                 log.warning("%s", result)
@@ -206,11 +209,14 @@ class Measured(NamedTuple):
     pixels: tuple[int, int]
 
 
-def _measure_sample(detector: Detector, root: Path, sample: Sample) -> tuple[Measured, CountedImage | None]:
+def _measure_sample(
+    detector: Detector, root: Path, view: View | None, sample: Sample
+) -> tuple[Measured, CountedImage | None]:
     """The numbers of an image, and its counts where they belong to the pixel metrics."""
     with opened_image(sample.path, detector.config.images) as image:
         truth, problem = _truth(sample, image.shape[:2])
-        inspection, counts, hit = scan_image(detector, image, truth, point=_point(detector))
+        viewer = None if view is None else view(sample, image.shape, truth)
+        inspection, counts, hit = scan_image(detector, image, truth, point=_point(detector), viewer=viewer)
     defective = counts.histogram.defective_pixels
     usable = sample.label == "good" or truth is not None
     label: Label = "outside" if truth is not None and not defective else sample.label

@@ -22,7 +22,7 @@ from flawmap.imaging.resize import to_size
 from flawmap.imaging.roi import Box, Roi, find_roi
 from flawmap.imaging.threads import one_opencv_thread
 from flawmap.scoring.detector import Detector
-from flawmap.scoring.inspection import InspectionBuilder
+from flawmap.scoring.inspection import Band, InspectionBuilder
 from flawmap.scoring.operating_point import OperatingPoint
 
 
@@ -41,29 +41,50 @@ class Located(Protocol):
     def path(self) -> Path: ...
 
 
+class Viewer(Protocol):
+    """Sees an image while it is scored: its bands from the top down, then their masks."""
+
+    def add(self, band: Band) -> None: ...
+    def add_mask(self, mask: Mask) -> None: ...
+    def finish(self) -> None: ...
+
+
 Item = TypeVar("Item", bound=Located)
 Result = TypeVar("Result")
 
 
 def scan_image(
-    detector: Detector, image: ImageRows, truth: Mask | None, *, point: OperatingPoint, box: Box | None = None
+    detector: Detector,
+    image: ImageRows,
+    truth: Mask | None,
+    *,
+    point: OperatingPoint,
+    box: Box | None = None,
+    viewer: Viewer | None = None,
 ) -> Scan:
     """Score an image, or the part of it in a box, and count its pixels.
 
     Args:
         truth: (H, W) bool, True = defective; None: all pixels are good.
-        point: what is a flaw.
+        point: what is a flaw. viewer: sees the bands, with reconstructions where the method has them.
     """
     builder, counts, hit, top = InspectionBuilder(point), ImageCounts(), 0, 0
-    for band in detector.scan(image, box=box):
+    for band in detector.scan(image, box=box, reconstruction=viewer is not None):
         rows = slice(band.top, band.top + len(band.residual))
         drawn = np.zeros(band.residual.shape, np.bool_) if truth is None else truth[rows]
         builder.add(band)
         counts.add(band.residual, drawn, band.inside)
-    if truth is not None:
+        if viewer is not None:
+            viewer.add(band)
+    if truth is not None or viewer is not None:
         for mask in builder.masks():
-            hit += int((mask & truth[top : top + len(mask)]).sum())
+            if truth is not None:
+                hit += int((mask & truth[top : top + len(mask)]).sum())
+            if viewer is not None:
+                viewer.add_mask(mask)
             top += len(mask)
+    if viewer is not None:
+        viewer.finish()
     return Scan(builder.inspection(image.path, image.notes), counts.counted(), hit)
 
 

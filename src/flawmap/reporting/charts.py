@@ -6,6 +6,7 @@ Matplotlib is loaded only when a chart is drawn, and pyplot never: no window, no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,24 +198,27 @@ def drift_figure(
 
 
 def scores_figure(
-    ok: Sequence[float], flawed: Sequence[float], calibrated: Sequence[float], threshold: float, path: Path
+    groups: Mapping[str, Sequence[float]], calibrated: Sequence[float], threshold: float | None, path: Path
 ) -> None:
-    """Histogram of the scores of images by their verdicts, of the calibration's good ones, and the threshold.
+    """Histogram of the scores of two groups of images, of the calibration's good ones, and the threshold.
 
     Args:
-        ok, flawed: scores of inspected images. calibrated: of held-out good images; empty: none are known.
+        groups: scores of good (or ok) images and of bad ones, by their names in the legend; not all empty.
+        calibrated: of held-out good images; empty: none are known. threshold: None: there is none.
         path: the PNG file to write; its folder exists.
     """
     figure = blank_figure(8.4, 3.2)
     axes = figure.subplots()
-    every = [*ok, *flawed, *calibrated, threshold]
+    shown, limits = [list(scores) for scores in groups.values()], [] if threshold is None else [threshold]
+    every = [*chain(*shown), *calibrated, *limits]
     bins = np.linspace(min(every), max(every) * 1.001 + 1e-12, 41).tolist()
-    axes.hist([list(ok), list(flawed)], bins=bins, stacked=True, color=(COLOURS[2], COLOURS[1]), label=("ok", "flawed"))
+    axes.hist(shown, bins=bins, stacked=True, color=(COLOURS[2], COLOURS[1]), label=tuple(groups))
     if calibrated:
-        weights = np.full(len(calibrated), max(1, len(ok) + len(flawed)) / len(calibrated))
+        weights = np.full(len(calibrated), sum(map(len, shown)) / len(calibrated))
         label = f"{len(calibrated)} calibrated good images, to scale"
         axes.hist(list(calibrated), bins=bins, weights=weights, histtype="step", color=INK, linewidth=1.2, label=label)
-    axes.axvline(threshold, color=COLOURS[1], linewidth=1.4, linestyle="--", label="threshold")
+    for limit in limits:
+        axes.axvline(limit, color=COLOURS[1], linewidth=1.4, linestyle="--", label="threshold")
     axes.set(xlabel="score", ylabel="images")
     axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), fontsize=8)
     dress(axes)

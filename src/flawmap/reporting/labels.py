@@ -57,3 +57,18 @@ def decision_rows(decision: Mapping[str, Any] | None) -> list[tuple[str, str]]:
             name = "F1" if key == "f1" else key
             rows.append((f"pixel {name} of the masks", f"{decision[key]:.{DECIMALS}f}"))
     return rows
+
+
+def rule_text(found: Mapping[str, Any]) -> str:
+    """How an operating point was found."""
+    rule = found.get("rule")
+    if rule not in ("largest", "quantile", "conformal"):
+        return f"({rule})" if rule else ""
+    areas = f"{found['good_areas']} held-out good images or areas"
+    warning = f"; {found['warning']}" if found.get("warning") else ""
+    if rule == "conformal" and not warning:
+        of = f"{found['images']} groups, {areas}" if found["images"] < found["good_areas"] else areas
+        return f"(at most {found['alpha']:.3g} of good images are rejected, by {of})"
+    if rule != "quantile":
+        return f"(the largest residual of {areas}{warning})"
+    return f"(at most {found['false_positive_rate']:g} of the pixels of {areas} lie above{warning})"

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Self
 
 from filelock import FileLock, Timeout
 
+from flawmap.core.documents import document
 from flawmap.core.errors import ConfigError, InputError, OutputError
 from flawmap.core.files import atomic, unwritable
 from flawmap.core.records import Inspection
@@ -109,6 +110,7 @@ class InspectionLog:
     def _append(self, line: dict[str, Any], page: int | None) -> dict[str, Any]:
         if page is not None:
             line = {"path": line["path"], "page": page} | line
+        line = document("inspection", line)
         content, path = _line(line), self._folder / INSPECTIONS
         try:
             end = os.fstat(self._file.fileno()).st_size

@@ -30,13 +30,15 @@ MOST, USUAL = 6, 3  # pictures in a row: at most, and the room for this many whe
 class PictureRows:
     """One image: pictures with captions, in one row or in several of one length (one for each method, say).
 
-    pictures: (caption, (H, W) or (H, W, 3) uint8). Rows wrap where the window is narrow or the pictures are wide.
+    pictures: (caption, (H, W) or (H, W, 3) uint8, or a file of it). Rows wrap where the window is narrow or the
+    pictures are wide. key: what links to it name; none: nothing links to it.
     """
 
     title: str
     note: str
-    pictures: tuple[tuple[str, Levels], ...]
+    pictures: tuple[tuple[str, Levels | EncodedPicture], ...]
     count: int = 1
+    key: str = ""
 
     def __post_init__(self) -> None:
         if self.count < 1 or len(self.pictures) % self.count:
@@ -44,6 +46,8 @@ class PictureRows:
                 f"count must divide {len(self.pictures)} pictures into rows of one length, got {self.count}"
             )
         for caption, values in self.pictures:
+            if isinstance(values, EncodedPicture):
+                continue
             plane = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)
             if values.dtype != np.uint8 or not plane or values.size == 0:
                 raise InputError(
@@ -55,17 +59,28 @@ class PictureRows:
     def rows(self) -> list[list[tuple[str, EncodedPicture]]]:
         """The pictures with their captions, row by row, at the size that a page holds."""
         length = len(self.pictures) // self.count
-        shown = [(caption, encoded(shrunk(values))) for caption, values in self.pictures]
+        shown = [
+            (caption, values if isinstance(values, EncodedPicture) else encoded(shrunk(values)))
+            for caption, values in self.pictures
+        ]
         return [shown[start : start + length] for start in range(0, len(shown), max(1, length))]
 
     @property
     def columns(self) -> int:
         """Pictures beside each other in a wide window: all of a row, or fewer where wide pictures would be too low."""
         length = len(self.pictures) // self.count
-        aspect = max((values.shape[1] / values.shape[0] for _, values in self.pictures), default=1.0)
+        aspect = max((_aspect(values) for _, values in self.pictures), default=1.0)
         most = max(1, min(MOST, int(ASPECT / aspect)))
         lines = max(1, math.ceil(length / most))
         return max(math.ceil(length / lines), min(USUAL, most))
+
+
+def _aspect(values: Levels | EncodedPicture) -> float:
+    """Width by height."""
+    if isinstance(values, EncodedPicture):
+        return values.width / values.height
+    height, width = values.shape[:2]
+    return float(width / height)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ TRUTH = (255, 45, 60)  # red
 LONGEST, SHORTEST = 1400, 256  # pixels: a page's pictures shrink until one side fits; strips keep their height
 LIMIT = 8192  # pixels: and no side is longer
 JPEG_QUALITY = 88
+FITTED_QUALITY = 75  # where a picture may have so many bytes alone: pixels are worth more than quality
 SMALL = 256 * 256  # pixels: up to this size a picture is a PNG, exact and not much larger
 DRAWN_VALUES = 16  # a picture with no more values is a mask or a drawing, which JPEG would fray
 
@@ -77,12 +78,12 @@ class ReducedOverlay:
     A pixel of it counts as flawed if any of the pixels that it stands for is.
 
     Args:
-        shape: (H, W, C) of all bands together. side: the longest that a side of the picture may be, pixels.
+        shape: (H, W, C) of all bands together. factor: 1 or more; None: one that leaves no side over OVERLAY_SIDE.
     """
 
-    def __init__(self, shape: tuple[int, int, int], side: int = OVERLAY_SIDE) -> None:
+    def __init__(self, shape: tuple[int, int, int], factor: int | None = None) -> None:
         height, width, channels = shape
-        self._factor, self._size = -(-max(height, width) // side), (height, width)
+        self._factor, self._size = factor or -(-max(height, width) // OVERLAY_SIDE), (height, width)
         self._image = BlockReduce((height, width, channels), self._factor, np.add, np.float64)
         self._mask = BlockReduce((height, width), self._factor, np.logical_or, np.bool_)
 
@@ -94,10 +95,10 @@ class ReducedOverlay:
         """The band below the last one: (h, W) bool."""
         self._mask.add(mask)
 
-    def picture(self) -> Picture:
-        """(h, w, 3) uint8, after the last band."""
+    def picture(self, truth: Mask | None = None, *, width: int | None = None) -> Picture:
+        """(h, w, 3) uint8, after the last band. truth: (h, w) bool, reduced alike. width: of the outlines, pixels."""
         means = self._image.values / block_counts(self._size, self._factor)[:, :, None]
-        return overlay(np.clip(means, 0, 1).astype(np.float32), self._mask.values)
+        return overlay(np.clip(means, 0, 1).astype(np.float32), self._mask.values, truth, width=width)
 
 
 def heatmap(residual: FloatMap, low: float, high: float) -> Picture:
@@ -157,11 +158,20 @@ def shrunk(values: Levels) -> Levels:
 
     A strip of 2770 x 256 stays as it is; no side is longer than 8192.
     """
-    height, width = values.shape[:2]
-    longer, shorter = max(height, width), min(height, width)
-    scale = min(1.0, max(LONGEST / longer, min(1.0, SHORTEST / shorter)), LIMIT / longer)
+    return _scaled(values, page_scale(values.shape[:2]))
+
+
+def page_scale(size: tuple[int, int]) -> float:
+    """By how much a picture (height, width) is scaled for a page, at most 1."""
+    longer, shorter = max(size), min(size)
+    return min(1.0, max(LONGEST / longer, min(1.0, SHORTEST / shorter)), LIMIT / longer)
+
+
+def _scaled(values: Levels, scale: float) -> Levels:
+    """A picture made smaller by area."""
     if scale == 1:
         return values
+    height, width = values.shape[:2]
     layers = values if values.ndim == 3 else values[:, :, None]
     size = max(1, round(height * scale)), max(1, round(width * scale))
     small: Levels = np.rint(resized(layers.astype(np.float32), size)).astype(np.uint8)
@@ -182,14 +192,29 @@ class EncodedPicture(NamedTuple):
         return f"data:{self.kind};base64,{base64.b64encode(self.content).decode()}"
 
 
+def fitted(values: Levels, most: int) -> EncodedPicture:
+    """A picture as a file of at most so many bytes, a thousand or more: a JPEG that is scaled down where it must be."""
+    made = encoded(values)
+    while len(made.content) > most and max(values.shape[:2]) > 1:
+        if made.kind == "image/jpeg":
+            values = _scaled(values, min(0.9, (most / len(made.content)) ** 0.5))
+        made = _jpeg(values, FITTED_QUALITY)
+    return made
+
+
 def encoded(values: Levels) -> EncodedPicture:
     """A picture as a file: PNG for masks, drawings and small pictures, else JPEG."""
-    file, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(values))
     drawn = np.count_nonzero(np.bincount(values.ravel(), minlength=256)) <= DRAWN_VALUES
-    if drawn or image.width * image.height <= SMALL:
-        kind = "image/png"
-        image.save(file, "PNG", optimize=True)
-    else:
-        kind = "image/jpeg"  # colours at full resolution, or outlines one pixel wide would turn grey
-        image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
-    return EncodedPicture(kind, file.getvalue(), image.width, image.height)
+    height, width = values.shape[:2]
+    if not drawn and width * height > SMALL:
+        return _jpeg(values, JPEG_QUALITY)
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(values)).save(file, "PNG", optimize=True)
+    return EncodedPicture("image/png", file.getvalue(), width, height)
+
+
+def _jpeg(values: Levels, quality: int) -> EncodedPicture:
+    """Colours at full resolution, or outlines one pixel wide would turn grey."""
+    file, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(values))
+    image.save(file, "JPEG", quality=quality, subsampling=0)
+    return EncodedPicture("image/jpeg", file.getvalue(), image.width, image.height)

@@ -14,11 +14,13 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """A value in a table or among the facts. title: shown under a resting pointer; of a missing value the reason."""
+    """A value in a table or among the facts. title: shown under a resting pointer; of a missing value the reason.
+    link: where the text leads; none: nowhere."""
 
     text: str
     title: str = ""
     numeric: bool = True
+    link: str = ""
 
     @property
     def reason(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
+from flawmap.core.documents import document, schema
 from flawmap.core.errors import FlawmapError, OutputError
 from flawmap.service.store import Result
 
@@ -23,8 +24,8 @@ SAFE = {
 
 
 def error_answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """{"error": {"code", "message"}}: a word for programs and a sentence for people."""
-    return JSONResponse({"error": {"code": code, "message": message}}, status, headers=headers)
+    """{"schema", "error": {"code", "message"}}: a word for programs and a sentence for people."""
+    return JSONResponse(document("error", {"error": {"code": code, "message": message}}), status, headers=headers)
 
 
 def status_of(error: FlawmapError) -> tuple[int, str]:
@@ -35,6 +36,7 @@ def status_of(error: FlawmapError) -> tuple[int, str]:
 class ResultAnswer(BaseModel):
     """One inspection. Lengths and areas in pixels of the image, times in seconds."""
 
+    schema_: str = Field(alias="schema", examples=[schema("result")])
     id: str = Field(examples=["019b0c2a77d16c2e9d4f0a81"])
     at: float = Field(description="seconds since 1970, UTC")
     name: str = Field(description="what the sender called the image", examples=["part-0815.png"])
@@ -72,6 +74,7 @@ class Failure(BaseModel):
 class BatchAnswer(BaseModel):
     """One entry for each image, in order."""
 
+    schema_: str = Field(alias="schema", examples=[schema("batch")])
     results: list[ResultAnswer | Failure]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from flawmap.core.documents import document, schema
 from flawmap.core.errors import InputError
 from flawmap.core.files import atomic
 from flawmap.reporting.logs import utf8, write_csv, write_json
@@ -79,7 +80,7 @@ def _parquet(rows: list[dict[str, Any]], path: Path) -> None:
     ]
     flat = [_flat(row) for row in rows]
     columns: dict[str, list[Any]] = {name: [row[place] for row in flat] for place, name in enumerate(FLAT)}
-    table = pyarrow.table(columns, schema=pyarrow.schema(kinds))
+    table = pyarrow.table(columns, schema=pyarrow.schema(kinds, metadata={"schema": schema("result")}))
     with atomic(path) as part:
         parquet.write_table(table, part)
 
@@ -115,7 +116,7 @@ def coco(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                     "score": region["peak"],
                 }
             )
-    return {"images": images, "annotations": annotations, "categories": [FLAW]}
+    return document("coco", {"images": images, "annotations": annotations, "categories": [FLAW]})
 
 
 def _polygon(region: Mapping[str, Any]) -> list[float]:

@@ -79,7 +79,8 @@ def loaded_models(paths: Sequence[Path], runtime: Runtime, roi_masks: Path | Non
 
 @dataclass(frozen=True)
 class Job:
-    """An image to be inspected. image: a file of this job alone, removed when it is done. name: the sender's."""
+    """An image to be inspected. image: a file of this job alone, which goes when it is done or refused. name: the
+    sender's."""
 
     image: Path
     name: str
@@ -122,6 +123,7 @@ class Inspector:
         """
         with self._lock:
             if self._waiting >= self.queue:
+                job.image.unlink(missing_ok=True)
                 raise Busy(f"{self._waiting} images wait, and the queue holds {self.queue}; send this one later")
             self._waiting += 1
         future = self._pool.submit(self._inspect, replace(job, accepted=time.perf_counter()), _is_large)

@@ -11,6 +11,7 @@ import tifffile
 from fastapi.responses import Response
 from PIL import Image
 
+from flawmap.core.documents import document
 from flawmap.core.records import MappedInspection
 from flawmap.reporting.pictures import heatmap, overlay, picture
 from flawmap.scoring.inspection import Band, inspected
@@ -69,7 +70,7 @@ def card(model: Model) -> dict[str, Any]:
     """What a model is and what it is worth, as JSON's types."""
     artifact = model.artifact
     training = artifact.provenance.get("training", {})
-    return {
+    fields = {
         "name": model.name,
         "sha256": model.sha256,
         "method": artifact.config.method.name,
@@ -82,3 +83,4 @@ def card(model: Model) -> dict[str, Any]:
         "trained": {key: training[key] for key in ("steps", "seconds") if key in training},
         "check": artifact.check,
     }
+    return document("model", fields)

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from flawmap.core.documents import document
 from flawmap.core.errors import FlawmapError, InputError
 from flawmap.service import pictures
 from flawmap.service.answers import (
@@ -58,15 +59,6 @@ def _chosen(service: Service, model: str | None, point: str | None) -> Model:
     return service.models[name]
 
 
-def _submitted(service: Service, image: Path, name: str, model: Model, point: str | None) -> Future[Result]:
-    """Busy: the queue is full, and the image is gone."""
-    try:
-        return service.inspector.submit(Job(image, name, model, point))
-    except Busy:
-        image.unlink(missing_ok=True)
-        raise
-
-
 def _body(field: str, *, many: bool) -> dict[str, Any]:
     """What OpenAPI says of a body of files."""
     file: dict[str, Any] = {"type": "string", "format": "binary"}
@@ -92,7 +84,7 @@ async def inspect(
             image, name = await service.incoming.of_upload(upload), upload.filename or name
     else:
         image = await service.incoming.of_stream(request.stream())
-    result = await asyncio.wrap_future(_submitted(service, image, name, known, point))
+    result = await asyncio.wrap_future(service.inspector.submit(Job(image, name, known, point)))
     service.measures.count(result)
     return answer_of(result)
 
@@ -114,7 +106,7 @@ async def inspect_batch(
             while True:
                 try:
                     image = await service.incoming.of_upload(upload)
-                    future = _submitted(service, image, answers[-1]["name"], known, point)
+                    future = service.inspector.submit(Job(image, answers[-1]["name"], known, point))
                 except InputError as error:
                     answers[-1] |= _failure(service, error)
                 except Busy:  # its own images make room, one after the other
@@ -128,7 +120,7 @@ async def inspect_batch(
                 break
     for place, future in waiting:
         answers[place] = await _settled(service, future, answers[place])
-    return {"results": answers}
+    return document("batch", {"results": answers})
 
 
 async def _settled(service: Service, future: Future[Result], entry: dict[str, Any]) -> dict[str, Any]:

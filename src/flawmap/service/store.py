@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
+from flawmap.core.documents import document
 from flawmap.core.errors import InputError, OutputError
 from flawmap.core.files import atomic, unwritable
 
@@ -88,8 +89,9 @@ class Result:
     bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON's types."""
-        return asdict(self) | {"regions": list(self.regions), "notes": list(self.notes)}
+        """As JSON's types: a document of the kind `result`."""
+        fields = asdict(self) | {"regions": list(self.regions), "notes": list(self.notes)}
+        return document("result", fields)
 
 
 COLUMNS = tuple(Result.__dataclass_fields__)

@@ -13,8 +13,9 @@ from pathlib import Path
 from threading import Event
 
 from flawmap.core.errors import FlawmapError, InputError, OutputError
-from flawmap.core.files import sha256_of, unwritable
+from flawmap.core.files import sha256_of
 from flawmap.imaging.formats import IMAGE_SUFFIXES
+from flawmap.service.incoming import Incoming
 from flawmap.service.inspector import Busy, Inspector, Job, Model
 from flawmap.service.store import Result
 
@@ -46,6 +47,7 @@ class FolderWatch:
 
     folder: Path
     inspector: Inspector
+    incoming: Incoming
     model: Model
     point: str | None = None
     settle: float = 1.0
@@ -112,23 +114,18 @@ class FolderWatch:
     def _submit(self, path: Path, seen: Seen) -> bool:
         """Whether the file is under work now, or done before."""
         name = path.relative_to(self.folder).as_posix()
-        copy = self.inspector.store.folder / "incoming" / f"{time.time_ns()}{path.suffix.lower()}"
         try:
             if self.inspector.store.seen(name, sha256_of(path), self.model.sha256):
                 self._done[path] = seen
                 return True
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-            future = self.inspector.submit(Job(copy, name, self.model, self.point))
+            future = self.inspector.submit(Job(self.incoming.of_file(path), name, self.model, self.point))
         except Busy:
-            copy.unlink(missing_ok=True)
             return False
-        except OSError as error:
-            copy.unlink(missing_ok=True)
-            if isinstance(error, FileNotFoundError):  # gone again
+        except FlawmapError as error:  # as if its inspection had ended so
+            if not path.exists():  # gone again
                 return True
-            log.warning("%s", unwritable(copy, error))
-            return False
+            future = Future()
+            future.set_exception(error)
         self._working[path] = (seen, future)
         return True
 
