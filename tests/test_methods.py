@@ -190,7 +190,11 @@ def test_the_tables_name_what_the_settings_accept() -> None:
     assert {row.settings.model_fields["name"].default for row in METHODS.values()} == set(METHODS)
     assert set(RESIDUALS) == set(get_args(ResidualName))
     assert all(set(row.settings.residuals) <= set(RESIDUALS) for row in METHODS.values())
-    assert [name for name, row in METHODS.items() if row.settings.average == "residuals"] == ["vae", "gmm"]
+    assert [name for name, row in METHODS.items() if row.settings.average == "residuals"] == [
+        "vae",
+        "gmm",
+        "cnn-dictionary",
+    ]
     assert isinstance(build_network(config_of()), Autoencoder)
 
 

@@ -136,7 +136,10 @@ def distances(vectors: Tensor, measure: Measure, neighbours: int) -> Tensor:
     """(..., D) to (...): the mean distance to the nearest words."""
     main = (vectors - measure.mean) @ measure.basis.T
     found = torch.cdist(main.flatten(0, -2), measure.words)
-    return found.topk(min(neighbours, len(measure.words)), largest=False).values.mean(dim=-1).view(main.shape[:-1])
+    count = min(neighbours, len(measure.words))
+    # The smallest alone is found ten times as fast.
+    mean = found.amin(dim=-1) if count == 1 else found.topk(count, largest=False).values.mean(dim=-1)
+    return mean.view(main.shape[:-1])
 
 
 # ------------------------------------------------------------------------------------------------------------ measures

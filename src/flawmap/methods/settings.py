@@ -111,7 +111,7 @@ class FeatureDictionarySettings(MethodSettings):
     name: Literal["cnn-dictionary"] = "cnn-dictionary"
     features: BackboneSettings = BackboneSettings()
     layers: tuple[str, ...] = Field((), strict=False)  # torchvision's names; none: two of middle depth
-    region: Literal[16, 32, 64, 128] = 32  # side over which features are averaged, pixels
+    region: Literal[16, 32, 64, 128] = 16  # side over which features are averaged, pixels
     measure: Literal["dictionary", "nearest", "gaussian"] = "dictionary"
     variance: float = Field(0.95, gt=0, lt=1)  # share that the main components keep; not for gaussian
     words: int = Field(1000, gt=0)  # of the dictionary, or of the coreset
