@@ -157,7 +157,7 @@ def test_an_unknown_key_names_the_nearest_known_one(data: dict[str, Any], messag
         ({"model": {"channels": 2}}, "model.channels: Input should be 1 or 3, got 2"),
         (
             {"method": {"name": "mse"}},
-            "method.name must be one of ssim, l2, vae, fm, gmm, sparse-dictionary, got 'mse'",
+            "method.name must be one of ssim, l2, vae, fm, gmm, cnn-dictionary, sparse-dictionary, got 'mse'",
         ),
         (
             {"training": {"steps": 5, "minutes": 1}},

@@ -40,6 +40,13 @@ ELSEWHERE = {
     "flawmap train cloth -o fm.flawmap --preset fast --method fm --minutes 10": (
         "needs what was fetched; in tests/test_features.py"
     ),
+    "flawmap weights fetch squeezenet": "needs the network",
+    "flawmap train cloth -o dictionary.flawmap --preset fast --method cnn-dictionary": (
+        "needs what was fetched; in tests/test_feature_dictionary.py"
+    ),
+    "flawmap train cloth -o gaussian.flawmap --preset fast --method cnn-dictionary --set method.measure=gaussian": (
+        "needs what was fetched; in tests/test_feature_dictionary.py"
+    ),
     "flawmap inspect cloth.flawmap cloth/test -o found-openvino --engine openvino": (
         "needs an extra; in tests/test_engines.py"
     ),

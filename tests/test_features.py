@@ -487,7 +487,7 @@ def test_missing_files_say_how_to_get_them(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_features(FeatureSettings())
     assert str(caught.value) == (
-        "feature matching needs the pretrained weights of alexnet, but there is no "
+        "the pretrained weights of alexnet are needed, but there is no "
         f"{cache / 'alexnet-owt-7be5be79.pth'}; get them with `flawmap weights fetch alexnet`, or name a file with "
         "--set method.features.weights=FILE"
     )
@@ -511,7 +511,7 @@ def test_the_pins_agree_with_the_names() -> None:
         assert pinned.url == f"https://download.pytorch.org/models/{pinned.file}"
         assert re.fullmatch(r"([0-9a-f]{8}|[0-9a-f]{64})", pinned.sha256)
         assert pinned.file.endswith(f"-{pinned.sha256[:8]}.pth")
-    assert set(PINNED) == set(NETWORKS) == set(LAYERS)
+    assert set(PINNED) - {"resnet18"} == set(NETWORKS) == set(LAYERS), "features of ResNet-18 are not matched"
 
 
 def test_the_cache_follows_the_convention(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -608,6 +608,7 @@ def test_the_command_lists_and_fetches(
         ["network", "state", "file"],
         ["alexnet", "absent", "alexnet.pth"],
         ["squeezenet", "absent", "squeezenet1_0-b66bff10.pth"],
+        ["resnet18", "absent", "resnet18-f37072fd.pth"],
         ["in", str(cache)],
     ]
     assert not cache.exists(), "listing makes nothing"
@@ -622,7 +623,7 @@ def test_the_command_lists_and_fetches(
     assert run("list", "--quiet") == (0, "", "")
     code, out, err = run("fetch")
     assert (code, out) == (2, "")
-    assert "name the network: fetch alexnet, or fetch squeezenet; see `flawmap weights --help`" in err
+    assert "name the network: fetch alexnet, squeezenet or resnet18; see `flawmap weights --help`" in err
     code, out, err = run("list", "alexnet")
     assert code == 2
     assert "list takes no network, --url or --output" in err
@@ -726,4 +727,7 @@ def test_settings_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert shown["method"]["features"] == {"network": "squeezenet", "weights": "a b.pth"}
     assert shown["method"]["name"] == "fm"
     assert main(arguments) == 2
-    assert capsys.readouterr().err == "error: unknown setting method.features; it belongs to the method fm\n"
+    assert (
+        capsys.readouterr().err
+        == "error: unknown setting method.features; it belongs to the method fm or cnn-dictionary\n"
+    )

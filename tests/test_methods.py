@@ -191,7 +191,7 @@ def test_the_tables_name_what_the_settings_accept() -> None:
     assert set(RESIDUALS) == set(get_args(ResidualName))
     assert all(set(row.settings.residuals) <= set(RESIDUALS) for row in METHODS.values())
     averaged = [name for name, row in METHODS.items() if row.settings.average == "residuals"]
-    assert averaged == ["vae", "gmm", "sparse-dictionary"]
+    assert averaged == ["vae", "gmm", "cnn-dictionary", "sparse-dictionary"]
     assert isinstance(build_network(config_of()), Autoencoder)
 
 

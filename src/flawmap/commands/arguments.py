@@ -273,13 +273,13 @@ def info(model: opt.Model, as_json: opt.AsJson = False, quiet: opt.Quiet = False
     out.result("info", run(model), tables.show_info)
 
 
-@app.command(short_help="List or fetch pretrained weights for --method fm.")
+@app.command(short_help="List or fetch pretrained weights for methods that need them.")
 def weights(
     action: Annotated[
         Literal["list", "fetch"], typer.Argument(help="list: what is there; fetch: get one from the internet.")
     ],
     network: Annotated[
-        Literal["alexnet", "squeezenet"] | None, typer.Argument(help="With fetch: whose weights.")
+        Literal["alexnet", "squeezenet", "resnet18"] | None, typer.Argument(help="With fetch: whose weights.")
     ] = None,
     url: Annotated[
         str | None,
@@ -299,14 +299,17 @@ def weights(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """List or fetch pretrained weights for --method fm. flawmap accesses the internet only for `weights fetch`."""
+    """List or fetch pretrained weights, for --method fm and cnn-dictionary.
+
+    flawmap accesses the internet only for `weights fetch`.
+    """
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
     from flawmap.nets.weights import fetch_weights, known_weights
 
     fetched = None
     if action == "fetch":
         if network is None:
-            raise typer.BadParameter("name the network: fetch alexnet, or fetch squeezenet", param_hint="NETWORK")
+            raise typer.BadParameter("name the network: fetch alexnet, squeezenet or resnet18", param_hint="NETWORK")
         with out.events() as events:
             fetched = fetch_weights(network, url=url, out=output, events=events)
     elif network is not None or url is not None or output is not None:

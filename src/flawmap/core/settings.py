@@ -16,7 +16,7 @@ PATCH_SIDES = (32, 64, 128, 256)
 Preset = Literal["paper", "fast", "auto"]
 LatentName = Literal["kl", "relative_kl", "norm", "euclidean", "bhattacharyya"]
 ResidualName = Literal["l2", "ssim", "luminance", "contrast", "structure", "probability", LatentName]
-FeatureName = Literal["alexnet", "squeezenet"]
+FeatureName = Literal["alexnet", "squeezenet", "resnet18"]
 
 WINDOWED = ("ssim", "luminance", "contrast", "structure")
 """Residuals that compare windows."""
@@ -99,7 +99,7 @@ class MethodSettings(Settings):
 
 
 class FeatureSettings(Settings):
-    """The pretrained network F whose features are matched (`fm`). It is read to train, and never again."""
+    """A pretrained network whose features are used. Its file is read to train, and never again."""
 
     network: FeatureName = "alexnet"
     weights: Folder | None = None  # a file, .pth or .safetensors; None: where `flawmap weights fetch` puts it

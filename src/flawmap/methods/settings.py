@@ -7,7 +7,15 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flawmap.core.settings import LATENT, FeatureSettings, MethodSettings, ResidualName, SSIMSettings
+from flawmap.core.settings import (
+    LATENT,
+    FeatureName,
+    FeatureSettings,
+    MethodSettings,
+    ResidualName,
+    SSIMSettings,
+)
+from flawmap.nets.taps import TAPS, USUAL_TAPS
 from flawmap.nets.weights import weights_file
 
 
@@ -62,6 +70,11 @@ class FeatureMatchingSettings(AutoencoderSettings):
     features: FeatureSettings = FeatureSettings()
     feature_weight: float = Field(1.0, ge=0)  # lambda: weight of the features' squared distance
 
+    def problem(self, config: Any) -> str | None:
+        if self.features.network == "resnet18":
+            return "features of resnet18 are not matched; set method.features.network to alexnet or squeezenet"
+        return None
+
     def files(self) -> dict[str, Path]:
         return {"features.weights": weights_file(self.features)}
 
@@ -88,6 +101,56 @@ class MixtureSettings(MethodSettings):
         reach = self.side // 2 * max(self.levels)
         if reach >= config.model.patch:
             return f"windows reach {reach} pixels, which must be less than the patch, {config.model.patch}"
+        return None
+
+
+class BackboneSettings(FeatureSettings):
+    """The network that sees the regions; the smallest one unless another is named."""
+
+    network: FeatureName = "squeezenet"
+
+
+class FeatureDictionarySettings(MethodSettings):
+    """Pretrained features of regions, compared with those of good regions; nothing is trained by steps."""
+
+    gradual: ClassVar[bool] = False
+
+    name: Literal["cnn-dictionary"] = "cnn-dictionary"
+    features: BackboneSettings = BackboneSettings()
+    layers: tuple[str, ...] = Field((), strict=False)  # torchvision's names; none: two of middle depth
+    region: Literal[16, 32, 64, 128] = 16  # side over which features are averaged, pixels
+    measure: Literal["dictionary", "nearest", "gaussian"] = "dictionary"
+    variance: float = Field(0.95, gt=0, lt=1)  # share that the main components keep; not for gaussian
+    words: int = Field(1000, gt=0)  # of the dictionary, or of the coreset
+    neighbours: int = Field(5, gt=0)  # m: nearest words whose distances are averaged; for dictionary
+    samples: int = Field(20_000, ge=1000)  # regions that it is fitted to
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        known = TAPS[self.features.network]
+        unknown = [name for name in self.layers if name not in known]
+        if unknown:
+            raise ValueError(f"{self.features.network} has the layers {', '.join(known)}, got {unknown[0]}")
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layers must name each layer once, got {', '.join(self.layers)}")
+        if not self.neighbours <= self.words <= self.samples:
+            raise ValueError(
+                "neighbours must not exceed words, nor words the samples, got "
+                f"{self.neighbours}, {self.words} and {self.samples}"
+            )
+        return self
+
+    @property
+    def read_layers(self) -> tuple[str, ...]:
+        """The layers whose activations are read."""
+        return self.layers or USUAL_TAPS[self.features.network]
+
+    def files(self) -> dict[str, Path]:
+        return {"features.weights": weights_file(self.features)}
+
+    def problem(self, config: Any) -> str | None:
+        if self.region > config.model.patch:
+            return f"region must not exceed the patch, {config.model.patch}, got {self.region}"
         return None
 
 

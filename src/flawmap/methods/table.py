@@ -8,6 +8,7 @@ from typing import Any
 
 from flawmap.methods.interface import Method
 from flawmap.methods.settings import (
+    FeatureDictionarySettings,
     FeatureMatchingSettings,
     L2Settings,
     MixtureSettings,
@@ -38,6 +39,11 @@ METHODS: dict[str, Method] = {
     "fm": Method(FeatureMatchingSettings, *_AUTOENCODER),
     "gmm": Method(
         MixtureSettings, when_called("flawmap.methods.mixture", "fit"), when_called("flawmap.methods.mixture", "scorer")
+    ),
+    "cnn-dictionary": Method(
+        FeatureDictionarySettings,
+        when_called("flawmap.methods.feature_dictionary", "fit"),
+        when_called("flawmap.methods.feature_dictionary", "scorer"),
     ),
     "sparse-dictionary": Method(
         SparseDictionarySettings,

@@ -124,11 +124,20 @@ def load_features(settings: FeatureSettings) -> Features:
     Raises:
         InputError: the file is missing, is no file of weights, or holds those of another network.
     """
+    with torch.device("meta"):  # no random weights, which would advance the caller's generator
+        network = Features(LAYERS[settings.network]())
+    fill_weights(network, settings)
+    return network.eval()
+
+
+def fill_weights(network: nn.Module, settings: FeatureSettings, prefix: str = "") -> None:
+    """Give a network without weights those of the settings' file, and freeze it.
+
+    prefix: what stands in the file before the network's own names. Raises InputError as `load_features`.
+    """
     name, path = settings.network, weights_file(settings)
     found = _tensors(path)
-    with torch.device("meta"):  # no random weights, which would advance the caller's generator
-        network = Features(LAYERS[name]())
-    wanted = network.state_dict()
+    wanted = {prefix + key: tensor for key, tensor in network.state_dict().items()}
     missing = [key for key in wanted if key not in found]
     if missing:
         raise InputError(
@@ -144,9 +153,9 @@ def load_features(settings: FeatureSettings) -> Features:
             )
         if not bool(found[key].float().isfinite().all()):
             raise InputError(f"{path} is damaged: {key} holds NaN or infinite values; fetch it again")
-    network.load_state_dict({key: found[key].float() for key in wanted}, assign=True)
-    placed: Features = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return placed.requires_grad_(False).eval()
+    network.load_state_dict({key.removeprefix(prefix): found[key].float() for key in wanted}, assign=True)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.requires_grad_(requires_grad=False)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

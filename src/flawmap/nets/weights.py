@@ -36,13 +36,14 @@ class Pinned(NamedTuple):
 
 
 # torchvision's own files. The last 8 digits of such a name are the first of the file's SHA-256. AlexNet's whole digest
-# is the one that independent projects record for this file; of SqueezeNet's none but the 8 are published.
+# is the one that independent projects record for this file; of the others' none but the 8 are published.
 PINNED: dict[FeatureName, Pinned] = {
     "alexnet": Pinned(
         "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
         "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
     ),
     "squeezenet": Pinned("https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth", "b66bff10"),
+    "resnet18": Pinned("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd"),
 }
 
 
@@ -68,8 +69,8 @@ def weights_file(settings: FeatureSettings) -> Path:
     path = cache_folder() / PINNED[settings.network].file
     if not path.is_file():
         raise InputError(
-            f"feature matching needs the pretrained weights of {settings.network}, but there is no {path}; get them "
-            f"with `flawmap weights fetch {settings.network}`, or name a file with --set method.features.weights=FILE"
+            f"the pretrained weights of {settings.network} are needed, but there is no {path}; get them with "
+            f"`flawmap weights fetch {settings.network}`, or name a file with --set method.features.weights=FILE"
         )
     return path
 
