@@ -54,12 +54,26 @@ class System(NamedTuple):
     scorings: Mapping[str, Mapping[str, Any]] = {}
 
 
+REGIONS = {
+    "dictionary": "Napoletano et al. 2018",
+    "nearest": "Roth et al. 2022",
+    "gaussian": "Rippel et al. 2020",
+}
+"""What features of regions are compared with, and by whom."""
+
+
+def _cnn(measure: str, source: str) -> System:
+    changes = {"method": {"measure": measure}, "tiling": {"stride": 64}}
+    return System(f"features of regions, {measure}", source, "cnn-dictionary", changes)
+
+
 SYSTEMS: dict[str, System] = {
     "ssim": System("SSIM autoencoder", "Bergmann et al. 2019", "ssim"),
     "l2": System("l2 autoencoder", "Bergmann et al. 2019", "l2"),
     "vae": System("variational autoencoder", "An and Cho 2015", "vae", scorings=LATENT),
     "fm": System("feature matching", "Dosovitskiy and Brox 2016", "fm"),
     "gmm": System("Gaussian mixtures", "Böttger and Ulrich 2016", "gmm", WIDE),
+    **{f"cnn-{measure}": _cnn(measure, source) for measure, source in REGIONS.items()},
     "sparse-dictionary": System("sparse dictionary", "Carrera et al. 2017", "sparse-dictionary", WIDE),
 }
 """Ours first, then in the order in which the paper speaks of them."""
