@@ -231,7 +231,7 @@ def evaluate(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Measure a model on labelled images: metrics, ROC curve, and a page of its best and worst cases."""
+    """Measure a model on labelled images: metrics, ROC curve, and a report of every image."""
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
     from flawmap.commands.evaluate import evaluate_model as run
     from flawmap.methods.overrides import all_assigned
