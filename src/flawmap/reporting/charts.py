@@ -215,7 +215,7 @@ def scores_figure(
     axes.hist(shown, bins=bins, stacked=True, color=(COLOURS[2], COLOURS[1]), label=tuple(groups))
     if calibrated:
         weights = np.full(len(calibrated), sum(map(len, shown)) / len(calibrated))
-        label = f"{len(calibrated)} calibrated good images, to scale"
+        label = f"good images of the calibration ({len(calibrated)}), to scale"
         axes.hist(list(calibrated), bins=bins, weights=weights, histtype="step", color=INK, linewidth=1.2, label=label)
     for limit in limits:
         axes.axvline(limit, color=COLOURS[1], linewidth=1.4, linestyle="--", label="threshold")
