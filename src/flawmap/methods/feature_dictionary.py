@@ -10,7 +10,8 @@ variance, and a ResNet-18 of which the last layer is read and averaged over the 
 Ours: their network sees each region by itself, scaled to 224 pixels. Here it runs once over a whole patch at the
 image's own scale, layers of middle depth are read, and a region is a window over their activations, every region / 4
 pixels; each layer has a sum of 1. A place of a layer sees beyond its window by the layer's receptive field (59 pixels
-for SqueezeNet's features.7). m = 5 is ours, too.
+for SqueezeNet's features.7). m = 5 is ours, too. Regions of 16 pixels are usual here because with them the dictionary
+told defects pasted into good images of nanofibres best, of 16, 32 and 64.
 
 Two later measures compare the same vectors, in units of each layer's mean sum:
 
