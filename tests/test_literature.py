@@ -13,6 +13,7 @@ from flawmap.core.runtime import Runtime
 from paper import page
 from paper.claims import PAPER
 from paper.literature import EVIDENCE, SYSTEMS
+from paper.literature_claims import literature_claims
 from paper.literature_table import literature_table
 from paper.page import Publication
 from paper.plan import ALL, Budget, ExperimentRequest, RunSpec, config_of, scorings, series_of, trainings
@@ -120,3 +121,39 @@ def test_weights_are_named(made: tuple[Path, dict[str, Any]]) -> None:
     record = read_record(out / "records" / "literature-grid-l2-seed0.json")
     borrowed = record | {"features": {"network": "squeezenet", "sha256": "0123456789"}}
     assert literature_table([borrowed]).rows[0][1] == "l2 autoencoder (squeezenet, weights 01234567)"
+
+
+# ---------------------------------------------------------------------------------------------------- what it says
+
+
+def record_of(key: str, set_name: str, auroc: float, seconds: float = 1.0) -> dict[str, Any]:
+    return {
+        "name": f"literature-{set_name}-{key}-seed0",
+        "set": set_name,
+        "features": {"network": "squeezenet", "sha256": "0123456789"} if key.startswith("cnn") else None,
+        "scorings": {FAITHFUL: {"metrics": {"auroc": auroc}}},
+        "system": {"title": key, "core_seconds_per_image": seconds},
+    }
+
+
+@pytest.mark.parametrize(
+    ("areas", "verdicts"),
+    [
+        ({}, [None, None, None, None]),
+        ({"cnn-dictionary": 0.97, "ssim": 0.961, "l1-adversarial": 0.9}, [True, True, None, True]),
+        ({"cnn-dictionary": 0.968, "ssim": 0.95, "l1-adversarial": 0.945}, [False, False, None, False]),
+    ],
+)
+def test_sentences_are_checked(areas: dict[str, float], verdicts: list[bool | None]) -> None:
+    """A sentence holds, does not hold, or is not tested where one of its systems was not run."""
+    records = [record_of(key, "nanotwice", area) for key, area in areas.items()]
+    assert [claim.holds for claim in literature_claims(records)] == verdicts
+
+
+def test_searching_is_compared_with_encoding() -> None:
+    """By the seconds of one core, set by set; sets that only one of both ran on do not count."""
+    records = [record_of("anogan", "grid", 0.6, 400.0), record_of("anogan", "nanotwice", 0.6, 400.0)]
+    records += [record_of("bigan", "grid", 0.6, 39.0)]
+    slow = literature_claims(records)[2]
+    assert (slow.holds, slow.evidence) == (True, "grid: 400 s and 39.00 s of one core")
+    assert literature_claims([*records[:2], record_of("bigan", "grid", 0.6, 40.0)])[2].holds is False

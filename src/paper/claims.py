@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any, Literal, NamedTuple
 
-from paper.literature import LITERATURE
 from paper.plan import METHODS, OPTIMUM, TABLE_2, series_of
 from paper.records import Record, cell_of, column_runs, curves_of, is_cell, main_runs, values_of
 
@@ -99,8 +98,7 @@ def printed_cells(paper: Iterable[Printed], axis: int) -> dict[int, Printed]:
 
 def claims(records: Sequence[Record]) -> tuple[Claim, ...]:
     """Every claim of the paper, checked on records scored as the paper scores."""
-    own = [record for record in records if series_of(record["name"]) != LITERATURE]
-    return tuple(check(own) for check in CHECKS)
+    return tuple(check(records) for check in CHECKS)
 
 
 def ssim_leads(records: Sequence[Record]) -> Claim:
@@ -115,14 +113,14 @@ def ssim_leads(records: Sequence[Record]) -> Claim:
             best = max(areas, key=lambda method: areas[method])
             rows.append(f"{name}: SSIM {ours:.3f}, best of the others {best} {areas[best]:.3f}")
     text = f"SSIM is ahead of l2, VAE and FM on every set, by more than {ALIKE:g} of pixel AUROC"
-    return Claim(text, _all(states), _evidence(rows))
+    return Claim(text, all_of(states), evidence_of(rows))
 
 
 def vae_is_no_better(records: Sequence[Record]) -> Claim:
     """The VAE "could not improve on the deterministic network"."""
     gains = _gains(records, "vae")
     text = f"The VAE is no better than l2 on any set, by no more than {ALIKE:g} of pixel AUROC"
-    return Claim(text, _all(gain <= ALIKE for gain in gains.values()), _evidence(_signed("VAE - l2", gains)))
+    return Claim(text, all_of(gain <= ALIKE for gain in gains.values()), evidence_of(_signed("VAE - l2", gains)))
 
 
 def fm_helps_on_nanotwice_alone(records: Sequence[Record]) -> Claim:
@@ -132,7 +130,7 @@ def fm_helps_on_nanotwice_alone(records: Sequence[Record]) -> Claim:
     if "nanotwice" not in gains or len(gains) == 1:
         states.append(None)
     text = f"FM is better than l2 on NanoTWICE only, by more than {ALIKE:g} of pixel AUROC"
-    return Claim(text, _all(states), _evidence(_signed("FM - l2", gains)))
+    return Claim(text, all_of(states), evidence_of(_signed("FM - l2", gains)))
 
 
 def ssim_reaches_the_papers_area(records: Sequence[Record]) -> Claim:
@@ -141,7 +139,7 @@ def ssim_reaches_the_papers_area(records: Sequence[Record]) -> Claim:
     values = values_of(main_runs(records, "nanotwice", "ssim"))
     text = f"SSIM reaches a pixel AUROC of {printed:g} on NanoTWICE, missing it by at most {REACHED:g}"
     if not values:
-        return Claim(text, None, _evidence([]))
+        return Claim(text, None, evidence_of([]))
     seeds = f"mean of {len(values)} seeds, {min(values):.3f} to {max(values):.3f}" if len(values) > 1 else "one seed"
     return Claim(text, mean(values) >= printed - REACHED, f"{mean(values):.3f} ({seeds})")
 
@@ -152,7 +150,7 @@ def half_of_the_defects_are_covered(records: Sequence[Record]) -> Claim:
     curves = curves_of(main_runs(records, "nanotwice", "ssim"), "overlap")
     medians = [curve["q50"][curve["rates"].index(OVERLAP_RATE)] for curve in curves]
     if not medians:
-        return Claim(text, None, _evidence([]))
+        return Claim(text, None, evidence_of([]))
     listed = ", ".join(f"{100 * value:.1f} %" for value in medians)
     return Claim(text, mean(medians) > 0.91, f"median overlap {listed}, by seed")
 
@@ -167,7 +165,7 @@ def insensitive(axis: int, name: str) -> Callable[[Sequence[Record]], Claim]:
         text = f"The area depends little on {name}: pixel AUROC on NanoTWICE varies by at most {INSENSITIVE:g}"
         span = max(cells.values(), default=0.0) - min(cells.values(), default=0.0)
         holds = False if span > INSENSITIVE else True if wanted == set(cells) else None
-        return Claim(text, holds, _evidence([f"{value}: {area:.3f}" for value, area in cells.items()]))
+        return Claim(text, holds, evidence_of([f"{value}: {area:.3f}" for value, area in cells.items()]))
 
     return check
 
@@ -226,7 +224,7 @@ def _gains(records: Sequence[Record], method: str) -> dict[str, float]:
     return {name: found[method] - found["l2"] for name, found in areas.items() if {method, "l2"} <= set(found)}
 
 
-def _all(states: Iterable[bool | None]) -> bool | None:
+def all_of(states: Iterable[bool | None]) -> bool | None:
     """Whether all hold: False as soon as one does not, None if there is none or one is open."""
     found = list(states)
     if False in found:
@@ -238,5 +236,5 @@ def _signed(what: str, gains: Mapping[str, float]) -> list[str]:
     return [f"{name}: {what} {gain:+.3f}" for name, gain in gains.items()]
 
 
-def _evidence(rows: Sequence[str]) -> str:
+def evidence_of(rows: Sequence[str]) -> str:
     return "; ".join(rows) or "not run"

@@ -92,3 +92,8 @@ def _own(method: str, set_name: str) -> Mapping[str, Any]:
     if method == "vae" and set_name in FABRICS:
         return COLLAPSING
     return DARKEST if method == "sparse-dictionary" and set_name == "nanotwice" else {}
+
+
+def key_of(name: str, set_name: str) -> str:
+    """Which of the systems a training or a record of this name is of."""
+    return name.removeprefix(f"{LITERATURE}-{set_name}-").rpartition("-seed")[0]

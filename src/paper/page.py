@@ -20,8 +20,8 @@ from paper import tables
 from paper.claims import PAPER, Claim, Printed
 from paper.literature import LITERATURE
 from paper.literature_table import literature_table
-from paper.plan import METHODS, series_of
-from paper.records import NOT_RUN, Record, set_titles
+from paper.plan import METHODS
+from paper.records import NOT_RUN, Record, divided, set_titles
 
 SCHEMA = 1  # of reproduction.json
 PAGE, MARKDOWN, JSON = "index.html", "reproduction.md", "reproduction.json"
@@ -78,7 +78,7 @@ class Publication:
 
     def by_experiment(self) -> dict[str, Table]:
         """The table of every experiment that has one; the paper's own are left out where only literature was run."""
-        own, literature = self.own, self.literature
+        own, literature = divided(self.records)
         found: dict[str, Table] = {}
         if own or not literature:
             found = {
@@ -89,16 +89,6 @@ class Publication:
                 "timing": tables.timing_table(own, self.timing, self.paper),
             }
         return found | ({LITERATURE: literature_table(literature)} if literature else {})
-
-    @property
-    def own(self) -> list[Record]:
-        """The records of the paper's own methods."""
-        return [record for record in self.records if series_of(record["name"]) != LITERATURE]
-
-    @property
-    def literature(self) -> list[Record]:
-        """The records of the systems that the paper is compared with."""
-        return [record for record in self.records if series_of(record["name"]) == LITERATURE]
 
     def lists(self) -> tuple[Table, ...]:
         """Every run, every metric of it, and every number of the paper."""
@@ -146,10 +136,11 @@ def summary(publication: Publication) -> dict[str, Any]:
 def page_of(publication: Publication) -> Page:
     """Facts and claims, then each experiment with its picture and table, then the lists."""
     by_experiment, claims = publication.by_experiment(), publication.claims
+    papers, literature = divided(publication.records)
     chapters = []
     for key, (name, what) in TITLES.items():
         figures = _figures(key, publication)
-        if not figures and key not in by_experiment and not publication.own and publication.literature:
+        if not figures and key not in by_experiment and literature and not papers:
             continue
         note = f"{NOT_RUN}: no picture" if key in DRAWN and not figures else ""
         own = (by_experiment[key],) if key in by_experiment else ()

@@ -17,7 +17,7 @@ from flawmap.core.settings import FeatureName, Preset
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset as settings_of
-from paper.literature import AS_IT_IS, BASE, COLLAPSING, EVIDENCE, LITERATURE, SYSTEMS, System, systems_for
+from paper.literature import AS_IT_IS, BASE, COLLAPSING, EVIDENCE, LITERATURE, SYSTEMS, System, key_of, systems_for
 from paper.sets import FABRICS, SETS, DataSet, chosen_sets
 
 Experiment = Literal[
@@ -81,8 +81,7 @@ class RunSpec:
     @property
     def system(self) -> System | None:
         """The system of the literature that is trained; None: a training of the paper's own methods."""
-        series, _, rest = self.name.partition(f"-{self.dataset.key}-")
-        return SYSTEMS[rest.rpartition("-seed")[0]] if series == LITERATURE else None
+        return SYSTEMS[key_of(self.name, self.dataset.key)] if series_of(self.name) == LITERATURE else None
 
 
 def series_of(name: str) -> str:

@@ -13,6 +13,7 @@ from statistics import mean
 from typing import Any
 
 from flawmap.core.errors import InputError
+from paper.literature import LITERATURE
 from paper.plan import OPTIMUM, series_of
 from paper.sets import SETS
 
@@ -37,6 +38,14 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 # -------------------------------------------------------------------------------------------------- which runs belong
+
+
+def divided(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+    """The records of the paper's own methods, and those of the systems that it is compared with."""
+    found: tuple[list[Record], list[Record]] = ([], [])
+    for record in records:
+        found[series_of(record["name"]) == LITERATURE].append(record)
+    return found
 
 
 def is_cell(record: Record) -> bool:

@@ -21,6 +21,7 @@ from flawmap.core.files import enough_space, writable_folder
 from flawmap.reporting.logs import write_json
 from paper import examples, figure2, figure3, figures, page, timing
 from paper.claims import Claim, claims, comparison
+from paper.literature_claims import literature_claims
 from paper.plan import (
     ALL,
     BOARDS_STEPS,
@@ -31,7 +32,7 @@ from paper.plan import (
     trainings,
     usual_budget,
 )
-from paper.records import FAITHFUL, SCHEMA, Record, read_record
+from paper.records import FAITHFUL, SCHEMA, Record, divided, read_record
 from paper.runs import RunContext, perform
 from paper.sets import FABRICS, DataSet, chosen_sets
 
@@ -88,7 +89,8 @@ def reproduce(
         elif not request.keep_models and not pictured(result.training):
             context.model(result.training).unlink(missing_ok=True)
     records = all_records(out)
-    found = [*claims(records)] if records else []
+    own, literature = divided(records)
+    found = [*(claims(own) if own else ()), *(literature_claims(literature) if literature else ())]
     for name, draw in _drawings(context, records, events).items():
         settled, error = _attempt(draw)
         found += settled or ()
