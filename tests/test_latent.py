@@ -380,7 +380,7 @@ def test_the_command_line_trains_calibrates_and_evaluates(
     assert main(["calibrate", "m.flawmap", "fresh", "--alpha", "0.3", "--quiet"]) == 0
     assert main(["inspect", "m.flawmap", "cloth/test", "-o", "found", "--quiet"]) == 0
     assert main(["evaluate", "m.flawmap", "cloth", "-o", "measured", "--quiet"]) == 0
-    assert (tmp_path / "measured" / "index.html").is_file()
+    assert (tmp_path / "measured" / "report.html").is_file()
     other = ["--set", "residual.name=norm", "--set", "evidence.enabled=false"]
     assert main(["evaluate", "m.flawmap", "cloth", "-o", "other", *other, "--quiet"]) == 0
     found = json.loads((tmp_path / "other" / "metrics.json").read_text())["model"]
