@@ -8,6 +8,7 @@ from pydantic import SerializeAsAny, field_validator, model_validator
 
 from flawmap.core.errors import ConfigError
 from flawmap.core.settings import (
+    BY_PATCH,
     WINDOWED,
     CheckSettings,
     ChoiceSettings,
@@ -104,18 +105,20 @@ class Config(Settings):
     def _residual_problem(self) -> str | None:
         name = self.mapped.name
         if name is not None and name not in self.method.residuals:
-            if name == "probability":
+            if name in BY_PATCH:
+                able = [method for method, row in METHODS.items() if name in row.settings.residuals]
+                what = {"probability": "network that samples", "features": "discriminator"}[name]
                 return (
-                    f"residual probability needs a network that samples, method vae, got method {self.method.name}; "
-                    f"train with --method vae, or map {' or '.join(self.method.residuals[:2]) or 'nothing'}"
+                    f"residual {name} needs a {what}, method {' or '.join(able)}, got method {self.method.name}; train "
+                    f"with --method {able[0]}, or map {' or '.join(self.method.residuals[:2]) or 'nothing'}"
                 )
             return f"the method {self.method.name} maps by itself, got residual {name}; leave residual.name unset"
         if name in WINDOWED and self.residual.ssim.size > self.model.patch:
             return f"window size {self.residual.ssim.size} must not exceed the patch, {self.model.patch}"
-        if name == "probability" and self.tiling.average == "reconstructions":
+        if name in BY_PATCH and self.tiling.average == "reconstructions":
             return (
-                "residual probability belongs to a patch, so average must be residuals, got reconstructions; "
-                "leave it unset, or map l2"
+                f"residual {name} belongs to a patch, so average must be residuals, got reconstructions; leave it "
+                "unset, or map l2"
             )
         if not self.method.residuals and self.tiling.average == "reconstructions":
             return (

@@ -20,12 +20,14 @@ class Decoded(NamedTuple):
     """What a network makes of an image. reconstruction: (N, C, H, W); of a network that samples, the samples' mean.
 
     variance: variance of the samples, of the same shape. noise: variance of a pixel's error on good patches, a scalar.
-    Both None: nothing was sampled.
+    Both None: nothing was sampled. features: (N, H, W), how far a discriminator's features of both differ; None: there
+    is no discriminator.
     """
 
     reconstruction: Tensor
     variance: Tensor | None = None
     noise: Tensor | None = None
+    features: Tensor | None = None
 
 
 Residual = Callable[[Tensor, Decoded, ResidualSettings], Tensor]
@@ -45,6 +47,18 @@ def l2_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSetting
     """
     same_shape(image, reconstruction, "image", "reconstruction")
     return (reconstruction.float() - image).square().mean(dim=1)
+
+
+def l1_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
+    """Absolute difference per pixel, mean over channels.
+
+    image, reconstruction: (N, C, H, W). Returns (N, H, W); 0 = the same, larger is worse.
+
+    References:
+        Schlegl et al. 2017, arXiv:1703.05921, eq. 3; Baur et al. 2018, arXiv:1804.04488.
+    """
+    same_shape(image, reconstruction, "image", "reconstruction")
+    return (reconstruction.float() - image).abs().mean(dim=1)
 
 
 def ssim_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
@@ -86,7 +100,7 @@ def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSett
     Raises:
         InputError: nothing was sampled, or shapes differ.
     """
-    mean, variance, noise = decoded
+    mean, variance, noise, _ = decoded
     if variance is None or noise is None:
         raise InputError(
             "the reconstruction probability needs the variance of samples and the noise, got a reconstruction alone; "
@@ -97,6 +111,25 @@ def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSett
     least = noise.float().clamp(min=LEAST_NOISE)
     distance = (mean.float() - image).square()
     return 0.5 * (torch.log1p(variance / least) + distance / (variance + least)).mean(dim=1)
+
+
+def features_residual(image: Tensor, decoded: Decoded, settings: ResidualSettings) -> Tensor:
+    """How far the discriminator's features of a patch and of its reconstruction differ.
+
+    Its mean over a patch is the discrimination loss of the papers, up to a constant. Returns (N, H, W), at least 0;
+    larger is worse.
+
+    References:
+        Schlegl et al. 2017, arXiv:1703.05921, eq. 5; Zenati et al. 2018, arXiv:1802.06222, section 3.
+    Raises:
+        InputError: there is no discriminator.
+    """
+    if decoded.features is None:
+        raise InputError(
+            "the residual features needs a discriminator's features, got a reconstruction alone; use a method that has "
+            "one (anogan, bigan, l1-adversarial), or map l1"
+        )
+    return decoded.features
 
 
 def _part(name: str) -> Residual:
@@ -116,4 +149,12 @@ RESIDUALS: dict[str, Residual] = {
     "ssim": lambda image, decoded, settings: ssim_residual(image, decoded.reconstruction, settings),
     **{name: _part(name) for name in ("luminance", "contrast", "structure")},
     "probability": probability_residual,
+    "l1": lambda image, decoded, settings: l1_residual(image, decoded.reconstruction, settings),
+    "features": features_residual,
 }
+
+BEYOND = {
+    "probability": "the residual probability decodes samples",
+    "features": "the residual features compares a discriminator's features",
+}
+"""Residuals that need more than a reconstruction, and what: each belongs to one patch."""

@@ -8,7 +8,10 @@ from typing import Any
 
 from flawmap.methods.interface import Method
 from flawmap.methods.settings import (
+    AnoGANSettings,
+    BiGANSettings,
     FeatureMatchingSettings,
+    L1AdversarialSettings,
     L2Settings,
     MixtureSettings,
     StructuralSettings,
@@ -29,6 +32,7 @@ _AUTOENCODER = (
     when_called("flawmap.methods.autoencoder", "fit"),
     when_called("flawmap.methods.autoencoder", "scorer"),
 )
+_ADVERSARIAL = when_called("flawmap.methods.adversarial", "fit")
 
 METHODS: dict[str, Method] = {
     "ssim": Method(StructuralSettings, *_AUTOENCODER),
@@ -38,4 +42,7 @@ METHODS: dict[str, Method] = {
     "gmm": Method(
         MixtureSettings, when_called("flawmap.methods.mixture", "fit"), when_called("flawmap.methods.mixture", "scorer")
     ),
+    "anogan": Method(AnoGANSettings, _ADVERSARIAL, when_called("flawmap.methods.search", "scorer")),
+    "bigan": Method(BiGANSettings, _ADVERSARIAL, _AUTOENCODER[1]),
+    "l1-adversarial": Method(L1AdversarialSettings, _ADVERSARIAL, _AUTOENCODER[1]),
 }

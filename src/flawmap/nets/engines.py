@@ -73,11 +73,11 @@ def engine_for(engine: str, graph: Graph | None) -> str:
     return engine
 
 
-def choose_engine(runtime: Runtime, *, samples: bool = False) -> tuple[torch.device, torch.dtype]:
+def choose_engine(runtime: Runtime, *, beyond: str = "") -> tuple[torch.device, torch.dtype]:
     """Where and in which precision an engine runs a network; `auto` takes what the engine can do.
 
     Args:
-        samples: whether the model decodes samples instead of one reconstruction.
+        beyond: what the model asks for beside a reconstruction, which torch alone can do, as the start of a sentence.
     Raises:
         ConfigError: there is no such engine, or it cannot run there, in that precision, or this model.
     """
@@ -89,10 +89,8 @@ def choose_engine(runtime: Runtime, *, samples: bool = False) -> tuple[torch.dev
         raise ConfigError(
             f"the engine {engine} runs on the CPU, got the device {device}; use --device cpu, or --engine torch"
         )
-    if samples:
-        raise ConfigError(
-            f"the residual probability decodes samples, which the engine {engine} does not; use --engine torch"
-        )
+    if beyond:
+        raise ConfigError(f"{beyond}, which the engine {engine} does not; use --engine torch")
     if engine == "onnxruntime" and precision == "bfloat16":
         raise ConfigError(
             "the engine onnxruntime computes in float32, got the precision bfloat16; "
