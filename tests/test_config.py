@@ -155,7 +155,10 @@ def test_an_unknown_key_names_the_nearest_known_one(data: dict[str, Any], messag
         ({"method": {"latent": 0}}, "method.latent: Input should be greater than 0, got 0"),
         ({"model": {"patch": 100}}, "model: patch must be one of 32, 64, 128, 256 pixels, got 100"),
         ({"model": {"channels": 2}}, "model.channels: Input should be 1 or 3, got 2"),
-        ({"method": {"name": "mse"}}, "method.name must be one of ssim, l2, vae, fm, gmm, got 'mse'"),
+        (
+            {"method": {"name": "mse"}},
+            "method.name must be one of ssim, l2, vae, fm, gmm, anogan, bigan, l1-adversarial, got 'mse'",
+        ),
         (
             {"training": {"steps": 5, "minutes": 1}},
             "training: exactly one of steps, epochs and minutes is needed, got steps and minutes",

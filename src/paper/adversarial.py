@@ -111,7 +111,7 @@ def features_of(reference: PatchArray, seed: int = 0) -> Callable[[PatchArray], 
 def _pooled(network: Autoencoder, patches: Tensor) -> Tensor:
     """(N, F): mean and standard deviation of each layer's channels over a patch."""
     found, maps = [], patches
-    for layer in network.encoder[:-1]:
+    for layer in list(network.encoder)[:-1]:
         maps = layer(maps)
         if isinstance(layer, torch.nn.LeakyReLU):
             found += [maps.mean((2, 3)), maps.std((2, 3))]

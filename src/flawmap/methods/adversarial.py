@@ -118,7 +118,8 @@ def reconstructing_loss(
     made = (network(shown),)
     difference = (made[0].float() - patches).abs().mean()
     told = discriminating(network.discriminator, (patches,), made, method.gradient_penalty)
-    return difference + method.adversarial_weight * deceiving(network.discriminator, made) + told
+    loss: Tensor = difference + method.adversarial_weight * deceiving(network.discriminator, made) + told
+    return loss
 
 
 def discriminating(discriminator: Discriminator, real: Judged, made: Judged, penalty: float) -> Tensor:

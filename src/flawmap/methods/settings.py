@@ -85,6 +85,11 @@ class AdversarialSettings(MethodSettings):
     beta1: float = Field(0.5, ge=0, lt=1)  # of the gradient's mean, what Adam keeps at a step
     gradient_penalty: float = Field(10.0, ge=0)  # gamma: of the discriminator's squared gradient at real patches
 
+    def problem(self, config: Any) -> str | None:
+        if config.training.corrupt:
+            return f"corrupt is for methods that are trained to reconstruct, not for {self.name}; set it to 0"
+        return None
+
 
 class AnoGANSettings(AdversarialSettings):
     """A generator alone: a patch's latent vector is searched by gradient descent (Schlegl et al. 2017)."""
@@ -106,6 +111,9 @@ class L1AdversarialSettings(AdversarialSettings, AutoencoderSettings):
 
     name: Literal["l1-adversarial"] = "l1-adversarial"
     adversarial_weight: float = Field(0.01, ge=0)  # of passing for real, beside a pixel's absolute difference
+
+    def problem(self, config: Any) -> str | None:
+        return None
 
 
 class MixtureSettings(MethodSettings):
