@@ -186,7 +186,7 @@ def test_shapes_that_differ_are_refused_instead_of_broadcast(function: Callable[
 
 
 def test_the_tables_name_what_the_settings_accept() -> None:
-    """Each method's settings have the row's name; each residual has a function; some average residuals by themselves."""
+    """Each method's settings have the row's name; each residual has a function; some average residuals."""
     assert {row.settings.model_fields["name"].default for row in METHODS.values()} == set(METHODS)
     assert set(RESIDUALS) == set(get_args(ResidualName))
     assert all(set(row.settings.residuals) <= set(RESIDUALS) for row in METHODS.values())
