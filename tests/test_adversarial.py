@@ -32,7 +32,7 @@ from flawmap.methods.adversarial import (
     objective_of,
     squared_gradient,
 )
-from flawmap.methods.autoencoder import build_network
+from flawmap.methods.autoencoder import build_network, restored
 from flawmap.methods.config import Config
 from flawmap.methods.interface import FitContext, Progress, State
 from flawmap.methods.overrides import override, parse
@@ -314,6 +314,27 @@ def test_patches_of_another_shape_are_refused() -> None:
     """The exact text, as for autoencoders."""
     with pytest.raises(ConfigError, match=r"patches must be \(64, 3, 32, 32\) for these settings"):
         fit(override(config_of("anogan"), {"model": {"channels": 3}}), source_of(), FitContext())
+
+
+def test_an_autoencoder_comes_closer_to_its_patches() -> None:
+    """The absolute difference of new patches falls by a fifth, with a discriminator at work."""
+    config, patches = config_of("l1-adversarial", method={"latent": 30}, batch=8), patches_of(16)
+    errors = []
+    for steps in (1, 80):
+        state = fit(override(config, {"training": {"steps": steps}}), source_of(), FitContext())
+        with torch.no_grad():
+            errors.append(float((restored(config, state.tensors)(patches) - patches).abs().mean()))
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_a_discriminator_learns_to_tell_patches_apart() -> None:
+    """Against a generator that is slower, real patches look more real than generated ones after a few steps."""
+    config = config_of("anogan", method={"gradient_penalty": 0.0}, steps=20, batch=8)
+    network = build_pair(config)
+    network.load_state_dict(fit(config, source_of(), FitContext()).tensors)
+    with torch.no_grad():
+        made = network(latent_noise(16, network.shape, torch.Generator().manual_seed(3)))
+        assert network.discriminator(patches_of(16)).mean() > network.discriminator(made).mean() + 0.5
 
 
 # --- the search
