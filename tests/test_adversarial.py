@@ -479,12 +479,14 @@ def test_refusals() -> None:
         "residual features needs a discriminator, method anogan or bigan or l1-adversarial, got method l2; train with "
         "--method anogan, or map l2 or ssim"
     )
-    with pytest.raises(ConfigError) as caught:
-        override(featured, {"tiling": {"average": "reconstructions"}})
-    assert str(caught.value) == (
-        "residual features belongs to a patch, so average must be residuals, got reconstructions; leave it unset, or "
-        "map l2"
-    )
+    parts = override(config_of("bigan"), {"evidence": {"enabled": True, "parts": ["l1", "features"]}})
+    for by_patch in (featured, parts):
+        with pytest.raises(ConfigError) as caught:
+            override(by_patch, {"tiling": {"average": "reconstructions"}})
+        assert str(caught.value) == (
+            "residual features belongs to a patch, so average must be residuals, got reconstructions; leave it unset, "
+            "or map l2"
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)

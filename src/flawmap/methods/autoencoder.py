@@ -120,7 +120,7 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     engine = engine_for(runtime.engine, state.graph)
     if state.graph is not None and runtime.precision == "auto":
         runtime = replace(runtime, precision="float32")  # as it was compared when it was exported
-    device, precision = choose_engine(replace(runtime, engine=engine), beyond=BEYOND.get(alone or "", ""))
+    device, precision = choose_engine(replace(runtime, engine=engine), beyond="" if alone is None else BEYOND[alone])
     if state.graph is None:
         network = restored(config, state.tensors)
         placed = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -115,9 +115,10 @@ class Config(Settings):
             return f"the method {self.method.name} maps by itself, got residual {name}; leave residual.name unset"
         if name in WINDOWED and self.residual.ssim.size > self.model.patch:
             return f"window size {self.residual.ssim.size} must not exceed the patch, {self.model.patch}"
-        if name in BY_PATCH and self.tiling.average == "reconstructions":
+        alone = next((part.name for part in self.parts if part.name in BY_PATCH), None)
+        if alone is not None and self.tiling.average == "reconstructions":
             return (
-                f"residual {name} belongs to a patch, so average must be residuals, got reconstructions; leave it "
+                f"residual {alone} belongs to a patch, so average must be residuals, got reconstructions; leave it "
                 "unset, or map l2"
             )
         if not self.method.residuals and self.tiling.average == "reconstructions":
