@@ -218,17 +218,22 @@ def test_one_loss_equals_two_optimisers(name: str) -> None:
             torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-5)
 
 
-def test_the_penalty_equals_a_slow_loop() -> None:
-    """The squared gradient of the logit by the pixels of the first quarter of the patches, one by one."""
-    network, patches = network_of("anogan"), patches_of(9)
+@pytest.mark.parametrize("name", ["anogan", "bigan"])
+def test_the_penalty_equals_a_slow_loop(name: str) -> None:
+    """The squared gradient of the logit by pixels, and by codes, of the first quarter of the patches, one by one."""
+    network, real = network_of(name), (patches_of(9), torch.randn(9, 6, 1, 1))[: 2 if name == "bigan" else 1]
     lengths = []
-    for patch in patches[:2]:
-        single = patch[None].clone().requires_grad_()
-        network.discriminator(single).sum().backward()
-        assert single.grad is not None
-        lengths.append(float(single.grad.square().sum()))
+    for number in range(2):
+        single = [part[number][None].clone().requires_grad_() for part in real]
+        network.discriminator(*single).sum().backward()
+        lengths.append(sum(float(part.grad.square().sum()) for part in single if part.grad is not None))
+    assert squared_gradient(network.discriminator, real).item() == pytest.approx(np.mean(lengths), rel=1e-4)
+
+
+def test_the_penalty_is_weighted_and_left_out_where_nothing_is_learnt() -> None:
+    """Half the weight in training, nothing without gradients."""
+    network, patches = network_of("anogan"), patches_of()
     found = squared_gradient(network.discriminator, (patches,))
-    assert found.item() == pytest.approx(np.mean(lengths), rel=1e-4)
     alone = discriminating(network.discriminator, (patches,), (patches,), 0.0)
     with_penalty = discriminating(network.discriminator, (patches,), (patches,), 4.0)
     assert (with_penalty - alone).item() == pytest.approx(2 * found.item(), rel=1e-4)
