@@ -74,7 +74,9 @@ class _LeftError(Exception):
 def step_of_leaving(config: Config, source: PatchSource, start: Initialise) -> int | None:
     """The step at which a training has left the plateau; None if it has not within its steps."""
     patches = torch.from_numpy(source.sample(64, np.random.default_rng(0)))
-    constant = float(objective_of(config).constant(patches))
+    constant_loss = objective_of(config).constant
+    assert constant_loss is not None  # autoencoders have one
+    constant = float(constant_loss(patches))
     mean = constant
 
     def watch(progress: Progress) -> None:

@@ -15,6 +15,7 @@ from flawmap.core.settings import ModelSettings, TrainingSettings
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override, parse, read_config, to_toml
 from flawmap.methods.presets import preset
+from flawmap.methods.table import METHODS
 
 RICH = {
     "model": {"patch": 64, "channels": 3},
@@ -157,7 +158,7 @@ def test_an_unknown_key_names_the_nearest_known_one(data: dict[str, Any], messag
         ({"model": {"channels": 2}}, "model.channels: Input should be 1 or 3, got 2"),
         (
             {"method": {"name": "mse"}},
-            "method.name must be one of ssim, l2, vae, fm, gmm, cnn-dictionary, sparse-dictionary, got 'mse'",
+            f"method.name must be one of {', '.join(METHODS)}, got 'mse'",
         ),
         (
             {"training": {"steps": 5, "minutes": 1}},

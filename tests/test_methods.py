@@ -186,12 +186,12 @@ def test_shapes_that_differ_are_refused_instead_of_broadcast(function: Callable[
 
 
 def test_the_tables_name_what_the_settings_accept() -> None:
-    """Each method's settings have the row's name; each residual has a function; a vae averages residuals by itself."""
+    """Each method's settings have the row's name; each residual has a function; some average residuals."""
     assert {row.settings.model_fields["name"].default for row in METHODS.values()} == set(METHODS)
     assert set(RESIDUALS) == set(get_args(ResidualName))
     assert all(set(row.settings.residuals) <= set(RESIDUALS) for row in METHODS.values())
     averaged = [name for name, row in METHODS.items() if row.settings.average == "residuals"]
-    assert averaged == ["vae", "gmm", "cnn-dictionary", "sparse-dictionary"]
+    assert averaged == ["vae", "gmm", "cnn-dictionary", "sparse-dictionary", "anogan", "bigan", "l1-adversarial"]
     assert isinstance(build_network(config_of()), Autoencoder)
 
 

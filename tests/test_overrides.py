@@ -86,7 +86,7 @@ def test_a_residual_of_a_file_outlives_a_change_of_method(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["mse", "", 5, None, [1], {}])
 def test_a_method_that_does_not_exist_is_refused(name: Any) -> None:
     """Whatever stands in place of its name."""
-    message = f"method.name must be one of ssim, l2, vae, fm, gmm, cnn-dictionary, sparse-dictionary, got {name!r}"
+    message = f"method.name must be one of {', '.join(METHODS)}, got {name!r}"
     assert refused(Config(), {"method": {"name": name}}) == message
     with pytest.raises(ConfigError) as caught:
         parse({"method": {"name": name}})

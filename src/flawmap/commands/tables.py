@@ -211,7 +211,8 @@ def _trained(training: dict[str, Any]) -> str | None:
 def _loss(training: dict[str, Any]) -> str | None:
     if not training:
         return None
-    return f"{training['loss']:.4f} (a constant reconstruction: {training['constant_loss']:.4f})"
+    known = f" (a constant reconstruction: {training['constant_loss']:.4f})" if "constant_loss" in training else ""
+    return f"{training['loss']:.4f}{known}"
 
 
 def show_calibration(console: Console, report: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ unknown keys fail and name the nearest known one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -15,14 +16,15 @@ PATCH_SIDES = (32, 64, 128, 256)
 
 Preset = Literal["paper", "fast", "auto"]
 LatentName = Literal["kl", "relative_kl", "norm", "euclidean", "bhattacharyya"]
-ResidualName = Literal["l2", "ssim", "luminance", "contrast", "structure", "probability", LatentName]
+ResidualName = Literal["l2", "ssim", "luminance", "contrast", "structure", "probability", "l1", "features", LatentName]
 FeatureName = Literal["alexnet", "squeezenet", "resnet18"]
 
 WINDOWED = ("ssim", "luminance", "contrast", "structure")
 """Residuals that compare windows."""
-
 LATENT: tuple[LatentName, ...] = get_args(LatentName)
 """Residuals that measure a patch's latent distribution: one value for all of its pixels."""
+BY_PATCH = ("probability", "features", *LATENT)
+"""Residuals that need more of a patch than its reconstruction, so that patches are compared one by one."""
 # TOML and JSON have no tuples and no paths: lists and strings stand for them.
 Numbers = Annotated[tuple[float, float], Field(strict=False)]
 Size = Annotated[tuple[int, int], Field(strict=False)]
@@ -77,11 +79,13 @@ class MethodSettings(Settings):
     residuals: what a scored image may be mapped by, the method's own choice first; none: the method maps by itself.
     average: which overlapping things are averaged when an image is scored, unless `tiling.average` says otherwise.
     gradual: whether a longer training improves it.
+    usual: other sections' settings that presets give this method, instead of their own.
     """
 
     residuals: ClassVar[tuple[ResidualName, ...]] = ()
     average: ClassVar[Literal["reconstructions", "residuals"]] = "residuals"
     gradual: ClassVar[bool] = True
+    usual: ClassVar[Mapping[str, Any]] = {}
 
     name: str
 

@@ -1,4 +1,5 @@
-"""Autoencoders as a method: l2, ssim, vae and fm differ in their network, loss and residual alone.
+"""Autoencoders as a method: l2, ssim, vae and fm differ in their network, loss and residual alone; bigan and
+l1-adversarial, which `flawmap.methods.adversarial` trains, score as they do.
 
 A patch's reconstruction is compared with the patch. Which residual compares them, and whether overlapping
 reconstructions or overlapping residuals are averaged, is up to the settings.
@@ -23,8 +24,15 @@ from flawmap.methods.gradient import Objective, Trained, train
 from flawmap.methods.interface import FitContext, Patches, PatchScorer, PatchScores, State
 from flawmap.methods.latent import COMPARED, Latent, encoded, good_posterior, without_good
 from flawmap.methods.losses import loss_of
-from flawmap.methods.residuals import Decoded, residual_of
-from flawmap.methods.settings import AutoencoderSettings, FeatureMatchingSettings, VariationalSettings
+from flawmap.methods.residuals import BEYOND, Decoded, residual_of
+from flawmap.methods.settings import (
+    AdversarialSettings,
+    AutoencoderSettings,
+    BiGANSettings,
+    FeatureMatchingSettings,
+    VariationalSettings,
+)
+from flawmap.nets.adversarial import AdversarialAutoencoder
 from flawmap.nets.autoencoder import Autoencoder, NetworkShape
 from flawmap.nets.engines import ENGINES, Reconstruct, choose_engine, engine_for, start_engine
 from flawmap.nets.initialisation import initialise
@@ -40,9 +48,11 @@ Decode = Callable[[Tensor], Decoded]
 def build_network(config: Config) -> Autoencoder:
     """The method's network, with weights that are not initialised yet. The caller's random state stays as it is."""
     method = _settings(config)
-    kind = VariationalAutoencoder if isinstance(method, VariationalSettings) else Autoencoder
+    shape = NetworkShape(config.model.patch, config.model.channels or 1, method.latent)
     with torch.random.fork_rng(devices=()):
-        return kind(NetworkShape(config.model.patch, config.model.channels or 1, method.latent))
+        if isinstance(method, AdversarialSettings):
+            return AdversarialAutoencoder(shape, joint=isinstance(method, BiGANSettings))
+        return VariationalAutoencoder(shape) if isinstance(method, VariationalSettings) else Autoencoder(shape)
 
 
 def fit(config: Config, patches: Patches, context: FitContext) -> State:
@@ -97,16 +107,21 @@ def objective_of(config: Config, initialise: Initialise = initialise) -> Objecti
 
     def begin(network: nn.Module, patches: Tensor, seed: int) -> None:
         assert isinstance(network, Autoencoder)
-        wanted = (config.model.channels or 1, config.model.patch, config.model.patch)
-        if patches.shape[1:] != wanted:
-            raise ConfigError(
-                f"patches must be {shape_text((len(patches), *wanted))} for these settings, "
-                f"got {shape_text(tuple(patches.shape))}; set channels and patch of [model] to those of the images"
-            )
+        check_patches(config, patches)
         initialise(network, patches, seed)
 
     advice = f"lower the weight of the KL divergence, {kl_weight:g} (method.kl_weight), or " if kl_weight else ""
     return Objective(loss, constant, begin, advice)
+
+
+def check_patches(config: Config, patches: Tensor) -> None:
+    """Raise ConfigError where patches (N, C, P, P) have another shape than the settings say."""
+    wanted = (config.model.channels or 1, config.model.patch, config.model.patch)
+    if patches.shape[1:] != wanted:
+        raise ConfigError(
+            f"patches must be {shape_text((len(patches), *wanted))} for these settings, "
+            f"got {shape_text(tuple(patches.shape))}; set channels and patch of [model] to those of the images"
+        )
 
 
 def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
@@ -121,16 +136,16 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     engine = engine_for(runtime.engine, state.graph)
     if state.graph is not None and runtime.precision == "auto":
         runtime = replace(runtime, precision="float32")  # as it was compared when it was exported
-    device, precision = choose_engine(replace(runtime, engine=engine), beyond=_beyond(config))
+    beyond = next((BEYOND[name] for name in names if name in BEYOND), None)
+    device, precision = choose_engine(replace(runtime, engine=engine), beyond=beyond)
     if state.graph is None:
         network = restored(config, state.tensors)
         placed = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = start_engine(engine, state.graph or placed, precision)
-    decode: Decode = (
-        sampled(config, placed, device, precision)
-        if "probability" in names  # of torch alone, which runs no exported network
-        else lambda patches: Decoded(_forward(run, patches, device, precision))
-    )
+    if "probability" in names or "features" in names:  # of torch alone, which runs no exported network
+        decode = (sampled if "probability" in names else matched)(config, placed, device, precision)
+    else:
+        decode = lambda patches: Decoded(_forward(run, patches, device, precision))  # noqa: E731
     if any(name in LATENT for name in names):
         decode = measured(config, placed, state.tensors, decode, precision)
     batch = ENGINES[engine].batch if device.type == "cpu" else BATCH_ELSEWHERE
@@ -212,14 +227,16 @@ def measured(
     return both
 
 
-def _beyond(config: Config) -> str | None:
-    """What residuals need besides reconstructions, which torch alone gives; None: nothing."""
-    for name in (part.name for part in config.parts):
-        if name == "probability":
-            return "the residual probability decodes samples"
-        if name in LATENT:
-            return f"the residual {name} reads the latent distribution"
-    return None
+def matched(config: Config, network: Autoencoder, device: torch.device, precision: torch.dtype) -> Decode:
+    """A patch's reconstruction, and how far the discriminator's features of both differ."""
+    assert isinstance(network, AdversarialAutoencoder)  # the settings refuse other networks
+
+    def decode(patches: Tensor) -> Decoded:
+        with autocast(device, precision):
+            reconstruction, distance = network.matched(patches.contiguous(memory_format=torch.channels_last))
+        return Decoded(reconstruction.float().contiguous(), features=distance)
+
+    return decode
 
 
 def _forward(run: Reconstruct, patches: Tensor, device: torch.device, precision: torch.dtype) -> Tensor:

@@ -8,7 +8,7 @@ from pydantic import SerializeAsAny, field_validator, model_validator
 
 from flawmap.core.errors import ConfigError
 from flawmap.core.settings import (
-    LATENT,
+    BY_PATCH,
     WINDOWED,
     CheckSettings,
     ChoiceSettings,
@@ -105,20 +105,22 @@ class Config(Settings):
     def _residual_problem(self) -> str | None:
         name = self.mapped.name
         if name is not None and name not in self.method.residuals:
-            if name == "probability" or name in LATENT:
-                need = "that samples" if name == "probability" else "with a latent distribution"
+            if name in BY_PATCH:
+                able = [method for method, row in METHODS.items() if name in row.settings.residuals]
+                what = {"probability": "network that samples", "features": "discriminator"}
+                need = what.get(name, "network with a latent distribution")
                 return (
-                    f"residual {name} needs a network {need}, method vae, got method {self.method.name}; "
-                    f"train with --method vae, or map {' or '.join(self.method.residuals[:2]) or 'nothing'}"
+                    f"residual {name} needs a {need}, method {' or '.join(able)}, got method {self.method.name}; train "
+                    f"with --method {able[0]}, or map {' or '.join(self.method.residuals[:2]) or 'nothing'}"
                 )
             return f"the method {self.method.name} maps by itself, got residual {name}; leave residual.name unset"
         if name in WINDOWED and self.residual.ssim.size > self.model.patch:
             return f"window size {self.residual.ssim.size} must not exceed the patch, {self.model.patch}"
-        of_patches = [part.name for part in self.parts if part.name in ("probability", *LATENT)]
-        if of_patches and self.tiling.average == "reconstructions":
+        alone = next((part.name for part in self.parts if part.name in BY_PATCH), None)
+        if alone is not None and self.tiling.average == "reconstructions":
             return (
-                f"residual {of_patches[0]} belongs to a patch, so average must be residuals, got reconstructions; "
-                "leave it unset, or map l2"
+                f"residual {alone} belongs to a patch, so average must be residuals, got reconstructions; leave it "
+                "unset, or map l2"
             )
         if not self.method.residuals and self.tiling.average == "reconstructions":
             return (

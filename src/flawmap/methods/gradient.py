@@ -50,26 +50,29 @@ class Objective:
     """What a training minimises.
 
     loss: network, clean patches (N, C, P, P), the patches shown to the network, and a generator for noise, to a scalar.
-    constant: patches to the loss of the best reconstruction without structure. initialise: sets the network's weights
-    from a few patches and a seed. advice: what else to try when nothing is learnt, ending in ", or "; or nothing.
+    constant: patches to the loss of the best reconstruction without structure, below which a training has to come;
+    None: the loss does not tell how much is learnt, as where two networks compete. initialise: sets the network's
+    weights from a few patches and a seed. advice: what else to try when nothing is learnt, ending in ", or "; or "".
+    betas: Adam's, how much of the gradient's mean and of its square a step keeps.
     """
 
     loss: Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
-    constant: Callable[[Tensor], Tensor]
+    constant: Callable[[Tensor], Tensor] | None
     initialise: Callable[[nn.Module, Tensor, int], None]
     advice: str = ""
+    betas: tuple[float, float] = (0.9, 0.999)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The end of a training. constant_loss: that of a constant reconstruction, for comparison."""
+    """The end of a training. constant_loss: that of a constant reconstruction, or None: see `Objective`."""
 
     network: nn.Module
     history: tuple[Row, ...]
     steps: int
     seconds: float
     patches_per_second: float
-    constant_loss: float
+    constant_loss: float | None
 
     def record(self, batch: int) -> dict[str, Any]:
         """How it went, as JSON's types. batch: patches of a step."""
@@ -81,7 +84,7 @@ class Trained:
             "patches_per_second": round(self.patches_per_second, 1),
             "loss": last.loss,
             "validation_loss": last.validation,
-            "constant_loss": self.constant_loss,
+            **({} if self.constant_loss is None else {"constant_loss": self.constant_loss}),
         }
 
 
@@ -95,7 +98,7 @@ class _Run:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     steps: int
-    constant_loss: float
+    constant_loss: float | None
     files: dict[str, str] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
@@ -274,10 +277,12 @@ def _begin(network: nn.Module, config: Config, stepper: _Stepper, context: FitCo
     optimizer = torch.optim.Adam(
         placed.parameters(),
         lr=settings.learning_rate,
+        betas=stepper.objective.betas,
         weight_decay=settings.weight_decay,
         fused=stepper.device.type in FUSED,
     )
-    constant = float(stepper.objective.constant(stepper.on_device(patches)))
+    of_constant = stepper.objective.constant
+    constant = None if of_constant is None else float(of_constant(stepper.on_device(patches)))
     if saved is None:
         steps = _count_steps(settings, stepper, placed)
         return _Run(placed, optimizer, steps, constant, {} if context.checkpoint is None else file_digests(config))
@@ -319,11 +324,14 @@ def _check_loss(run: _Run, settings: TrainingSettings, advice: str) -> None:
             f"the loss turned {row.loss} before step {row.step}; lower the learning rate {slower} or train in float32 "
             "(--set training.precision=float32)"
         )
-    if row.loss > DIVERGED * max(run.constant_loss, run.history[0].loss):
+    if row.loss > DIVERGED * max(run.constant_loss or 0.0, run.history[0].loss):
+        known = "" if run.constant_loss is None else f", that of a constant reconstruction is {run.constant_loss:.4g}"
         raise TrainingError(
-            f"the loss rose to {row.loss:.3g} before step {row.step}, that of a constant reconstruction is "
-            f"{run.constant_loss:.4g}: the training diverges; lower the learning rate {slower}"
+            f"the loss rose to {row.loss:.3g} before step {row.step}{known}: the training diverges; lower the learning "
+            f"rate {slower}"
         )
+    if run.constant_loss is None:
+        return
     stuck = settings.plateau_steps and run.step >= settings.plateau_steps
     if stuck and all(earlier.loss > PLATEAU * run.constant_loss for earlier in run.history):
         raise TrainingError(

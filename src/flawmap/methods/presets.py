@@ -8,7 +8,7 @@ from typing import Any
 from flawmap.core.errors import ConfigError
 from flawmap.core.settings import Preset
 from flawmap.methods.config import USUAL, Config, method_type
-from flawmap.methods.overrides import parse
+from flawmap.methods.overrides import override, parse
 
 _SSIM = {"window": "uniform", "size": 11, "constants": "paper"}
 _FAST: dict[str, Any] = {
@@ -51,4 +51,4 @@ def preset(name: Preset, method: str = USUAL) -> Config:
         raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     chosen, settings = PRESETS[name], method_type(method)
     own = {key: value for key, value in chosen["method"].items() if key in settings.model_fields}
-    return parse(chosen | {"method": {"name": method, **own}})
+    return override(parse(chosen | {"method": {"name": method, **own}}), dict(settings.usual))

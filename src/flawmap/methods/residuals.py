@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flawmap.core.checks import same_shape
 from flawmap.core.errors import InputError
-from flawmap.core.settings import LatentName, ResidualSettings
+from flawmap.core.settings import LATENT, LatentName, ResidualSettings
 from flawmap.methods.latent import MEASURES, Latent
 from flawmap.nets.ssim import ssim, ssim_parts
 
@@ -23,12 +23,14 @@ class Decoded(NamedTuple):
 
     variance: variance of the samples, of the same shape. noise: variance of a pixel's error on good patches, a scalar.
     Both None: nothing was sampled. latent: the latent distributions; None: the network has none, or none is measured.
+    features: (N, H, W), how far a discriminator's features of both differ; None: there is no discriminator.
     """
 
     reconstruction: Tensor | None
     variance: Tensor | None = None
     noise: Tensor | None = None
     latent: Latent | None = None
+    features: Tensor | None = None
 
 
 Residual = Callable[[Tensor, Decoded, ResidualSettings], Tensor]
@@ -48,6 +50,18 @@ def l2_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSetting
     """
     same_shape(image, reconstruction, "image", "reconstruction")
     return (reconstruction.float() - image).square().mean(dim=1)
+
+
+def l1_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
+    """Absolute difference per pixel, mean over channels.
+
+    image, reconstruction: (N, C, H, W). Returns (N, H, W); 0 = the same, larger is worse.
+
+    References:
+        Schlegl et al. 2017, arXiv:1703.05921, eq. 3; Baur et al. 2018, arXiv:1804.04488.
+    """
+    same_shape(image, reconstruction, "image", "reconstruction")
+    return (reconstruction.float() - image).abs().mean(dim=1)
 
 
 def ssim_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
@@ -89,7 +103,7 @@ def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSett
     Raises:
         InputError: nothing was sampled, or shapes differ.
     """
-    mean, variance, noise, _ = decoded
+    mean, variance, noise, *_ = decoded
     if mean is None or variance is None or noise is None:
         raise InputError(
             "the reconstruction probability needs the variance of samples and the noise, got a reconstruction alone; "
@@ -100,6 +114,25 @@ def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSett
     least = noise.float().clamp(min=LEAST_NOISE)
     distance = (mean.float() - image).square()
     return 0.5 * (torch.log1p(variance / least) + distance / (variance + least)).mean(dim=1)
+
+
+def features_residual(image: Tensor, decoded: Decoded, settings: ResidualSettings) -> Tensor:
+    """How far the discriminator's features of a patch and of its reconstruction differ.
+
+    Its mean over a patch is the discrimination loss of the papers, up to a constant. Returns (N, H, W), at least 0;
+    larger is worse.
+
+    References:
+        Schlegl et al. 2017, arXiv:1703.05921, eq. 5; Zenati et al. 2018, arXiv:1802.06222, section 3.
+    Raises:
+        InputError: there is no discriminator.
+    """
+    if decoded.features is None:
+        raise InputError(
+            "the residual features needs a discriminator's features, got a reconstruction alone; use a method that has "
+            "one (anogan, bigan, l1-adversarial), or map l1"
+        )
+    return decoded.features
 
 
 def _part(name: str) -> Residual:
@@ -139,4 +172,13 @@ RESIDUALS: dict[str, Residual] = {
     **{name: _part(name) for name in ("luminance", "contrast", "structure")},
     "probability": probability_residual,
     **{name: _of_patches(name) for name in MEASURES},
+    "l1": lambda image, decoded, settings: l1_residual(image, _rebuilt(decoded), settings),
+    "features": features_residual,
 }
+
+BEYOND: dict[str, str] = {
+    "probability": "the residual probability decodes samples",
+    "features": "the residual features compares a discriminator's features",
+    **{name: f"the residual {name} reads the latent distribution" for name in LATENT},
+}
+"""Residuals that need more than a reconstruction, and what: each belongs to one patch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -18,11 +19,14 @@ from flawmap.core.settings import (
 from flawmap.nets.taps import TAPS, USUAL_TAPS
 from flawmap.nets.weights import weights_file
 
+RECONSTRUCTED: tuple[ResidualName, ...] = ("l2", "ssim", "luminance", "contrast", "structure")
+"""Residuals of whatever reconstructs."""
+
 
 class AutoencoderSettings(MethodSettings):
     """What all autoencoders share."""
 
-    residuals: ClassVar[tuple[ResidualName, ...]] = ("l2", "ssim", "luminance", "contrast", "structure")
+    residuals: ClassVar[tuple[ResidualName, ...]] = (*RECONSTRUCTED, "l1")
     average: ClassVar[Literal["reconstructions", "residuals"]] = "reconstructions"
 
     latent: int = Field(100, gt=0, le=100_000)  # d, dimensions of the latent vector
@@ -37,7 +41,7 @@ class L2Settings(AutoencoderSettings):
 class StructuralSettings(AutoencoderSettings):
     """The loss is 1 - SSIM (Bergmann et al. 2019, eq. 4-9)."""
 
-    residuals: ClassVar[tuple[ResidualName, ...]] = ("ssim", "l2", "luminance", "contrast", "structure")
+    residuals: ClassVar[tuple[ResidualName, ...]] = ("ssim", "l2", "luminance", "contrast", "structure", "l1")
 
     name: Literal["ssim"] = "ssim"
     ssim: SSIMSettings = SSIMSettings()
@@ -77,6 +81,52 @@ class FeatureMatchingSettings(AutoencoderSettings):
 
     def files(self) -> dict[str, Path]:
         return {"features.weights": weights_file(self.features)}
+
+
+class AdversarialSettings(MethodSettings):
+    """What adversarial methods share: a generator and a discriminator that train each other. Patches are compared one
+    by one, as in the papers. Their side and Adam's betas are those of Radford et al. 2016 (arXiv:1511.06434)."""
+
+    residuals: ClassVar[tuple[ResidualName, ...]] = ("l1", "features", *RECONSTRUCTED)
+    average: ClassVar[Literal["reconstructions", "residuals"]] = "residuals"
+    usual: ClassVar[Mapping[str, Any]] = {
+        "model": {"patch": 64},
+        "training": {"learning_rate": 1e-3},
+    }
+
+    latent: int = Field(100, gt=0, le=100_000)  # d, dimensions of the latent vector
+    beta1: float = Field(0.5, ge=0, lt=1)  # of the gradient's mean, what Adam keeps at a step
+    gradient_penalty: float = Field(10.0, ge=0)  # gamma: of the discriminator's squared gradient at real patches
+
+    def problem(self, config: Any) -> str | None:
+        if config.training.corrupt:
+            return f"corrupt is for methods that are trained to reconstruct, not for {self.name}; set it to 0"
+        return None
+
+
+class AnoGANSettings(AdversarialSettings):
+    """A generator alone: a patch's latent vector is searched by gradient descent (Schlegl et al. 2017)."""
+
+    name: Literal["anogan"] = "anogan"
+    search_steps: int = Field(500, ge=0)  # of Adam, for each patch
+    search_rate: float = Field(0.05, gt=0)  # Adam's, in the search
+    feature_share: float = Field(0.1, ge=0, le=1)  # lambda: of the features' difference in what the search lowers
+
+
+class BiGANSettings(AdversarialSettings, AutoencoderSettings):
+    """A generator, an encoder and a discriminator of pairs (Donahue et al. 2017; Zenati et al. 2018)."""
+
+    name: Literal["bigan"] = "bigan"
+
+
+class L1AdversarialSettings(AdversarialSettings, AutoencoderSettings):
+    """The loss is the absolute difference plus a weighted adversarial loss (Baur et al. 2018)."""
+
+    name: Literal["l1-adversarial"] = "l1-adversarial"
+    adversarial_weight: float = Field(0.01, ge=0)  # of passing for real, beside a pixel's absolute difference
+
+    def problem(self, config: Any) -> str | None:
+        return None
 
 
 class MixtureSettings(MethodSettings):

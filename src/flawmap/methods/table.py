@@ -6,10 +6,14 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from flawmap.core.settings import MethodSettings
 from flawmap.methods.interface import Method
 from flawmap.methods.settings import (
+    AnoGANSettings,
+    BiGANSettings,
     FeatureDictionarySettings,
     FeatureMatchingSettings,
+    L1AdversarialSettings,
     L2Settings,
     MixtureSettings,
     SparseDictionarySettings,
@@ -19,35 +23,28 @@ from flawmap.methods.settings import (
 
 
 def when_called(module: str, name: str) -> Callable[..., Any]:
-    """A function of a module that is imported at the first call: settings and help need no torch."""
+    """A function of a module of this room, which is imported at the first call: settings and help need no torch."""
 
     def call(*args: Any, **named: Any) -> Any:
-        return getattr(import_module(module), name)(*args, **named)
+        return getattr(import_module(f"flawmap.methods.{module}"), name)(*args, **named)
 
     return call
 
 
-_AUTOENCODER = (
-    when_called("flawmap.methods.autoencoder", "fit"),
-    when_called("flawmap.methods.autoencoder", "scorer"),
-)
+def row(settings: type[MethodSettings], fitting: str, scoring: str | None = None) -> Method:
+    """A line of the table. fitting, scoring: the modules of `fit` and of `scorer`; None: the same one."""
+    return Method(settings, when_called(fitting, "fit"), when_called(scoring or fitting, "scorer"))
+
 
 METHODS: dict[str, Method] = {
-    "ssim": Method(StructuralSettings, *_AUTOENCODER),
-    "l2": Method(L2Settings, *_AUTOENCODER),
-    "vae": Method(VariationalSettings, *_AUTOENCODER),
-    "fm": Method(FeatureMatchingSettings, *_AUTOENCODER),
-    "gmm": Method(
-        MixtureSettings, when_called("flawmap.methods.mixture", "fit"), when_called("flawmap.methods.mixture", "scorer")
-    ),
-    "cnn-dictionary": Method(
-        FeatureDictionarySettings,
-        when_called("flawmap.methods.feature_dictionary", "fit"),
-        when_called("flawmap.methods.feature_dictionary", "scorer"),
-    ),
-    "sparse-dictionary": Method(
-        SparseDictionarySettings,
-        when_called("flawmap.methods.sparse_dictionary", "fit"),
-        when_called("flawmap.methods.sparse_dictionary", "scorer"),
-    ),
+    "ssim": row(StructuralSettings, "autoencoder"),
+    "l2": row(L2Settings, "autoencoder"),
+    "vae": row(VariationalSettings, "autoencoder"),
+    "fm": row(FeatureMatchingSettings, "autoencoder"),
+    "gmm": row(MixtureSettings, "mixture"),
+    "cnn-dictionary": row(FeatureDictionarySettings, "feature_dictionary"),
+    "sparse-dictionary": row(SparseDictionarySettings, "sparse_dictionary"),
+    "anogan": row(AnoGANSettings, "adversarial", "search"),
+    "bigan": row(BiGANSettings, "adversarial", "autoencoder"),
+    "l1-adversarial": row(L1AdversarialSettings, "adversarial", "autoencoder"),
 }

@@ -69,10 +69,10 @@ class Autoencoder(nn.Module):
         self.shape = shape
         layers = encoder_layers(shape)
         inputs = [shape.channels, *(layer.channels for layer in layers[:-1])]
-        self.encoder = nn.Sequential(*_stack(nn.Conv2d, inputs, layers))
+        self.encoder = nn.Sequential(*stack(nn.Conv2d, inputs, layers))
         mirrored = [layer._replace(channels=own) for layer, own in zip(layers, inputs, strict=True)][::-1]
         outputs = [layer.channels for layer in reversed(layers)]
-        self.decoder = nn.Sequential(*_stack(TransposedConvolution, outputs, mirrored))
+        self.decoder = nn.Sequential(*stack(TransposedConvolution, outputs, mirrored))
 
     def forward(self, x_NCPP: Tensor) -> Tensor:
         reconstruction: Tensor = self.decoder(self.encoder(x_NCPP))
@@ -96,7 +96,7 @@ def encoder_layers(shape: NetworkShape) -> tuple[Layer, ...]:
     return (*rows, Layer(shape.latent, left, 1, 0))
 
 
-def _stack(
+def stack(
     convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d], inputs: Sequence[int], layers: Sequence[Layer]
 ) -> list[nn.Module]:
     """Convolutions with LeakyReLU between them, none after the last."""

@@ -20,10 +20,13 @@ Encoder weights are orthogonal (Saxe et al. 2014, arXiv:1312.6120); scaling on d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from flawmap.core.errors import InputError
+from flawmap.nets.adversarial import AdversarialAutoencoder, Discriminator, GenerativePair
 from flawmap.nets.autoencoder import Autoencoder
 from flawmap.nets.variational import VariationalAutoencoder
 
@@ -46,31 +49,74 @@ def initialise(network: Autoencoder, patches: Tensor, seed: int) -> None:
     Raises:
         InputError: all patches are flat.
     """
-    if float((patches - patches.mean(dim=(2, 3), keepdim=True)).std()) < SMALLEST_STD:
-        raise InputError(FLAT)
+    _varied(patches)
     generator = torch.Generator(device="cpu").manual_seed(seed)
     convolutions = [layer for layer in network.encoder if isinstance(layer, nn.Conv2d)]
     transposed = [layer for layer in network.decoder if isinstance(layer, nn.ConvTranspose2d)]
-    for convolution in convolutions:
-        weight = torch.empty(convolution.weight.shape)
-        nn.init.orthogonal_(weight.flatten(1), generator=generator)
-        convolution.weight.copy_(weight)
+    _orthogonal(convolutions, generator)
     for layer, mirrored in zip(transposed, reversed(convolutions), strict=True):
         layer.weight.copy_(mirrored.weight)
-
-    signal = patches
-    for module in (*network.encoder, *network.decoder):
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            last = module is transposed[-1]
-            _scale_to(module, signal, OUTPUT_STD if last else 1.0)
-            if last and module.bias is not None:
-                module.bias += patches.mean(dim=(0, 2, 3))
-        signal = module(signal)
+    signal = _scaled(network.decoder, _scaled(network.encoder, patches), patches)
     if isinstance(network, VariationalAutoencoder):
         network.log_variance.weight.zero_()
         assert network.log_variance.bias is not None
         network.log_variance.bias.fill_(LOG_VARIANCE)
         network.noise.copy_((signal - patches).square().mean())
+    if isinstance(network, AdversarialAutoencoder):
+        _begin_discriminator(network.discriminator, patches, network.shape.latent, generator)
+
+
+@torch.no_grad()
+def initialise_pair(network: GenerativePair, patches: Tensor, seed: int) -> None:
+    """`initialise` for a generator and its discriminator: the former is scaled on latent vectors from the prior."""
+    _varied(patches)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    _orthogonal([layer for layer in network.decoder if isinstance(layer, nn.ConvTranspose2d)], generator)
+    noise = torch.randn(len(patches), network.shape.latent, 1, 1, generator=generator)
+    _scaled(network.decoder, noise, patches)
+    _begin_discriminator(network.discriminator, patches, network.shape.latent, generator)
+
+
+def _begin_discriminator(
+    discriminator: Discriminator, patches: Tensor, latent: int, generator: torch.Generator
+) -> None:
+    """Every layer to variance 1 on real patches, with latent vectors from the prior where they count; the last one to a
+    faint variation around 0, so that nothing is judged yet."""
+    _orthogonal([*discriminator.trunk, discriminator.mix, discriminator.verdict], generator)
+    _scaled(discriminator.trunk, patches)
+    noise = torch.randn(len(patches), latent, 1, 1, generator=generator)
+    known = noise if discriminator.joint else None
+    _scale_to(discriminator.mix, discriminator.seen(patches, known), 1.0)
+    _scale_to(discriminator.verdict, discriminator.features(patches, known), OUTPUT_STD)
+
+
+def _varied(patches: Tensor) -> None:
+    if float((patches - patches.mean(dim=(2, 3), keepdim=True)).std()) < SMALLEST_STD:
+        raise InputError(FLAT)
+
+
+def _orthogonal(layers: Iterable[nn.Module], generator: torch.Generator) -> None:
+    """Orthogonal weights for the convolutions among the layers; as matrices of an output, or, transposed, an input."""
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            weight = torch.empty(layer.weight.shape)
+            nn.init.orthogonal_(weight.flatten(1), generator=generator)
+            layer.weight.copy_(weight)
+
+
+def _scaled(modules: nn.Sequential, signal: Tensor, output: Tensor | None = None) -> Tensor:
+    """What layers make of a signal after each of their convolutions was scaled to variance 1 on it.
+
+    output: patches that the last one begins close to: a faint variation around their mean intensity.
+    """
+    last = modules[-1] if output is not None else None
+    for module in modules:
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            _scale_to(module, signal, OUTPUT_STD if module is last else 1.0)
+            if module is last and output is not None and module.bias is not None:
+                module.bias += output.mean(dim=(0, 2, 3))
+        signal = module(signal)
+    return signal
 
 
 def _scale_to(layer: nn.Conv2d | nn.ConvTranspose2d, signal: Tensor, std: float) -> None:
