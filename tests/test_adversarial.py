@@ -542,7 +542,7 @@ def test_from_training_to_the_reports(
     assert evaluation.curve is not None
     found = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert found["model"]["method"] == name
-    assert "reconstruction" in (tmp_path / "evaluation" / "index.html").read_text()
+    assert "reconstruction" in (tmp_path / "evaluation" / "report.html").read_text()
     capsys.readouterr()
     assert main(["info", str(model)]) == 0
     told = capsys.readouterr().out
