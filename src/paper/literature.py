@@ -34,15 +34,24 @@ WIDE = {"tiling": {"stride": 96}}
 """For methods whose windows are far smaller than a patch: each pixel is computed once or twice."""
 DARKEST = {"method": {"darkest": 0.15}}
 """What the authors of the sparse dictionary leave out of NanoTWICE: the dark ground between the fibres."""
-STEPS = 2000  # parameter updates of gradient training: about 10 minutes on one core for an autoencoder
+SSIM = {"ssim": {**AS_IT_IS, "residual": {"name": "ssim"}}}
+"""A further way to score whatever reconstructs."""
+PAIR = {"method": {"latent": 100}}
+"""Of all adversarial methods on all sets."""
+SEARCHED = {**AS_IT_IS, **PAIR, "tiling": {"stride": 64}}
+"""A search of 500 steps for every patch: patches side by side, and none for evidence."""
+# Parameter updates of gradient training, about ten minutes of one core each: of an autoencoder for patches of 128
+# pixels, and of a pair of networks for patches of 64.
+STEPS, PAIR_STEPS = 2000, 4000
+SEARCHED_IMAGES = 4
 
 
 class System(NamedTuple):
     """A system of the literature.
 
     title: for readers. source: who proposed it. method: ours. changes: its settings. steps: parameter updates, where it
-    is trained by them. spread: whether several seeds show how far its trainings differ. scorings: further ways to
-    score.
+    is trained by them. evidence: whether it is also scored by evidence, which decides. scorings: further ways to score.
+    images: so many defective images and as many good ones are scored, evenly chosen; None: all.
     """
 
     title: str
@@ -50,8 +59,9 @@ class System(NamedTuple):
     method: str
     changes: Mapping[str, Any] = {}
     steps: int = STEPS
-    spread: bool = False
+    evidence: bool = True
     scorings: Mapping[str, Mapping[str, Any]] = {}
+    images: int | None = None
 
 
 REGIONS = {
@@ -75,6 +85,13 @@ SYSTEMS: dict[str, System] = {
     "gmm": System("Gaussian mixtures", "Böttger and Ulrich 2016", "gmm", WIDE),
     **{f"cnn-{measure}": _cnn(measure, source) for measure, source in REGIONS.items()},
     "sparse-dictionary": System("sparse dictionary", "Carrera et al. 2017", "sparse-dictionary", WIDE),
+    "anogan": System(
+        "AnoGAN", "Schlegl et al. 2017", "anogan", SEARCHED, PAIR_STEPS, evidence=False, images=SEARCHED_IMAGES
+    ),
+    "bigan": System("BiGAN", "Zenati et al. 2018", "bigan", PAIR, PAIR_STEPS, scorings=SSIM),
+    "l1-adversarial": System(
+        "l1 and an adversarial loss", "Baur et al. 2018", "l1-adversarial", PAIR, PAIR_STEPS, scorings=SSIM
+    ),
 }
 """Ours first, then in the order in which the paper speaks of them."""
 

@@ -44,7 +44,7 @@ def _rows(title: str, record: Record) -> list[tuple[str | Cell, ...]]:
         metrics, system = scored["metrics"], record["system"]
         quantiles = quantiles_of(record, scoring) or (None, None, None)
         whole = (scored["metrics_with_good"] or metrics)["image_auroc"]
-        decides = scoring == EVIDENCE
+        decides = scoring == (EVIDENCE if EVIDENCE in record["scorings"] else FAITHFUL)
         seconds, minutes = system["core_seconds_per_image"], system["core_seconds_to_model"]
         rows.append(
             (

@@ -152,10 +152,10 @@ def scorings(training: RunSpec) -> dict[str, dict[str, Any]]:
     "faithful": as the paper scores. "smoothed": our own for the set, where there is one. A cell of table 2 keeps its
     own window. A system of the literature is scored by its residual as it is, and by evidence, which also decides.
     """
-    if training.system is not None:
-        return {"faithful": AS_IT_IS, EVIDENCE: {}} | {
-            name: dict(changes) for name, changes in training.system.scorings.items()
-        }
+    system = training.system
+    if system is not None:
+        ways = {"faithful": AS_IT_IS} | ({EVIDENCE: {}} if system.evidence else {}) | dict(system.scorings)
+        return {name: dict(changes) for name, changes in ways.items()}
     own = {name: value for name, value in training.dataset.residual.items() if not (training.cell and name == "ssim")}
     return {"faithful": {}} | ({"smoothed": {"residual": own}} if own else {})
 
@@ -264,9 +264,8 @@ def _rows(experiment: str, dataset: DataSet, seeds: int) -> list[RunSpec]:
         return [RunSpec(name, dataset, "ssim", seed, OURS) for seed, name in names.items()]
     if experiment == LITERATURE:
         return [
-            RunSpec(f"{LITERATURE}-{dataset.key}-{key}-seed{seed}", dataset, system.method, seed, system.changes)
+            RunSpec(f"{LITERATURE}-{dataset.key}-{key}-seed0", dataset, system.method, 0, system.changes)
             for key, system in systems_for(dataset.key).items()
-            for seed in range(repeats if system.spread else 1)
         ]
     return []
 

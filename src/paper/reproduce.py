@@ -21,6 +21,7 @@ from flawmap.core.files import enough_space, writable_folder
 from flawmap.reporting.logs import write_json
 from paper import examples, figure2, figure3, figures, page, timing
 from paper.claims import Claim, claims, comparison
+from paper.literature import LITERATURE
 from paper.literature_claims import literature_claims
 from paper.plan import (
     ALL,
@@ -35,6 +36,7 @@ from paper.plan import (
 from paper.records import FAITHFUL, SCHEMA, Record, divided, read_record
 from paper.runs import RunContext, perform
 from paper.sets import FABRICS, DataSet, chosen_sets
+from paper.stability import stability, stability_claims
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +222,7 @@ def _drawings(context: RunContext, records: Sequence[Record], events: Events) ->
         "figure2": lambda: _figure2(_picture(out, "figure2")),
         "figure3": lambda: _figure3(request, out, Named(events, "figure3")),
         "timing": lambda: _timing(request, out),
+        LITERATURE: lambda: stability_claims(stability(request.trainings(), context, events)),
     }
     if records:
         of_records = {"figure6": figures.roc, "figure7": figures.overlap, "table2": figures.table2}

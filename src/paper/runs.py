@@ -35,6 +35,7 @@ from flawmap.evaluation.curves import roc, thin
 from flawmap.evaluation.evaluate import Case, located, score_case, unseen_samples
 from flawmap.evaluation.histograms import ScoreHistogram
 from flawmap.evaluation.metrics import PixelMetrics, image_metrics, overlap_quantiles
+from flawmap.evaluation.scans import evenly
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override, parse
 from flawmap.methods.table import METHODS
@@ -119,10 +120,14 @@ def record_of(training: RunSpec, context: RunContext, artifact: Artifact, events
     ways = scorings(training)
     areas = {"training": located(dataset, split.train), "held_out": located(dataset, split.validation)}
     detectors = detectors_of(artifact, ways, **areas, runtime=context.request.runtime)
-    samples = unseen_samples(dataset, split)
+    samples = _chosen(unseen_samples(dataset, split), None if training.system is None else training.system.images)
     pools = score_all(detectors, samples, events)
     durations = durations_of(detectors.get(EVIDENCE, detectors[FAITHFUL]), samples)
-    facts = {} if training.system is None else {"system": _of_system(training.system, pools[EVIDENCE], durations)}
+    facts = (
+        {}
+        if training.system is None
+        else {"system": _of_system(training.system, pools.get(EVIDENCE, pools[FAITHFUL]), durations)}
+    )
     return facts | {
         "schema": SCHEMA,
         "name": training.name,
@@ -145,6 +150,13 @@ def record_of(training: RunSpec, context: RunContext, artifact: Artifact, events
             for name, pool in pools.items()
         },
     }
+
+
+def _chosen(samples: Sequence[Sample], number: int | None) -> Sequence[Sample]:
+    """So many defective and so many good images, evenly chosen; None: all."""
+    if number is None:
+        return samples
+    return [one for label in ("good", "defective") for one in evenly([s for s in samples if s.label == label], number)]
 
 
 def _of_system(system: System, decided: Pool, durations: Sequence[tuple[float, float]]) -> dict[str, Any]:
