@@ -20,8 +20,8 @@ from paper.literature_table import literature_table
 from paper.page import Publication
 from paper.plan import ALL, Budget, ExperimentRequest, RunSpec, config_of, scorings, series_of, trainings
 from paper.records import FAITHFUL, read_record
-from paper.reproduce import reproduce
-from paper.runs import RunContext
+from paper.reproduce import all_records, reproduce
+from paper.runs import RunContext, perform
 from paper.sets import SETS, DataSet
 from paper.stability import stability, stability_claims
 
@@ -202,3 +202,35 @@ def test_the_end_of_a_training() -> None:
     assert (modes.holds, modes.evidence) == (True, "bigan: 0.500, 0.500 by seed, real patches 0.950")
     assert (end.holds, end.evidence) == (False, "seed 0: 0.020; seed 1: 0.001")
     assert [claim.holds for claim in stability_claims([])] == [None, None]
+
+
+# -------------------------------------------------------------------------------------------------- the kept records
+
+FOLDER = Path(__file__).parents[1] / "docs" / "reproduction" / "literature"
+KEPT = sorted((FOLDER / "records").glob("literature-*.json"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_kept_records_are_of_the_plan(path: Path, tmp_path: Path) -> None:
+    """What the documentation is made from is read, not trained anew: settings and budget are the plan's."""
+    asked = ExperimentRequest(
+        what="literature", features=Path("squeezenet.safetensors"), feature_network="squeezenet", runtime=Runtime()
+    )
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / path.name).write_bytes(path.read_bytes())
+    (training,) = (row for row in asked.trainings() if row.name == path.stem)
+    record = perform(training, RunContext(asked, tmp_path / "no data", tmp_path))
+    assert {name: scored["changes"] for name, scored in record["scorings"].items()} == scorings(training)
+    assert set(record["system"]) == {
+        *("title", "found", "rejected", "core_seconds_per_image", "core_seconds_to_model", "peak_memory")
+    }
+
+
+def test_the_kept_tables_follow_from_the_kept_records() -> None:
+    """The Markdown in docs is what the records beside it give; what was not run yet is named."""
+    records, stable = all_records(FOLDER), FOLDER / "records" / "stability.json"
+    claims = [*literature_claims(records), *stability_claims(read_record(stable)["rows"] if stable.exists() else [])]
+    planned = [run.name for run in PLAN]
+    assert page.markdown(Publication(records, claims, planned=planned)) == (FOLDER / "reproduction.md").read_text(
+        "utf-8"
+    )

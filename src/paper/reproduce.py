@@ -194,7 +194,7 @@ def all_records(out: Path) -> list[Record]:
             continue
         if "scorings" in record:
             found.append(record)
-    order = {row.name: place for place, row in enumerate(trainings(ALL))}
+    order = {row.name: place for place, row in enumerate((*trainings(ALL), *trainings(LITERATURE)))}
     return sorted(found, key=lambda record: order.get(record["name"], len(order)))
 
 
