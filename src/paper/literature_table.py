@@ -57,8 +57,8 @@ def _rows(title: str, record: Record) -> list[tuple[str | Cell, ...]]:
                 *(number(value, 2) for value in quantiles),
                 finite(whole, 3),
                 *(_share(system[name]) if decides else "" for name in ("found", "rejected")),
-                number(None if minutes is None else minutes / 60, 1) if decides else "",
-                number(seconds, 2) if decides else "",
+                _duration(None if minutes is None else minutes / 60, 1) if decides else "",
+                _duration(seconds, 2) if decides else "",
                 _megabytes(system["peak_memory"]) if decides else "",
             )
         )
@@ -75,6 +75,10 @@ def named(record: Record) -> str:
 def _share(counted: Sequence[int]) -> str:
     some, every = counted
     return f"{some} of {every}" if every else MISSING
+
+
+def _duration(value: float | None, digits: int) -> Cell:
+    return Cell(MISSING) if value is None else Cell(f"{value:.{digits}f}")
 
 
 def _megabytes(size: int | None) -> Cell:
