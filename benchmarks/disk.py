@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flawmap.core.device import peak_memory
 from flawmap.core.settings import ImageSettings
 from flawmap.data.loading import open_patches
 from flawmap.data.patches import PatchSource
@@ -148,18 +149,7 @@ def print_peak(folder: Path, where: str, patch: int) -> None:
         with opened(folder, where, patch) as (source, _):
             for seed in range(DRAWN):
                 source.sample(BATCH, np.random.default_rng(seed))
-    print(peak())
-
-
-def peak() -> int:
-    """Bytes of resident memory that this process had at most."""
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux getrusage begins with the peak of the process that started this one
-        (line,) = (line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
-        return 1024 * int(line.split()[1])
-    import resource  # noqa: PLC0415 - Windows has none
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(peak_memory())
 
 
 def main(arguments: list[str] | None = None) -> int:

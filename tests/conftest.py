@@ -1,6 +1,7 @@
 """What several test files need."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,17 @@ def real_data() -> Path:
     if not (folder / "nanotwice").is_dir():
         pytest.skip(f"no real images in {folder}; set FLAWMAP_DATA to their folder")
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums over threads may come in any order; one thread makes bits comparable."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 # The same examples on every machine and in every run; a loaded machine is no failure.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,18 +45,11 @@ from flawmap.nets.autoencoder import NetworkShape
 from flawmap.nets.initialisation import initialise, initialise_pair
 from flawmap.scoring.detector import Detector
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = ("anogan", "bigan", "l1-adversarial")
 CPU = Runtime("cpu", "float32")
 PATCH = 32
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums over threads may come in any order; one thread makes bits comparable."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config_of(name: str, *, method: dict[str, Any] | None = None, **training: Any) -> Config:

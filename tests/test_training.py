@@ -11,7 +11,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from flawmap.methods.losses import loss_of
 from flawmap.methods.overrides import override, parse
 from flawmap.reporting.logs import write_history
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PATCH = 32
 NATIVE = pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="bfloat16 would be emulated, and slow")
 ALWAYS = 1e-9  # minutes between checkpoints: one after every row
@@ -53,15 +55,6 @@ def fit(
 ) -> Trained:
     """The network of a training, with what a FitContext holds by keyword."""
     return train_network(config, source, FitContext(validation, on_progress=observe, **context))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums over threads may come in any order; one thread makes bits comparable."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config_of(**settings: Any) -> Config:

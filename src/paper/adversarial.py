@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flawmap.core.errors import ConfigError
 from flawmap.methods.adversarial import build_pair, latent_noise
-from flawmap.methods.autoencoder import restored
+from flawmap.methods.autoencoder import filled, restored
 from flawmap.methods.config import Config
 from flawmap.methods.interface import FitContext, Patches, State
 from flawmap.methods.settings import AnoGANSettings, BiGANSettings
@@ -126,9 +126,7 @@ def generated(config: Config, state: State, count: int, seed: int = 0) -> PatchA
         ConfigError: the method has no generator that draws from a prior.
     """
     if isinstance(config.method, AnoGANSettings):
-        pair = build_pair(config)
-        pair.load_state_dict(state.tensors)
-        decoder = pair.eval().decoder
+        decoder = filled(build_pair(config), state.tensors).decoder
     elif isinstance(config.method, BiGANSettings):
         decoder = restored(config, state.tensors).decoder
     else:

@@ -49,13 +49,12 @@ SEARCHED_IMAGES = 4
 class System(NamedTuple):
     """A system of the literature.
 
-    title: for readers. source: who proposed it. method: ours. changes: its settings. steps: parameter updates, where it
-    is trained by them. evidence: whether it is also scored by evidence, which decides. scorings: further ways to score.
-    images: so many defective images and as many good ones are scored, evenly chosen; None: all.
+    title: for readers. method: ours. changes: its settings. steps: parameter updates, where it is trained by them.
+    evidence: whether it is also scored by evidence, which decides. scorings: further ways to score. images: so many
+    defective images and as many good ones are scored, evenly chosen; None: all.
     """
 
     title: str
-    source: str
     method: str
     changes: Mapping[str, Any] = {}
     steps: int = STEPS
@@ -64,34 +63,22 @@ class System(NamedTuple):
     images: int | None = None
 
 
-REGIONS = {
-    "dictionary": "Napoletano et al. 2018",
-    "nearest": "Roth et al. 2022",
-    "gaussian": "Rippel et al. 2020",
-}
-"""What features of regions are compared with, and by whom."""
-
-
-def _cnn(measure: str, source: str) -> System:
+def _cnn(measure: str) -> System:
     changes = {"method": {"measure": measure}, "tiling": {"stride": 64}}
-    return System(f"features of regions, {measure}", source, "cnn-dictionary", changes)
+    return System(f"features of regions, {measure}", "cnn-dictionary", changes)
 
 
 SYSTEMS: dict[str, System] = {
-    "ssim": System("SSIM autoencoder", "Bergmann et al. 2019", "ssim"),
-    "l2": System("l2 autoencoder", "Bergmann et al. 2019", "l2"),
-    "vae": System("variational autoencoder", "An and Cho 2015", "vae", scorings=LATENT),
-    "fm": System("feature matching", "Dosovitskiy and Brox 2016", "fm"),
-    "gmm": System("Gaussian mixtures", "Böttger and Ulrich 2016", "gmm", WIDE),
-    **{f"cnn-{measure}": _cnn(measure, source) for measure, source in REGIONS.items()},
-    "sparse-dictionary": System("sparse dictionary", "Carrera et al. 2017", "sparse-dictionary", WIDE),
-    "anogan": System(
-        "AnoGAN", "Schlegl et al. 2017", "anogan", SEARCHED, PAIR_STEPS, evidence=False, images=SEARCHED_IMAGES
-    ),
-    "bigan": System("BiGAN", "Zenati et al. 2018", "bigan", PAIR, PAIR_STEPS, scorings=SSIM),
-    "l1-adversarial": System(
-        "l1 and an adversarial loss", "Baur et al. 2018", "l1-adversarial", PAIR, PAIR_STEPS, scorings=SSIM
-    ),
+    "ssim": System("SSIM autoencoder", "ssim"),
+    "l2": System("l2 autoencoder", "l2"),
+    "vae": System("variational autoencoder", "vae", scorings=LATENT),
+    "fm": System("feature matching", "fm"),
+    "gmm": System("Gaussian mixtures", "gmm", WIDE),
+    **{f"cnn-{measure}": _cnn(measure) for measure in ("dictionary", "nearest", "gaussian")},
+    "sparse-dictionary": System("sparse dictionary", "sparse-dictionary", WIDE),
+    "anogan": System("AnoGAN", "anogan", SEARCHED, PAIR_STEPS, evidence=False, images=SEARCHED_IMAGES),
+    "bigan": System("BiGAN", "bigan", PAIR, PAIR_STEPS, scorings=SSIM),
+    "l1-adversarial": System("l1 and an adversarial loss", "l1-adversarial", PAIR, PAIR_STEPS, scorings=SSIM),
 }
 """Ours first, then in the order in which the paper speaks of them."""
 

@@ -36,7 +36,7 @@ TITLES = {
     "table2": ("Table 2", "what latent dimension, window and patch change"),
     "ours": ("Ours", "the paper's method with what we add to it"),
     "timing": ("Timing", "how long it takes"),
-    "literature": ("Literature", "the systems that the paper is compared with, on the same images"),
+    LITERATURE: ("Literature", "the systems that the paper is compared with, on the same images"),
 }
 EXAMPLES = (
     "ground truth is outlined in red, found regions in green. The first segmentation is at the model's own threshold, "
@@ -55,7 +55,7 @@ CAPTIONS = {
     "regions reaches the 75 % quantile, half of them the 50 % quantile, three quarters the 25 % quantile.",
     "table2": "dots are seeds, the line is their mean. Only verified numbers of the paper are drawn.",
 }
-DRAWN = tuple(key for key in TITLES if key not in ("ours", "timing", "literature"))
+DRAWN = tuple(key for key in TITLES if key not in ("ours", "timing", LITERATURE))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import csv
 import datetime
 import logging
 import math
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from flawmap.commands.train import train
+from flawmap.core.device import peak_memory
 from flawmap.core.errors import ConfigError
 from flawmap.core.events import SILENT, Events, Named
 from flawmap.core.files import writable_folder
@@ -334,16 +334,6 @@ def seconds_per_image(durations: Sequence[tuple[float, float]]) -> dict[str, Any
     if not timed:
         return None
     return {"median": round(median_high(timed), 4), "least": round(min(timed), 4), "images": len(timed)}
-
-
-def peak_memory() -> int | None:
-    """Bytes that this process had at most since its start; None where the system does not say."""
-    try:
-        import resource  # noqa: PLC0415 - not on Windows
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def features_of(artifact: Artifact) -> dict[str, str] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -79,8 +78,7 @@ def _of_one(config: Config, folder: Path, folder_of_patches: Path, events: Event
         if config.method.name in SCORED:
             detector = Detector.of(Artifact(config, state.tensors, facts=state.facts))
             auroc = score_all({FAITHFUL: detector}, defective, events)[FAITHFUL].result()["metrics"]["auroc"]
-        found = asdict(covered)
-        return {"coverage": found["generated"], "real": found["real"], "auroc": auroc}
+        return {"coverage": covered.generated, "real": covered.real, "auroc": auroc}
 
     places = [folder_of_patches / f"{part}.patches" for part in ("training", "held-out")]
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -80,6 +81,19 @@ def describe_machine() -> dict[str, object]:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "bfloat16": has_bfloat16(torch.device("cpu")),
     }
+
+
+def peak_memory() -> int | None:
+    """Bytes of resident memory that this process had at most; None where the system does not say."""
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux getrusage begins with the peak of the process that started this one
+        (line,) = (line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def free_memory() -> int:

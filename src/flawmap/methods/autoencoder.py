@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ BATCH_ELSEWHERE = 256  # patches at once on a GPU: fewer leave it waiting for th
 
 Initialise = Callable[[Autoencoder, Tensor, int], None]
 Decode = Callable[[Tensor], Decoded]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_network(config: Config) -> Autoencoder:
@@ -154,9 +155,13 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
 
 def restored(config: Config, tensors: dict[str, Tensor]) -> Autoencoder:
     """The trained network, in evaluation mode. ArtifactError: the weights are those of other settings."""
-    network = build_network(config)
+    return filled(build_network(config), without_good(tensors))
+
+
+def filled(network: Network, tensors: dict[str, Tensor]) -> Network:
+    """A network with a model's weights, in evaluation mode. ArtifactError: they are those of other settings."""
     try:
-        network.load_state_dict(without_good(tensors))
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
     return network.eval()

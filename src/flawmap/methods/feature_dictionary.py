@@ -45,12 +45,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from flawmap.core.device import choose_device
-from flawmap.core.errors import ArtifactError, ConfigError
+from flawmap.core.errors import ArtifactError
 from flawmap.core.runtime import Runtime
 from flawmap.methods.config import Config
 from flawmap.methods.interface import FitContext, Patches, PatchScorer, PatchScores, State
 from flawmap.methods.settings import FeatureDictionarySettings
 from flawmap.nets.backbone import Backbone, empty_backbone, load_backbone
+from flawmap.nets.engines import refuse_engine
 from flawmap.nets.taps import TAPS, Tap
 from flawmap.nets.weights import weights_summary
 
@@ -90,10 +91,7 @@ def fit(config: Config, patches: Patches, context: FitContext) -> State:
 
 def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     """Raises ArtifactError where the tensors are those of other settings, ConfigError for another engine than torch."""
-    if runtime.engine not in ("auto", "torch"):
-        raise ConfigError(
-            f"the method cnn-dictionary has no network that {runtime.engine} could run; leave --engine out"
-        )
+    refuse_engine(runtime.engine, config.method.name)
     settings, device = _settings(config), choose_device(runtime.device)
     backbone, measure = _restored(settings, state, device)
     side, neighbours = config.model.patch, settings.neighbours if settings.measure == "dictionary" else 1

@@ -24,11 +24,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from flawmap.core.device import choose_device
-from flawmap.core.errors import ArtifactError, ConfigError
+from flawmap.core.errors import ArtifactError
 from flawmap.core.runtime import Runtime
 from flawmap.methods.config import Config
 from flawmap.methods.interface import FitContext, Patches, PatchScorer, PatchScores, State
 from flawmap.methods.settings import MixtureSettings
+from flawmap.nets.engines import refuse_engine
 from flawmap.nets.filters import blur, gaussian_weights
 
 Floats = NDArray[np.float64]
@@ -70,8 +71,7 @@ def fit(config: Config, patches: Patches, context: FitContext) -> State:
 
 def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     """Raises ArtifactError where the tensors are those of other settings, ConfigError for another engine than torch."""
-    if runtime.engine not in ("auto", "torch"):
-        raise ConfigError(f"the method gmm has no network that {runtime.engine} could run; leave --engine out")
+    refuse_engine(runtime.engine, config.method.name)
     settings, device = _settings(config), choose_device(runtime.device)
     try:
         levels = [

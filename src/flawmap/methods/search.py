@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from flawmap.core.device import autocast, choose_device, choose_precision
-from flawmap.core.errors import ArtifactError, ConfigError
+from flawmap.core.errors import ConfigError
 from flawmap.core.runtime import Runtime
 from flawmap.methods.adversarial import build_pair
-from flawmap.methods.autoencoder import BATCH_ELSEWHERE, comparing
+from flawmap.methods.autoencoder import BATCH_ELSEWHERE, comparing, filled
 from flawmap.methods.config import Config
 from flawmap.methods.interface import PatchScorer, State
 from flawmap.methods.residuals import Decoded
@@ -33,12 +33,8 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     settings = config.method
     assert isinstance(settings, AnoGANSettings)  # the table gives this function no other method
     device = choose_device(runtime.device)
-    precision, network = choose_precision(runtime.precision, device), build_pair(config)
-    try:
-        network.load_state_dict(state.tensors)
-    except RuntimeError as error:
-        raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
-    placed = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    precision, network = choose_precision(runtime.precision, device), filled(build_pair(config), state.tensors)
+    placed = network.requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def decode(patches: Tensor) -> Decoded:
         with autocast(device, precision):

@@ -35,6 +35,7 @@ from flawmap.methods.density import Density, gaussian_density, kernel_density, r
 from flawmap.methods.interface import FitContext, Patches, PatchScorer, PatchScores, State
 from flawmap.methods.settings import SparseDictionarySettings
 from flawmap.methods.sparse_coding import sparse_codes
+from flawmap.nets.engines import refuse_engine
 
 PATCHES, LOT = 512, 64  # that windows are drawn from, and how many are held at once
 PASSES, BATCH_WINDOWS, DESCENTS = 4, 64, 50  # of the dictionary's training: over all windows, at once, for a code
@@ -63,10 +64,7 @@ def fit(config: Config, patches: Patches, context: FitContext) -> State:
 
 def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     """Raises ArtifactError where tensors are missing, ConfigError for another engine than torch."""
-    if runtime.engine not in ("auto", "torch"):
-        raise ConfigError(
-            f"the method sparse-dictionary has no network that {runtime.engine} could run; leave --engine out"
-        )
+    refuse_engine(runtime.engine, config.method.name)
     settings, device = _settings(config), choose_device(runtime.device)
     try:
         dictionary, *parts = (state.tensors[name].to(device) for name in ("dictionary", *Density._fields))

@@ -73,6 +73,12 @@ def engine_for(engine: str, graph: Graph | None) -> str:
     return engine
 
 
+def refuse_engine(engine: str, method: str) -> None:
+    """Raise ConfigError if an engine other than torch is asked for, by a method without a network of its own."""
+    if engine not in ("auto", "torch"):
+        raise ConfigError(f"the method {method} has no network that {engine} could run; leave --engine out")
+
+
 def choose_engine(runtime: Runtime, *, beyond: str | None = None) -> tuple[torch.device, torch.dtype]:
     """Where and in which precision an engine runs a network; `auto` takes what the engine can do.
 
