@@ -60,6 +60,9 @@ ELSEWHERE = {
     "flawmap retrain cloth.flawmap cloth --store results --minutes 10": (
         "needs an operator's word; in tests/test_retrain.py"
     ),
+    "OMP_NUM_THREADS=4 torchrun --nproc-per-node 2 -m flawmap train cloth -o big.flawmap --preset fast --minutes 10": (
+        "two processes; in tests/test_torchrun.py"
+    ),
     "uv pip install .": "by `make demo` in essence",
     "uv pip install --torch-backend cpu .": "in the workflow of continuous integration",
     "flawmap train fabric -o fabric-paper.flawmap --preset paper --scale 256x256": "hours",
@@ -84,7 +87,7 @@ QUICK = {
 
 JSON_FILES = ("measured/metrics.json", "drift/monitor.json")
 
-FOREIGN = {"--torch-backend", "--data-binary"}  # options of other programs
+FOREIGN = {"--torch-backend", "--data-binary", "--nproc-per-node"}  # options of other programs
 
 
 @dataclass(frozen=True)
