@@ -87,7 +87,7 @@ QUICK = {
 
 JSON_FILES = ("measured/metrics.json", "drift/monitor.json")
 
-FOREIGN = {"--torch-backend", "--data-binary", "--nproc-per-node"}  # options of other programs
+FOREIGN = {"--torch-backend", "--data-binary"}  # options of other programs
 
 
 @dataclass(frozen=True)
@@ -254,9 +254,10 @@ def test_options_exist(page: Path, options: dict[str, set[str]]) -> None:
     """Every option that a page mentions is one of its command's; in the text, of any command's."""
     for block in blocks(page):
         for command in commands(block) if block.language == "sh" else ():
-            words = command.split()
+            started = command.rpartition(" -m ")[2]  # what torchrun starts, or all of it
+            words = started.split()
             if words[0] == "flawmap":
-                unknown = set(OPTION.findall(command)) - options[words[1]]
+                unknown = set(OPTION.findall(started)) - options[words[1]]
             elif words[0] == "python":
                 shared = ROOT / "benchmarks" / "measuring.py"  # --repeats, --threads, --json
                 source = (ROOT / words[1]).read_text(encoding="utf-8") + shared.read_text(encoding="utf-8")
