@@ -60,6 +60,9 @@ ELSEWHERE = {
     "flawmap retrain cloth.flawmap cloth --store results --minutes 10": (
         "needs an operator's word; in tests/test_retrain.py"
     ),
+    "OMP_NUM_THREADS=4 torchrun --nproc-per-node 2 -m flawmap train cloth -o big.flawmap --preset fast --minutes 10": (
+        "two processes; in tests/test_torchrun.py"
+    ),
     "uv pip install .": "by `make demo` in essence",
     "uv pip install --torch-backend cpu .": "in the workflow of continuous integration",
     "flawmap train fabric -o fabric-paper.flawmap --preset paper --scale 256x256": "hours",
@@ -251,9 +254,10 @@ def test_options_exist(page: Path, options: dict[str, set[str]]) -> None:
     """Every option that a page mentions is one of its command's; in the text, of any command's."""
     for block in blocks(page):
         for command in commands(block) if block.language == "sh" else ():
-            words = command.split()
+            started = command.rpartition(" -m ")[2]  # what torchrun starts, or all of it
+            words = started.split()
             if words[0] == "flawmap":
-                unknown = set(OPTION.findall(command)) - options[words[1]]
+                unknown = set(OPTION.findall(started)) - options[words[1]]
             elif words[0] == "python":
                 shared = ROOT / "benchmarks" / "measuring.py"  # --repeats, --threads, --json
                 source = (ROOT / words[1]).read_text(encoding="utf-8") + shared.read_text(encoding="utf-8")

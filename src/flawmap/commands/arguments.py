@@ -17,6 +17,8 @@ from flawmap.commands.decisions import calibrate, monitor
 from flawmap.commands.experiments import reproduce
 from flawmap.commands.live import export, report, results, retrain, serve, watch
 from flawmap.commands.outputs import FLAWS_FOUND, SOME_FAILED, InspectionOutputs
+from flawmap.core.errors import InputError
+from flawmap.core.group import launched
 from flawmap.core.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -39,11 +41,18 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def flawmap(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Train on good images, get a map of the flaws in any other."""
+    processes = launched()[1]
+    if processes > 1 and context.invoked_subcommand != "train":
+        raise InputError(
+            f"torchrun started {processes} processes, but only `flawmap train` divides its work among processes; call "
+            f"`flawmap {context.invoked_subcommand}` without torchrun"
+        )
 
 
 @app.command(short_help="Train l2 and SSIM on synthetic cloth and compare them.")

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from flawmap.core.documents import document
 from flawmap.core.events import Events
+from flawmap.core.group import launched
 
 if TYPE_CHECKING:
     from flawmap.methods.interface import Progress as TrainingProgress
@@ -63,6 +64,8 @@ class Output:
 
     @classmethod
     def start(cls, *, as_json: bool, quiet: bool, verbose: bool) -> Output:
+        if launched()[0] > 0:  # of several processes only the first talks
+            as_json, quiet = False, True
         output = cls(as_json, quiet, _console(), _console(stderr=True))
         end_log()
         logger = logging.getLogger("flawmap")

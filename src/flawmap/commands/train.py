@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawmap.commands.outputs import usable_folder
-from flawmap.commands.trials import Fit, Looks, best_state, chosen, left_out
+from flawmap.commands.trials import Choice, Fit, Looks, best_state, chosen, left_out
 from flawmap.core.device import choose_device, describe_machine, free_memory
-from flawmap.core.errors import InputError, TrainingError
+from flawmap.core.distributed import joined
+from flawmap.core.errors import ConfigError, InputError, TrainingError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.files import writable_folder
+from flawmap.core.group import Group
 from flawmap.core.runtime import Runtime
 from flawmap.data.facts import ImageFacts
 from flawmap.data.index import ImageIndex
@@ -82,14 +84,76 @@ def train(
     training is done, `NAME.checkpoint` and `NAME.choice.json`; also `NAME.patches` while it runs, if the images do not
     fit in memory.
 
+    Under torchrun the processes share the training by gradients. The first one alone does everything before and after,
+    and writes all files but its fellows' `NAME.1.patches` and so on. All of them return the same report.
+
     Raises:
         InputError, ConfigError, TrainingError: the data, the settings, or the course of the training.
+        LostProcessError: another process of torchrun's ended.
     """
+    checkpoint, index = _beside(model, ".checkpoint"), ImageIndex()
+    with joined() as group:
+        told = events if group.first else SILENT
+        supplies = partial(_supply, model=model, index=index, group=group, events=told)
+        plan = group.from_first(
+            lambda: _planned(
+                path,
+                model,
+                config,
+                group,
+                supplies,
+                resume=resume,
+                skip_unreadable=skip_unreadable,
+                skip_outliers=skip_outliers,
+                index=index,
+                events=told,
+            )
+        )
+        with _listener(tensorboard if group.first else None, told) as listen:
+            context = FitContext(None, checkpoint, resume, plan.split.training_digest, listen, group=group)
+            failed = partial(left_out, _beside(model, ".choice.json"))
+            fitted = _first_that_fits(plan.choice.configs, plan.split, supplies, context, failed=failed, events=told)
+        return group.from_first(lambda: _finished(model, plan, fitted, told))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is trained, on what. layout: of the data set. skipped: images that were left out, and why."""
+
+    layout: str
+    split: Split
+    skipped: tuple[tuple[Path, str], ...]
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A candidate that was trained. images: statistics of those it was fitted to. looks: its earlier states."""
+
+    candidate: str
+    state: State
+    images: LoadStatistics
+    looks: Looks
+
+
+def _planned(
+    path: Path,
+    model: Path,
+    config: Config,
+    group: Group,
+    supplies: Callable[[Config], PatchSourceFactory],
+    *,
+    resume: bool,
+    skip_unreadable: bool,
+    skip_outliers: bool,
+    index: ImageIndex,
+    events: Events,
+) -> _Plan:
+    """What the data and the settings come to, and the order of the candidates after short trials."""
     dataset = find_dataset(path)
-    checkpoint = _ready(model, config, resume=resume)
+    checkpoint = _ready(model, config, group, resume=resume)
     if resume and not checkpoint.exists():
         events.message(f"there is no checkpoint {checkpoint}: the training starts anew")
-    index = ImageIndex()
     images = training_set(
         dataset.samples,
         config.images,
@@ -109,17 +173,16 @@ def train(
         f"validate, {len(split.test)} held out as good test images"
     )
     record = _beside(model, ".choice.json")
-    supplies = partial(_supply, model=model, index=index, events=events)
     choice = chosen(config, split, _trial_fit(supplies), record=record, resume=resume, index=index, events=events)
-    with _listener(tensorboard, events) as listen:
-        context = FitContext(None, checkpoint, resume, split.training_digest, listen)
-        name, (state, tally), looks = _first_that_fits(
-            choice.configs, split, supplies, context, failed=partial(left_out, record), events=events
-        )
-    config = choice.configs[name]
-    choice = replace(choice, configs={name: config})
-    state, compared = best_state(config, state, looks, split.train, events)
-    provenance = _provenance(state, split, layout=dataset.layout, tally=tally, skipped=images.left_out)
+    return _Plan(dataset.layout, split, images.left_out, choice)
+
+
+def _finished(model: Path, plan: _Plan, fitted: _Fitted, events: Events) -> TrainingReport:
+    """Choose the state, calibrate and check it, write the model and what lies beside it, and remove the checkpoint."""
+    config, split = plan.choice.configs[fitted.candidate], plan.split
+    choice = replace(plan.choice, configs={fitted.candidate: config})
+    state, compared = best_state(config, fitted.state, fitted.looks, split.train, events)
+    provenance = _provenance(state, split, layout=plan.layout, tally=fitted.images, skipped=plan.skipped)
     provenance["choice"] = choice.to_dict() | {"looks": compared}
     artifact = _calibrated(config, state, split, provenance, events)
     save_artifact(artifact, model)  # first: a disk that fills up over a picture must not cost the training
@@ -128,9 +191,9 @@ def train(
         loss_figure([asdict(row) for row in state.history], _beside(model, ".history.png"))
     if artifact.check is not None:
         check_figure(artifact.check, _beside(model, ".check.png"))
-    checkpoint.unlink(missing_ok=True)
-    record.unlink(missing_ok=True)
-    return TrainingReport(model, artifact, state.history, images.left_out)
+    for ending in (".checkpoint", ".choice.json"):
+        _beside(model, ending).unlink(missing_ok=True)
+    return TrainingReport(model, artifact, state.history, plan.skipped)
 
 
 def _trial_fit(supplies: Callable[[Config], PatchSourceFactory]) -> Fit:
@@ -151,7 +214,7 @@ def _first_that_fits(
     *,
     failed: Callable[[str], None],
     events: Events,
-) -> tuple[str, tuple[State, LoadStatistics], Looks]:
+) -> _Fitted:
     """The first of the candidates whose training succeeds. Raises TrainingError if none does.
 
     failed: told of each one whose training does not.
@@ -159,27 +222,31 @@ def _first_that_fits(
     for place, (name, config) in enumerate(configs.items(), start=1):
         looks = Looks()
         watched = replace(context, looks=config.choice.looks, on_look=looks.add)
+        fit = partial(_fitted, config, split, supplies(config), watched, events)
         try:
-            return name, _fitted(config, split, supplies(config), watched, events), looks
+            state, images = fit() if config.method.gradual else context.group.from_first(fit)
+            return _Fitted(name, state, images, looks)
         except TrainingError as error:
             if place == len(configs):
                 raise
             events.message(f"{name} failed, the next candidate is trained: {error}")
             context = replace(context, resume=False)
-            if context.checkpoint is not None:
-                context.checkpoint.unlink(missing_ok=True)
-            failed(name)
+            if context.group.first:
+                if context.checkpoint is not None:
+                    context.checkpoint.unlink(missing_ok=True)
+                failed(name)
     raise AssertionError("there is at least one candidate")
 
 
-def _supply(config: Config, model: Path, index: ImageIndex, events: Events) -> PatchSourceFactory:
+def _supply(config: Config, model: Path, index: ImageIndex, group: Group, events: Events) -> PatchSourceFactory:
+    """Each process has the images to itself, in its part of the memory or in a file of its own."""
     memory = config.training.memory_gb
     return partial(
         open_patches,
         settings=config.images,
         patch=config.model.patch,
-        budget=free_memory() // 2 if memory is None else round(1e9 * memory),
-        path=_beside(model, ".patches"),
+        budget=free_memory() // 2 // group.local_size if memory is None else round(1e9 * memory),
+        path=_beside(model, ".patches" if group.first else f".{group.rank}.patches"),
         channels=config.model.channels,
         pad=config.tiling.pad,
         index=index,
@@ -191,7 +258,7 @@ def _fitted(
     config: Config, split: Split, supply: PatchSourceFactory, context: FitContext, events: Events
 ) -> tuple[State, LoadStatistics]:
     """The fitted method, and statistics of the images that it was fitted to."""
-    held_out = _validation_patches(split, config, supply)
+    held_out = _validation_patches(split, config, supply) if context.group.first else None
     with supply(split.train) as (source, tally):
         try:
             state = METHODS[config.method.name].fit(config, source, replace(context, validation=held_out))
@@ -202,8 +269,13 @@ def _fitted(
     return state, tally
 
 
-def _ready(model: Path, config: Config, *, resume: bool) -> Path:
+def _ready(model: Path, config: Config, group: Group, *, resume: bool) -> Path:
     """The checkpoint's path, after a check of what a training needs, before hours of it."""
+    if group.size > 1 and not config.method.gradual:
+        raise ConfigError(
+            f"{group.size} processes were started, but {config.method.name} is not trained by gradients, which they "
+            "could share; train it without torchrun"
+        )
     choose_device(config.training.device)
     config.method.files()  # an error where one is missing
     if model.is_dir():

@@ -23,3 +23,7 @@ class ArtifactError(FlawmapError, ValueError):
 
 class TrainingError(FlawmapError, RuntimeError):
     """Training cannot go on: a NaN loss, or a loss that never leaves the plateau."""
+
+
+class LostProcessError(FlawmapError, RuntimeError):
+    """Another process of a training that several share is out of reach."""

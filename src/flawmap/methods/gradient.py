@@ -1,7 +1,9 @@
 """Gradient training: a loop with checkpoints and exact resume. It takes network and objective, and knows no method.
 
 Everything random is a function of (seed, step): a batch, its augmentation, the initialisation. So a resumed training
-needs no saved generator, and several processes can divide one step's batch among them.
+needs no saved generator, and several processes divide one step's batch among them: each computes its share, and losses
+and gradients are added up. They follow the same loss curve as one process, up to rounding. Only a network's own noise
+(that of `vae`, `anogan` and `bigan`) is drawn by each process for itself.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flawmap.core.device import autocast, choose_device, choose_precision
-from flawmap.core.errors import TrainingError
+from flawmap.core.errors import ConfigError, TrainingError
+from flawmap.core.group import ALONE, Group
 from flawmap.core.interrupts import deferred_interrupt
 from flawmap.core.settings import TrainingSettings
 from flawmap.methods.checkpoint import Checkpoint, file_digests, load_checkpoint, save_checkpoint
@@ -110,28 +113,34 @@ class _Run:
 def train(network: nn.Module, objective: Objective, patches: Patches, config: Config, context: FitContext) -> Trained:
     """Train a network on patches of good images.
 
-    A first Ctrl-C ends the training after the step at hand, with its checkpoint written, and then interrupts.
+    A first Ctrl-C, in whichever process of the group, ends the training after the step at hand, with its checkpoint
+    written, and then interrupts.
 
     Args:
         network: not initialised yet; it is moved to the device of the settings.
     Raises:
         TrainingError: the loss turned NaN, or never left the plateau.
-        ConfigError: resume from a checkpoint of other settings or other data.
+        ConfigError: resume from a checkpoint of other settings or other data; fewer patches a step than processes.
     """
-    stepper = _Stepper(config.training, objective, patches)
+    group = context.group
+    stepper = _Stepper(config.training, objective, patches, group)
     run = _begin(network, config, stepper, context)
     held_out = (
         None if context.validation is None or not len(context.validation) else torch.from_numpy(context.validation)
     )
     saved = time.monotonic()
-    with deferred_interrupt() as interrupted:
+    with deferred_interrupt() as pressed:
+
+        def interrupted() -> bool:
+            return group.any(pressed())
+
         try:
             while run.step < run.steps:
                 before = run.step
                 _row(run, stepper, held_out, context, interrupted)
                 if any(before < look <= run.step for look in look_steps(run.steps, context.looks)):
                     context.on_look(run.step, run.network.state_dict())
-                if time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
+                if group.any(time.monotonic() - saved > 60 * config.training.checkpoint_minutes):
                     _save(run, config, stepper, context)
                     saved = time.monotonic()
                 if interrupted():
@@ -195,26 +204,34 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
 class _Stepper:
     """One update of the parameters, for a given step; holds what stays the same from step to step."""
 
-    def __init__(self, settings: TrainingSettings, objective: Objective, source: Patches) -> None:
-        self.settings, self.objective, self.source = settings, objective, source
-        self.device = choose_device(settings.device)
-        self.precision = choose_precision(settings.precision, self.device)
+    def __init__(self, settings: TrainingSettings, objective: Objective, source: Patches, group: Group = ALONE) -> None:
+        if settings.batch < group.size:
+            raise ConfigError(
+                f"each of {group.size} processes needs a patch of every step, which has {settings.batch}; start fewer "
+                f"processes, or use larger steps (--set training.batch={group.size})"
+            )
+        self.settings, self.objective, self.source, self.group = settings, objective, source, group
+        self.device = group.device(choose_device(settings.device))
+        self.precision = group.from_first(lambda: choose_precision(settings.precision, self.device))
         rng = np.random.default_rng([settings.seed, _POOL])
         self.pool = None if settings.pool is None else source.draw(settings.pool, rng)
 
     def __call__(self, network: nn.Module, optimizer: torch.optim.Optimizer, step: int, rate: float) -> Tensor:
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = self.batch(step)
-        patches = shown = self.on_device(batch)
+        batch, mine = self.batch(step), self.group.share
+        patches = shown = self.on_device(batch[mine])
         if self.settings.corrupt:
-            stains = self._generator(_STAINS, step, torch.device("cpu"))
-            shown = self.on_device(corrupted(batch, self.settings.corrupt, stains))
+            stains = self._generator(torch.device("cpu"), _STAINS, step)
+            shown = self.on_device(corrupted(batch, self.settings.corrupt, stains)[mine])
         optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(network, patches, shown, step)
+        loss = self._loss(network, patches, shown, step) * (len(patches) / len(batch))  # a mean over the batch
         loss.backward()  # type: ignore[no-untyped-call]
+        total = loss.detach()
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        self.group.add_up([total, *gradients])
         optimizer.step()
-        return loss.detach()
+        return total
 
     def batch(self, step: int) -> Tensor:
         """The patches of a step (from 0): fresh ones, or the next of a fixed pool that is shuffled for every epoch."""
@@ -247,12 +264,12 @@ class _Stepper:
 
     def _loss(self, network: nn.Module, patches: Tensor, shown: Tensor, step: int) -> Tensor:
         """The loss between clean patches and the reconstructions of the patches shown."""
-        generator = self._generator(_NOISE, step, self.device)
+        generator = self._generator(self.device, _NOISE, step, self.group.rank)
         with autocast(self.device, self.precision):
             return self.objective.loss(network, patches, shown, generator)
 
-    def _generator(self, stream: int, step: int, device: torch.device) -> torch.Generator:
-        seed = np.random.SeedSequence([self.settings.seed, stream, step]).generate_state(1, np.uint64)[0]
+    def _generator(self, device: torch.device, *stream: int) -> torch.Generator:
+        seed = np.random.SeedSequence([self.settings.seed, *stream]).generate_state(1, np.uint64)[0]
         return torch.Generator(device=device).manual_seed(int(seed))
 
     def on_device(self, patches: Tensor) -> Tensor:
@@ -267,12 +284,13 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 def _begin(network: nn.Module, config: Config, stepper: _Stepper, context: FitContext) -> _Run:
     """A run at step 0, or where the checkpoint left it."""
-    settings, patches = config.training, stepper.first_patches()
+    settings, patches, group = config.training, stepper.first_patches(), context.group
     precision = str(stepper.precision).removeprefix("torch.")
-    saved = None
-    if context.resume and context.checkpoint is not None:
-        saved = load_checkpoint(context.checkpoint, config, context.data_digest, precision)
+    saved, path = None, context.checkpoint
+    if context.resume and path is not None:
+        saved = group.from_first(lambda: load_checkpoint(path, config, context.data_digest, precision))
     stepper.objective.initialise(network, patches, settings.seed)
+    group.copy_first(network.state_dict().values())
     placed = network.to(stepper.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(
         placed.parameters(),
@@ -283,8 +301,10 @@ def _begin(network: nn.Module, config: Config, stepper: _Stepper, context: FitCo
     )
     of_constant = stepper.objective.constant
     constant = None if of_constant is None else float(of_constant(stepper.on_device(patches)))
+    constant = group.from_first(lambda: constant)
     if saved is None:
-        steps = _count_steps(settings, stepper, placed)
+        counted = _count_steps(settings, stepper, placed)
+        steps = group.from_first(lambda: counted)
         return _Run(placed, optimizer, steps, constant, {} if context.checkpoint is None else file_digests(config))
     saved.restore(placed, optimizer)
     log.info("resuming at step %d of %d", saved.step, saved.steps)
@@ -344,20 +364,24 @@ def _check_loss(run: _Run, settings: TrainingSettings, advice: str) -> None:
 
 def _save(run: _Run, config: Config, stepper: _Stepper, context: FitContext) -> None:
     """Write the checkpoint, where one was asked for. A loss that is not finite leaves the one before it."""
-    pending = [float(loss) for loss in run.pending]
-    if context.checkpoint is None or not all(map(math.isfinite, pending)):
+    pending, path = [float(loss) for loss in run.pending], context.checkpoint
+    if path is None or not all(map(math.isfinite, pending)):
         return
-    frozen = Checkpoint.of(
-        run.network,
-        run.optimizer,
-        config=config,
-        precision=str(stepper.precision).removeprefix("torch."),
-        files=run.files,
-        data_digest=context.data_digest,
-        step=run.step,
-        steps=run.steps,
-        seconds=run.seconds,
-        history=[asdict(row) for row in run.history],
-        pending=pending,
-    )
-    save_checkpoint(frozen, context.checkpoint)
+
+    def write() -> None:
+        frozen = Checkpoint.of(
+            run.network,
+            run.optimizer,
+            config=config,
+            precision=str(stepper.precision).removeprefix("torch."),
+            files=run.files,
+            data_digest=context.data_digest,
+            step=run.step,
+            steps=run.steps,
+            seconds=run.seconds,
+            history=[asdict(row) for row in run.history],
+            pending=pending,
+        )
+        save_checkpoint(frozen, path)
+
+    context.group.from_first(write)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from flawmap.core.group import ALONE, Group
 from flawmap.core.runtime import Runtime
 from flawmap.core.settings import MethodSettings
 
@@ -62,7 +63,8 @@ class FitContext:
     validation: (N, C, P, P) held-out good patches, for the history. checkpoint: a file to save the state to now and
     then, and to continue from with `resume`. data_digest: names the training data; a checkpoint of other data is
     refused. on_progress: called after every row of the history. looks: how many states of the fit a caller wants to
-    compare, at even distances, its end among them; on_look: given each but the last, as a step and its tensors.
+    compare, at even distances, its end among them; on_look: given each but the last, as a step and its tensors. group:
+    the processes that share a training by gradients.
     """
 
     validation: NDArray[np.float32] | None = None
@@ -72,6 +74,7 @@ class FitContext:
     on_progress: Callable[[Progress], None] = lambda progress: None
     looks: int = 1
     on_look: Callable[[int, dict[str, Tensor]], None] = lambda step, tensors: None
+    group: Group = ALONE
 
 
 @dataclass(frozen=True)
