@@ -1,0 +1,160 @@
+"""`flawmap inspect --ray`: the same results as on one machine, in whole parts, and only what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flawmap
+from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.runtime import Runtime
+from flawmap.scoring.detector import Detector
+from samples import trained, write_cloth, write_flawed
+
+pytest.importorskip("ray.data", reason="needs the extra ray")
+
+from flawmap.cluster import archive
+from flawmap.cluster.archive import ArchiveOutputs, Workers, score_archive
+from flawmap.cluster.parts import COLUMNS, part_files, read_scores
+from flawmap.cluster.sources import sources_of
+
+PLAIN = Runtime("cpu", "float32")
+TINY: dict[str, Any] = {
+    "model": {"patch": 32},
+    "method": {"latent": 8},
+    "tiling": {"stride": 16},
+    "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
+}
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+
+
+@pytest.fixture(scope="session")
+def ray_started() -> Iterator[None]:
+    """One Ray for all tests."""
+    with archive.started("local"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good cloth, a cut, a copy, and what is no image."""
+    folder = tmp_path_factory.mktemp("archive") / "images"
+    good = write_cloth(folder, 5, (96, 80))
+    (folder / "below").mkdir()
+    write_flawed(folder / "below" / "cut.png", good[0], 12)
+    (folder / "copy.png").write_bytes((folder / "01.png").read_bytes())
+    (folder / "torn.png").write_bytes((folder / "01.png").read_bytes()[:300])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    write_cloth(folder / "good", 6, (96, 80), seed=3)
+    return trained(folder / "good", folder / "m.flawmap", TINY)
+
+
+def rows(folder: Path) -> dict[str, dict[str, Any]]:
+    return {row["path"]: row for row in read_scores(folder).to_pylist()}
+
+
+def same(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
+def test_same_results_as_on_one_machine(ray_started: None, model: Path, images: Path, tmp_path: Path) -> None:
+    """Every field of every image, to the bit; an unreadable one is a row with the same error."""
+    summary = score_archive(model, [images], tmp_path, runtime=PLAIN, outputs=ArchiveOutputs(masks=True))
+    found = rows(tmp_path)
+    assert (summary.images, summary.scored, summary.unreadable, summary.remaining) == (8, 7, 1, 0)
+    assert sorted(found) == sorted(one.relative_to(images).as_posix() for one in images.rglob("*.png"))
+    detector = Detector.load(model, PLAIN)
+    for path, row in found.items():
+        if path == "torn.png":
+            with pytest.raises(InputError) as error:
+                detector.inspect(images / path)
+            assert row["error"] == str(error.value).replace(str(images / path), path)
+            continue
+        expected = detector.inspect(images / path).to_dict()
+        told = set(COLUMNS.names) & set(expected) - {"path"}
+        assert {name: row[name] for name in told} == {name: expected[name] for name in told}
+        assert row["error"] is None
+    flawmap.inspect(model, [images], tmp_path / "plain", runtime=PLAIN, report=False)
+    for path in ("00.png", "below/cut.png"):
+        plain = (tmp_path / "plain" / path).with_suffix("")
+        mask = (tmp_path / "masks" / f"{path}_mask.png").read_bytes()
+        assert mask == plain.with_name(f"{plain.name}_mask.png").read_bytes()
+
+
+def test_resumes_with_what_is_missing(ray_started: None, model: Path, images: Path, tmp_path: Path) -> None:
+    """A part that is lost is scored again, and nothing else; the table is the same."""
+    first = images / "0[01].png"
+    score_archive(model, [images], tmp_path, runtime=PLAIN)
+    whole = {path: same(row) for path, row in rows(tmp_path).items()}
+    table = read_scores(tmp_path)
+    (part,) = part_files(tmp_path)
+    from pyarrow import parquet
+
+    parquet.write_table(table.slice(0, 5), part)
+    summary = score_archive(model, [images], tmp_path, runtime=PLAIN)
+    assert (summary.before, summary.scored + summary.unreadable) == (5, 3)
+    assert {path: same(row) for path, row in rows(tmp_path).items()} == whole
+    assert len(read_scores(tmp_path)) == 8, "no row twice"
+    assert score_archive(model, [images], tmp_path, runtime=PLAIN).before == 8
+    with pytest.raises(ConfigError, match=r"threshold was None, is 0\.5; name another folder with -o"):
+        score_archive(model, [images], tmp_path, runtime=PLAIN, outputs=ArchiveOutputs(threshold=0.5))
+    with pytest.raises(ConfigError, match="holds scores by another model or other settings: inputs was"):
+        score_archive(model, [str(first)], tmp_path, runtime=PLAIN)
+
+
+def test_duplicates_are_skipped(ray_started: None, model: Path, images: Path, tmp_path: Path) -> None:
+    """One of two equal files is scored, the other names it."""
+    summary = score_archive(model, [images], tmp_path, runtime=PLAIN, outputs=ArchiveOutputs(skip_duplicates=True))
+    found = rows(tmp_path)
+    assert (summary.scored, summary.duplicates) == (6, 1)
+    pair = {"01.png": found["01.png"], "copy.png": found["copy.png"]}
+    (skipped,) = [path for path, row in pair.items() if row["duplicate_of"]]
+    assert pair[skipped]["verdict"] is None
+    assert pair[pair[skipped]["duplicate_of"]]["verdict"] is not None
+
+
+def test_a_manifest_and_a_url(ray_started: None, model: Path, images: Path, tmp_path: Path) -> None:
+    """A manifest of paths, one of them missing, and a folder by URL."""
+    (tmp_path / "list.csv").write_text(f"path\n{images / '00.png'}\ngone.png\n", encoding="utf-8")
+    score_archive(model, [tmp_path / "list.csv"], tmp_path / "a", runtime=PLAIN)
+    assert rows(tmp_path / "a")["gone.png"]["error"] == "no such file"
+    score_archive(model, [f"file://{images}"], tmp_path / "b", runtime=PLAIN)
+    score = rows(tmp_path / "b")["00.png"]["score"]
+    assert score == Detector.load(model, PLAIN).inspect(images / "00.png").score
+    assert rows(tmp_path / "a")[(images / "00.png").as_posix()]["score"] == score
+
+
+def test_a_dry_run_starts_nothing(model: Path, images: Path, tmp_path: Path) -> None:
+    """It counts."""
+    summary = score_archive(model, [images], tmp_path / "out", runtime=PLAIN, dry_run=True)
+    assert (summary.images, summary.before, summary.remaining) == (8, 0, 8)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_folder_is_scored_by_is_written(ray_started: None, model: Path, images: Path, tmp_path: Path) -> None:
+    """`run.json` says it."""
+    score_archive(model, [images / "00.png"], tmp_path, runtime=PLAIN, workers=replace(Workers(), actors=1))
+    run = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert run["schema"] == "flawmap.archive/1"
+    assert run["precision"] == "float32"
+
+
+def test_sources(images: Path, tmp_path: Path) -> None:
+    """Globs, URLs with patterns, and the errors of what names nothing."""
+    assert [one.path for one in sources_of([f"{images}/0[01].png"])] == ["00.png", "01.png"]
+    assert [one.path for one in sources_of([f"file://{images}/0*.png"])] == [f"0{number}.png" for number in range(5)]
+    (tmp_path / "bad.csv").write_text("image\na.png\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"bad\.csv needs a column path, got image"):
+        sources_of([tmp_path / "bad.csv"])
+    with pytest.raises(InputError, match="s3u://x/y cannot be opened: Protocol not known"):
+        sources_of(["s3u://x/y"])
