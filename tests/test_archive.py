@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 
 import flawmap
+from documented import fields_of
+from flawmap.commands.cli import main
+from flawmap.commands.outputs import SOME_FAILED
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.runtime import Runtime
 from flawmap.scoring.detector import Detector
@@ -147,6 +151,43 @@ def test_what_a_folder_is_scored_by_is_written(ray_started: None, model: Path, i
     run = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert run["schema"] == "flawmap.archive/1"
     assert run["precision"] == "float32"
+    assert set(run) == fields_of(run["schema"])
+    assert {"schema", *COLUMNS.names} == fields_of("flawmap.scores/1")
+
+
+def test_the_command(ray_started: None, model: Path, images: Path, tmp_path: Path, capsys: Any) -> None:
+    """Its document, its exit code for unreadable images, and the options that it refuses."""
+    arguments = ["inspect", str(model), str(images), "-o", str(tmp_path / "out"), "--ray", "local"]
+    assert main([*arguments, "--json"]) == SOME_FAILED
+    said = json.loads(capsys.readouterr().out)
+    assert set(said) == fields_of("flawmap.scoring/1")
+    assert (said["scored"], said["unreadable"], said["remaining"]) == (7, 1, 0)
+    assert main([*arguments, "--residuals"]) == 2
+    assert "it does not take --residuals" in capsys.readouterr().err
+    assert main([*arguments[:-2], "--dry-run"]) == 2
+
+
+def test_without_ray(model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the command that installs it."""
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(InputError, match=r"--ray needs the package ray\.data, .* pip install 'flawmap\[ray\]'"):
+        score_archive(model, [images], tmp_path)
+
+
+def test_real_images(ray_started: None, real_data: Path, tmp_path: Path) -> None:
+    """NanoTWICE: the same score, regions and verdict as on one machine, of three images."""
+    good = sorted((real_data / "nanotwice").rglob("*.tif"))[:3] or sorted((real_data / "nanotwice").rglob("*.png"))[:3]
+    (tmp_path / "in").mkdir()
+    for place in good:
+        (tmp_path / "in" / place.name).symlink_to(place)
+    model = trained(tmp_path / "in", tmp_path / "m.flawmap", TINY | {"images": {"scale": 0.5}})
+    score_archive(model, [tmp_path / "in"], tmp_path / "out", runtime=PLAIN)
+    detector = Detector.load(model, PLAIN)
+    for path, row in rows(tmp_path / "out").items():
+        expected = detector.inspect(tmp_path / "in" / path).to_dict()
+        assert (row["score"], row["verdict"], row["regions"]) == tuple(
+            expected[name] for name in ("score", "verdict", "regions")
+        )
 
 
 def test_sources(images: Path, tmp_path: Path) -> None:

@@ -201,16 +201,12 @@ def inspect(
     if ray is not None:
         refused = {"--residuals": residuals, "--page": page is not None, "--pages": pages}
         refused["--roi-masks"] = roi_masks is not None
-        cluster = {"workers": (ray, actors, actor_cpus, actor_gpus), "outputs": (threshold, masks, skip_duplicates)}
         given: dict[str, Any] = {
-            "model": model,
-            "inputs": images,
-            "out": output,
-            "point": point,
-            "dry_run": dry_run,
-            **cluster,
+            **{"model": model, "inputs": images, "out": output, "point": point, "dry_run": dry_run},
+            "workers": (ray, actors, actor_cpus, actor_gpus),
+            "outputs": (threshold, masks, skip_duplicates),
+            "runtime": Runtime(device, precision, engine),
         }
-        given["runtime"] = Runtime(device, precision, engine)
         score(out, given, refused=refused, fail_on_flaw=fail_on_flaw)
         return
     if actors or actor_cpus != 1 or actor_gpus or masks or skip_duplicates or dry_run:
