@@ -84,7 +84,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) -e '.[dev,tensorboard,export,serve,parquet]'
+	$(PIP) -e '.[dev,tensorboard,export,serve,parquet,ray]'
 	touch $@ $(VENV)/installed
 
 clean:

@@ -13,7 +13,19 @@ import flawmap
 
 SOURCE = Path(flawmap.__file__).parent
 
-ROOMS = ("core", "imaging", "nets", "data", "methods", "scoring", "evaluation", "reporting", "service", "commands")
+ROOMS = (
+    "core",
+    "imaging",
+    "nets",
+    "data",
+    "methods",
+    "scoring",
+    "evaluation",
+    "reporting",
+    "service",
+    "cluster",
+    "commands",
+)
 LONGEST = 400  # lines of a file
 
 

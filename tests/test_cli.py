@@ -389,7 +389,8 @@ OPTIONS = {
         "--fail-on-flaw",
         "--resume",
     }
-    | {"--page", "--pages", "--point"},
+    | {"--page", "--pages", "--point"}
+    | {"--ray", "--actors", "--actor-cpus", "--actor-gpus", "--masks", "--skip-duplicates", "--dry-run"},
     "evaluate": COMMON | RUNTIME | {"MODEL", "DATASET", "--output", "--last", "--point", "--set"},
     "monitor": COMMON | RUNTIME | {"MODEL", "IMAGES", "--output", "--fail-on-drift"},
     "report": COMMON | {"FOLDER", "MODEL"},

@@ -28,7 +28,8 @@ from flawmap.methods.table import METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.ja.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUN = ["README.md", "docs/going-live.md", "docs/usage.md"]  # pages whose commands and Python blocks make one walk
+# Pages whose commands and Python blocks make one walk.
+RUN = ["README.md", "docs/going-live.md", "docs/scale.md", "docs/usage.md"]
 SAME = {"README.ja.md": "README.md"}  # pages that show the blocks of another one
 
 # Pictures that are made by a script and kept: without them the script must be there.

@@ -67,7 +67,10 @@ def test_parquet_has_the_types_that_are_told(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     export_results([RESULT.to_dict()], "parquet", tmp_path / "r.parquet")
     table = parquet.read_table(tmp_path / "r.parquet")
-    told = dict(re.findall(r"^\| `(\w+)`(?:, `\w+`)? \| ([\w ]+) \|", TEXT, re.MULTILINE)) | {"height": "whole number"}
+    section = TEXT.partition("\n## Results\n")[2].partition("\n## ")[0]
+    told = dict(re.findall(r"^\| `(\w+)`(?:, `\w+`)? \| ([\w ]+) \|", section, re.MULTILINE)) | {
+        "height": "whole number"
+    }
     types = {"text": "string", "number": "double", "whole number": "int64", "list": "int64"}
     assert {name: types[told[name]] for name in FLAT} == {one.name: str(one.type) for one in table.schema}
     assert table.schema.metadata[b"schema"] == b"flawmap.result/1"

@@ -12,6 +12,7 @@ import typer
 
 from flawmap.commands import options as opt
 from flawmap.commands import tables
+from flawmap.commands.archives import score
 from flawmap.commands.console import Output
 from flawmap.commands.decisions import calibrate, monitor
 from flawmap.commands.experiments import reproduce
@@ -189,6 +190,13 @@ def inspect(
     pages: opt.Pages = False,
     fail_on_flaw: opt.FailOnFlaw = False,
     resume: opt.ResumeInspection = False,
+    ray: opt.Ray = None,
+    actors: opt.Actors = None,
+    actor_cpus: opt.ActorCpus = 1,
+    actor_gpus: opt.ActorGpus = 0.0,
+    masks: opt.Masks = False,
+    skip_duplicates: opt.SkipDuplicates = False,
+    dry_run: opt.DryRun = False,
     roi_masks: opt.RoiMasksHere = None,
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
@@ -197,8 +205,21 @@ def inspect(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Inspect images: mask, overlay, regions and verdict of each."""
+    """Inspect images: mask, overlay, regions and verdict of each. With --ray an archive of images, into a table."""
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
+    if ray is not None:
+        refused = {"--residuals": residuals, "--page": page is not None, "--pages": pages}
+        refused["--roi-masks"] = roi_masks is not None
+        given: dict[str, Any] = {
+            **{"model": model, "inputs": images, "out": output, "point": point, "dry_run": dry_run},
+            "workers": (ray, actors, actor_cpus, actor_gpus),
+            "outputs": (threshold, masks, skip_duplicates),
+            "runtime": Runtime(device, precision, engine),
+        }
+        score(out, given, refused=refused, fail_on_flaw=fail_on_flaw)
+        return
+    if actors or actor_cpus != 1 or actor_gpus or masks or skip_duplicates or dry_run:
+        raise typer.BadParameter("--actors, --masks, --skip-duplicates, --dry-run and so on need --ray local")
     if pages and page is not None:
         raise typer.BadParameter("--page takes one page and --pages all of them; give one of the two")
     from flawmap.commands.inspect import inspect as run

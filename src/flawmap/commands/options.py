@@ -124,6 +124,22 @@ Page = Annotated[
     typer.Option(min=1, help=help_of("Page of files with several, counted from 1.", otherwise="files have one page")),
 ]
 Pages = Annotated[bool, switch("pages", "Inspect every page of files with several.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        help=help_of(
+            "Score an archive on Ray: local, auto (this machine's cluster) or HOST:PORT.", otherwise="this process"
+        )
+    ),
+]
+Actors = Annotated[
+    int | None, typer.Option(min=1, help=help_of("With --ray: detectors.", otherwise="as many as there is room for"))
+]
+ActorCpus = Annotated[int, typer.Option(min=1, help="With --ray: CPUs of each detector, and torch's threads.")]
+ActorGpus = Annotated[float, typer.Option(min=0, help="With --ray: GPUs of each detector; may be a fraction.")]
+Masks = Annotated[bool, switch("masks", "With --ray: also write masks, PNG.")]
+SkipDuplicates = Annotated[bool, switch("skip-duplicates", "With --ray: score images with equal bytes once.")]
+DryRun = Annotated[bool, switch("dry-run", "With --ray: say what is to be done, and stop.")]
 SetScoring = Annotated[
     list[str] | None,
     typer.Option(
