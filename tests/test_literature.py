@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import paper.stability
 from flawmap.core.errors import ConfigError
 from flawmap.core.runtime import Runtime
 from paper import page
+from paper.adversarial import coverage_of
 from paper.claims import PAPER
 from paper.literature import EVIDENCE, SYSTEMS
 from paper.literature_claims import literature_claims
@@ -167,6 +169,7 @@ def test_seeds_and_moments_of_adversarial_trainings(tmp_path: Path, monkeypatch:
     """A row for each seed and moment; what is done is read, not trained again; both sentences are checked."""
     monkeypatch.setattr(paper.stability, "SEEDS", 2)
     monkeypatch.setattr(paper.stability, "MOMENTS", 2)
+    monkeypatch.setattr(paper.stability, "coverage_of", partial(coverage_of, drawn=200))
     flawmap.synth(tmp_path / "data" / "cloth", "cloth", good=5, bad=2, size=(64, 64), seed=1)
     cloth = replace(CLOTH, key="nanotwice", changes={"split": {"validation": 0.3, "last": 1}})
     asked = ExperimentRequest(

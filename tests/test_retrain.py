@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from flawmap.data.index import ImageIndex
 from flawmap.data.splits import Split
 from flawmap.evaluation import selfcheck
 from flawmap.evaluation.selfcheck import SelfCheck, SizeRow
+from flawmap.imaging.changes import CHANGES
 from flawmap.scoring.model_file import load_artifact
 from samples import trained, write_cloth
 
@@ -39,26 +41,36 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("KINDS", ("spot",)), ("CONTRASTS", (0.2,)), ("DEFECTS", 4), ("TOLERANCE_PARTS", 2)):
-        monkeypatch.setattr(selfcheck, name, value)
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("KINDS", ("spot",)), ("CONTRASTS", (0.2,)), ("DEFECTS", 4), ("TOLERANCE_PARTS", 2)):
+            patch.setattr(selfcheck, name, value)
+        patch.setattr(selfcheck, "CHANGES", CHANGES[:2])
+        yield
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
+def made(small: None, line: Path, tmp_path: Path) -> Path:
+    """A copy of `line` for a test."""
+    return shutil.copytree(line, tmp_path, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def line(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `good`, the model `m.flawmap` of it, and a store with four other images, three of them accepted."""
+    folder = tmp_path_factory.mktemp("line")
     for name, count, seed in (("good", 12, 0), ("line", 4, 1)):
-        write_cloth(tmp_path / name, count, (112, 96), seed)
-    trained(tmp_path / "good", tmp_path / "m.flawmap", SMALL, "gmm")
-    shutil.copy(tmp_path / "good" / "00.png", tmp_path / "line" / "known.png")
-    options = WatchOptions(store=tmp_path / "store", settle=0.05, once=True)
-    watch(tmp_path / "m.flawmap", tmp_path / "line", options, runtime=Runtime("cpu"))
-    with closing(Store(tmp_path / "store")) as store:
+        write_cloth(folder / name, count, (112, 96), seed)
+    trained(folder / "good", folder / "m.flawmap", SMALL, "gmm")
+    shutil.copy(folder / "good" / "00.png", folder / "line" / "known.png")
+    options = WatchOptions(store=folder / "store", settle=0.05, once=True)
+    watch(folder / "m.flawmap", folder / "line", options, runtime=Runtime("cpu"))
+    with closing(Store(folder / "store")) as store:
         for row in store.newest():
             if row.name != "03.png":
                 store.review(row.id, "accept", None)
-    return tmp_path
+    return folder
 
 
 def test_accepted_images_join_and_roles_stay(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

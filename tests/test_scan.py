@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -79,14 +79,14 @@ def in_bands(image: Pixels, cuts: list[int]) -> ImageRows:
 
 def detector_of(*, channels: int = 1, border: tuple[float, ...] | None = None, **changes: Any) -> Detector:
     """A detector whose network blurs; a variational one has initial weights that are always the same."""
-    settings = {
+    small = {
         "model": {"patch": PATCH, "channels": channels},
         "method": {"latent": 4},
         "residual": {"ssim": {"size": 7, "constants": "wang"}},
         "tiling": {"stride": 12},
         "training": {"steps": 1, "precision": "float32"},
     }
-    config = override(parse(settings), changes)
+    config = override(parse(small), changes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_network(config)
@@ -169,6 +169,7 @@ INNER_LOOP = ("as it is", "a box at a size", "variational", "all at once")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in INNER_LOOP else pytest.mark.slow) for name in CASES]
 )
+@settings(max_examples=12)
 @given(cuts=st.lists(st.integers(1, 129), max_size=8))
 def test_any_cut_into_bands_gives_the_same_map(name: str, cuts: list[int]) -> None:
     """Residuals, mask, regions, score, verdict and reconstruction, whatever the settings."""
