@@ -33,28 +33,26 @@ def fleet(
     """
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
     from flawmap.commands.fleet import fleet as run
+    from flawmap.reporting.fleets import figures_of
 
     with out.events() as events:
         table = run(step, file, output, only=opt.names_of(types), address=ray, events=events)
     out.result("fleet", {key: value for key, value in table.items() if key != "schema"}, show_fleet)
-    if table["failed"] or any(_unreadable(row, step) for row in table["types"] if row["name"] in table["ran"]):
+    ran = [row for row in table["types"] if row["name"] in table["ran"]]
+    if table["failed"] or any(figures_of(row, step).get("unreadable") for row in ran):
         raise typer.Exit(SOME_FAILED)
 
 
 def show_fleet(console: Console, table: dict[str, Any]) -> None:
-    pixel, overlap, image = (
-        PIXEL_METRICS["auroc"].short,
-        PIXEL_METRICS["au_pro_30"].short,
-        IMAGE_METRICS["auroc"].short,
-    )
-    shown = table_of("type", "model", f">{pixel}", f">{overlap}", f">{image}", ">found", ">rejected")
+    from flawmap.reporting.fleets import figures_of
+
+    figures = ("pixel_auroc", "au_pro_30", "image_auroc")
+    labels = (PIXEL_METRICS["auroc"].short, PIXEL_METRICS["au_pro_30"].short, IMAGE_METRICS["auroc"].short)
+    shown = table_of("type", ">minutes", *(f">{label}" for label in labels), ">found", ">rejected")
     for row in table["types"]:
-        found = (row["evaluate"] or {}).get("figures") or {}
-        figures = (found.get(name) for name in ("pixel_auroc", "au_pro_30", "image_auroc"))
-        shares = (share_text(found or None, name) for name in ("found", "rejected"))
-        shown.add_row(
-            row["name"], row["model"] or "none", *("" if one is None else f"{one:.3f}" for one in figures), *shares
-        )
+        made, measured = (figures_of(row, one) for one in ("train", "evaluate"))
+        shares = (share_text(measured or None, name) for name in ("found", "rejected"))
+        shown.add_row(row["name"], _text(made, "minutes", 1), *(_text(measured, one, 3) for one in figures), *shares)
     console.print(shown)
     for row in table["types"]:
         if row["name"] in table["failed"]:
@@ -63,6 +61,6 @@ def show_fleet(console: Console, table: dict[str, Any]) -> None:
     print_line(console, f"{table['step']}: {done} of {len(table['ran'])} types done; look at {table['page']}")
 
 
-def _unreadable(row: dict[str, Any], step: str) -> int:
-    """Images of a type's step that could not be read."""
-    return int(((row[step] or {}).get("figures") or {}).get("unreadable", 0))
+def _text(figures: dict[str, Any], name: str, digits: int) -> str:
+    value = figures.get(name)
+    return "" if value is None else f"{value:.{digits}f}"
