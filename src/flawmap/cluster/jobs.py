@@ -14,6 +14,7 @@ from flawmap.core.errors import ConfigError, FlawmapError
 Result = TypeVar("Result")
 
 WAIT = 0.5  # seconds between two looks, so that Ctrl-C is heard
+REMEDY = "If memory ran out, let fewer jobs run at once, with more CPUs for each"
 LAST_WORDS = 120.0  # seconds that interrupted jobs get to write their checkpoints
 
 
@@ -64,7 +65,7 @@ def run_jobs(
                     lost.add(name)
                     running[task.remote(jobs[name], resources.cpus)] = name
                 elif isinstance(said, Exception):
-                    yield Outcome(name, None, f"its process was lost twice: {_first_line(said)}")
+                    yield Outcome(name, None, f"its process was lost twice: {_first_line(said)} {REMEDY}")
                 else:
                     yield Outcome(name, *said)
     finally:

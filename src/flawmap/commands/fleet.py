@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,38 +84,51 @@ class _Table:
     def __init__(self, folder: Path, step: Step, types: Sequence[str]) -> None:
         before = sorted({place.parent.name for one in STEPS for place in folder.glob(f"*/{one}.json")} - set(types))
         self._folder, self._step = folder, step
-        self._rows = {name: _row(folder, name) for name in (*types, *before)}
+        self._records = {name: {one: read_record(folder, name, one) for one in STEPS} for name in (*types, *before)}
         self.ran: list[str] = []
         self.failed: list[str] = []
 
     def add(self, outcome: Outcome[tuple[dict[str, Any], bool]]) -> None:
         """Note how a type's step ended, and write the table."""
         self.ran.append(outcome.name)
-        if outcome.error is not None:
+        if outcome.result is None:
             self.failed.append(outcome.name)
-            note_failure(self._folder, outcome.name, self._step, outcome.error)
-        self._rows[outcome.name] = _row(self._folder, outcome.name)
+            record = note_failure(self._folder, outcome.name, self._step, str(outcome.error))
+        else:
+            record = outcome.result[0]
+        self._records[outcome.name][self._step] = record
         self.write()
 
     def write(self) -> dict[str, Any]:
         """Write table and page; returns the table."""
         page = self._folder / PAGE
         now = {"step": self._step, "ran": sorted(self.ran), "failed": sorted(self.failed), "page": str(page)}
-        table = document("fleet", {**now, "types": list(self._rows.values())})
+        rows = [_row(self._folder, name, records) for name, records in self._records.items()]
+        table = document("fleet", {**now, "types": rows})
         write_json(self._folder / TABLE, table)
         write_page(fleet_page(table), page)
         return table
 
 
-def _row(folder: Path, name: str) -> dict[str, Any]:
+def _row(folder: Path, name: str, records: Mapping[Step, dict[str, Any] | None]) -> dict[str, Any]:
     """A type's model and records. stale: steps whose figures are of an earlier model."""
-    records: dict[str, dict[str, Any] | None] = {step: read_record(folder, name, step) for step in STEPS}
-    of = {step: record["model_sha256"] for step, record in records.items() if record and record["at"]}
-    made = [step for step in ("train", "calibrate") if step in of]
-    newest = of[max(made, key=lambda step: str(records[step]["at"]))] if made else None  # type: ignore[index]
-    stale = [step for step in ("evaluate", "inspect") if made and of.get(step, newest) != newest]
+    done = {step: record for step, record in records.items() if record and record["at"]}
+    made = max((done[step] for step in ("train", "calibrate") if step in done), key=_ended, default=None)
     model = f"{name}.flawmap"
-    return {"name": name, "model": model if (folder / model).is_file() else None, **records, "stale": stale}
+    return {
+        "name": name,
+        "model": model if "train" in done or (folder / model).is_file() else None,
+        **{str(step): record for step, record in records.items()},
+        "stale": [
+            step
+            for step in ("evaluate", "inspect")
+            if made and step in done and done[step]["model_sha256"] != made["model_sha256"]
+        ],
+    }
+
+
+def _ended(record: Mapping[str, Any]) -> str:
+    return str(record["at"])
 
 
 def _chosen(known: Fleet, only: Collection[str]) -> list[str]:

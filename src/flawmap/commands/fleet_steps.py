@@ -25,7 +25,7 @@ from flawmap.core.runtime import Runtime
 from flawmap.data.index import ImageIndex
 from flawmap.data.layouts import find_dataset
 from flawmap.data.samples import Sample
-from flawmap.methods.overrides import override
+from flawmap.methods.overrides import flat, override
 from flawmap.reporting.logs import write_json
 from flawmap.scoring.model_file import load_artifact, model_sha256, version_hash
 
@@ -188,7 +188,8 @@ def _roi_masks(work: Work) -> Path | None:
 
 
 def _of_training(kind: ProductType) -> dict[str, Any]:
-    settings = json.dumps(kind.config.model_dump(mode="json"), sort_keys=True)
+    values = flat(kind.config.model_dump())  # a folder of masks may be moved
+    settings = json.dumps({key: one.name if isinstance(one, Path) else one for key, one in values.items()})
     good = [sample for sample in find_dataset(kind.data).samples if sample.label == "good"]
     return {"settings": hashlib.sha256(settings.encode()).hexdigest(), "images": _digest(good)}
 
