@@ -183,7 +183,7 @@ def test_every_step(trained: Path, plant: Path) -> None:
     assert Work("evaluate", kinds["cloth"], trained, Resources())()[1] is False, "another model"
     assert Work("train", kinds["cloth"], trained, Resources())()[1] is False
     table = fleet("inspect", plant / "FLEET.toml", trained, only=["cloth"])
-    assert rows(table)["cloth"]["stale"] == ["evaluate"]
+    assert rows(table)["cloth"]["stale"] == ["calibrate", "evaluate"]
     assert "evaluate: of an earlier model" in (trained / "fleet.html").read_text(encoding="utf-8")
 
 
@@ -228,17 +228,29 @@ def test_a_fleet_without_models(trained: Path, plant: Path, tmp_path: Path) -> N
 
 
 def test_a_failure_keeps_what_was_found(tmp_path: Path) -> None:
-    """The reason joins the record of an earlier success; the page escapes it."""
+    """The reason joins the record of an earlier success."""
     place = tmp_path / "cloth" / "train.json"
     place.parent.mkdir()
     place.write_text(json.dumps({"figures": {"images": 7}, "asked": {"images": "x"}, "error": None}), encoding="utf-8")
-    record = note_failure(tmp_path, "cloth", "train", "<script>alert(1)</script>")
-    assert (record["figures"], record["asked"]) == ({"images": 7}, {"images": "x"})
-    row = {"name": "cloth", "model": None, "train": record, "calibrate": None, "evaluate": None, "inspect": None}
+    record = note_failure(tmp_path, "cloth", "train", "no room")
+    assert (record["figures"], record["asked"], record["error"]) == ({"images": 7}, {"images": "x"}, "no room")
+    assert read_record(tmp_path, "cloth", "train") == record
+    assert set(note_failure(tmp_path, "twill", "train", "no room")) == fields_of("flawmap.job/1")
+
+
+def test_the_page() -> None:
+    """Errors are escaped, missing figures have their reasons, and what nobody did has no column."""
+    figures = {"report": "cloth/evaluation/report.html", "undefined": {"image_auroc": "no good images"}}
+    evaluated = {"error": None, "figures": {"found": None, "rejected": None, **figures}}
+    failed = {"error": "<script>alert(1)</script>", "figures": None}
+    row = {"name": "cloth", "model": None, "train": failed, "calibrate": None, "evaluate": evaluated, "inspect": None}
     table = {"schema": "s", "step": "train", "ran": ["cloth"], "failed": ["cloth"], "types": [{**row, "stale": []}]}
     text = render(fleet_page(table))
     assert "train: &lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "<script>alert" not in text
+    assert 'href="cloth/evaluation/report.html"' in text
+    assert "– not done yet; no good images</p>" in text
+    assert "inspection" not in text
 
 
 def test_the_service_takes_the_folder(trained: Path, tmp_path: Path) -> None:

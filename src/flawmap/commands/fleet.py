@@ -121,7 +121,7 @@ def _row(folder: Path, name: str, records: Mapping[Step, dict[str, Any] | None])
         **{str(step): record for step, record in records.items()},
         "stale": [
             step
-            for step in ("evaluate", "inspect")
+            for step in ("calibrate", "evaluate", "inspect")
             if made and step in done and done[step]["model_sha256"] != made["model_sha256"]
         ],
     }

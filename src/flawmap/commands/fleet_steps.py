@@ -72,7 +72,7 @@ class Work:
             {
                 "type": self.kind.name,
                 "step": self.step,
-                "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
                 "seconds": round(time.monotonic() - start, 1),
                 "asked": asked,
                 "model_sha256": model_sha256(self.model),
@@ -149,12 +149,16 @@ def _evaluate(work: Work) -> dict[str, Any]:
         work.model, work.kind.test, out, runtime=Runtime(work.device), roi_masks=_roi_masks(work)
     ).to_dict()
     shares = found["decision"] or {"found": None, "rejected": None}
+    of_pixels = found["pixel"]["undefined"]
+    why = {"pixel_auroc": of_pixels.get("auroc"), "au_pro_30": of_pixels.get("au_pro_30")}
+    why["image_auroc"] = found["image_reason"]
     return {
         "images": len(found["per_image"]),
         "unreadable": len(found["unreadable"]),
         "pixel_auroc": found["pixel"]["auroc"],
         "au_pro_30": found["pixel"]["au_pro_30"],
         "image_auroc": found["image"] and found["image"]["auroc"],
+        "undefined": {name: reason for name, reason in why.items() if reason},
         "found": shares["found"],
         "rejected": shares["rejected"],
         "report": (out / "report.html").relative_to(work.folder).as_posix(),
