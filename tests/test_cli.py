@@ -408,6 +408,7 @@ OPTIONS = {
     "reproduce": COMMON
     | {"WHAT", "--data", "--output", "--preset", "--minutes", "--steps", "--epochs", "--sets", "--methods", "--seeds"}
     | {"--features", "--feature-network", "--jobs", "--list", "--keep-models", "--device", "--precision"},
+    "fleet": COMMON | {"STEP", "FILE", "--output", "--types", "--ray"},
     "info": COMMON | {"MODEL"},
     "weights": COMMON | {"ACTION", "NETWORK", "--url", "--output"},
 }
@@ -457,6 +458,7 @@ def test_commands() -> None:
         "watch",
         "results",
         "retrain",
+        "fleet",
         "reproduce",
         "info",
         "weights",

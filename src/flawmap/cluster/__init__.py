@@ -1,5 +1,5 @@
-"""Work on many machines, on Ray: archives of images are scored into tables.
+"""Work on many machines, on Ray: archives of images are scored into tables, and jobs run side by side.
 
-Folders, manifests and URLs come in; a folder of Parquet files, its parts, goes out.
+Folders, manifests, URLs and jobs come in; folders of Parquet files, and what became of the jobs, go out.
 It calls scoring, imaging, data and core.
 """

@@ -16,6 +16,7 @@ from flawmap.commands.archives import score
 from flawmap.commands.console import Output
 from flawmap.commands.decisions import calibrate, monitor
 from flawmap.commands.experiments import reproduce
+from flawmap.commands.fleet_command import fleet
 from flawmap.commands.live import export, report, results, retrain, serve, watch
 from flawmap.commands.outputs import FLAWS_FOUND, SOME_FAILED, InspectionOutputs
 from flawmap.core.errors import InputError
@@ -291,6 +292,7 @@ app.command(short_help="Serve models over HTTP.")(serve)
 app.command(short_help="Inspect what comes to a folder.")(watch)
 app.command(short_help="List or export what was inspected.")(results)
 app.command(short_help="Train again with accepted images.")(retrain)
+app.command(short_help="Train, evaluate or inspect many product types at once.")(fleet)
 app.command(short_help="Make the figures and tables of the paper again.")(reproduce)
 
 

@@ -87,7 +87,9 @@ Webhook = Annotated[str | None, typer.Option(help="Address that each result is p
 
 
 def serve(
-    models: Annotated[list[Path], typer.Argument(help="Model files; requests call them by name, without ending.")],
+    models: Annotated[
+        list[Path], typer.Argument(help="Model files, or folders of them; requests call a model by its file's name.")
+    ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; any but this machine's needs a token.")
     ] = "127.0.0.1",

@@ -49,6 +49,8 @@ def serve(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; what is under work is finished first.
 
+    Args:
+        models: files, or folders that hold some.
     Raises:
         ConfigError: two models of one name, an address that needs a token, or a port that is taken. InputError: a
             package of the extra `serve` is missing. ArtifactError: a model cannot be read. OutputError: the store.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-FILES = ("inspection", "metrics", "result", "coco", "scores", "archive")
+FILES = ("inspection", "metrics", "result", "coco", "scores", "archive", "job")
 ANSWERS = ("batch", "model", "error")  # of the service, besides results
-COMMANDS = (  # what --json prints, named by the command; monitor and demo write it to a file, too
-    *("calibrate", "data", "demo", "evaluate", "export", "info", "inspect", "monitor", "points", "report", "reproduce"),
-    *("results", "retrain", "scoring", "synth", "train", "watch", "weights", "written"),
+COMMANDS = (  # what --json prints, named by the command; monitor, demo and fleet write it to a file, too
+    *("calibrate", "data", "demo", "evaluate", "export", "fleet", "info", "inspect", "monitor", "points", "report"),
+    *("reproduce", "results", "retrain", "scoring", "synth", "train", "watch", "weights", "written"),
 )
 VERSIONS = dict.fromkeys((*FILES, *ANSWERS, *COMMANDS), 1)
 """By kind. A version rises where a field goes, or changes its type or meaning; not where one is added."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from flawmap.core.errors import ConfigError, FlawmapError, InputError
+from flawmap.core.files import natural_key
 from flawmap.core.parallel import LARGE_PIXELS, ImagePool
 from flawmap.core.records import MappedInspection
 from flawmap.core.runtime import Runtime
@@ -68,13 +70,27 @@ class Model:
 
 
 def loaded_models(paths: Sequence[Path], runtime: Runtime, roi_masks: Path | None = None) -> dict[str, Model]:
-    """Models by their files' names without endings. ConfigError: two of one name."""
+    """Models by their files' names without endings; a folder stands for the .flawmap files in it.
+
+    Raises:
+        ConfigError: two of one name, or a folder without models. See `Model.load`, too.
+    """
     models: dict[str, Model] = {}
-    for path in paths:
+    for path in chain.from_iterable(map(_files, paths)):
         if path.stem in models:
             raise ConfigError(f"two models are called {path.stem}: {models[path.stem].path} and {path}; rename one")
         models[path.stem] = Model.load(path.stem, path, runtime, roi_masks)
     return models
+
+
+def _files(path: Path) -> list[Path]:
+    """The model files that a path stands for."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.flawmap"), key=natural_key)
+    if not found:
+        raise ConfigError(f"no .flawmap file in the folder {path}; name model files, or a folder that holds some")
+    return found
 
 
 @dataclass(frozen=True)
