@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from samples import trained, write_cloth, write_flawed
 
 pytest.importorskip("ray.data", reason="needs the extra ray")
 
-from flawmap.cluster import archive
 from flawmap.cluster.archive import ArchiveOutputs, Workers, score_archive
 from flawmap.cluster.parts import COLUMNS, part_files, read_scores
 from flawmap.cluster.sources import sources_of
@@ -34,13 +32,6 @@ TINY: dict[str, Any] = {
     "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
 }
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
-
-
-@pytest.fixture(scope="session")
-def ray_started() -> Iterator[None]:
-    """One Ray for all tests."""
-    with archive.started("local"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,97 @@
+"""The rows of an archive's images as detectors give them, through Ray Data: each image once, whatever dies on the way.
+
+Ray repeats what a dead process or machine had begun, so rows come once each. Of images that kill detectors, see
+`shared.Suspects`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow
+import ray
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.exceptions import RayError
+
+import flawmap
+from flawmap.cluster import stages
+from flawmap.cluster.shared import FirstSeen, Suspects, beside
+from flawmap.core.errors import FlawmapError, LostProcessError
+from flawmap.core.files import first_few
+
+if TYPE_CHECKING:
+    from flawmap.cluster.archive import Workers
+    from flawmap.cluster.sources import Source
+
+FILES_AT_ONCE = 32  # of a reading task, at most: a task's start costs as much as some small files
+IMAGES_AT_ONCE = 4  # that are handed to a detector together
+
+
+def rows_of(
+    sources: Sequence[Source], scoring: stages.Scoring, workers: Workers, first: dict[str, str] | None
+) -> Iterator[dict[str, Any]]:
+    """The rows of images, as they are done. first: by hash the path that came first; None: duplicates are scored.
+
+    Raises:
+        ConfigError: a machine has another flawmap. OutputError: one has no room for an image. LostProcessError:
+            detectors do not start, or die whatever the image.
+    """
+    seen = None if first is None else beside(FirstSeen, first)
+    waiting = {source.path for source in sources}
+    try:
+        for row in _streamed(sources, scoring, workers, seen):
+            if row["path"] in waiting:
+                waiting.remove(row["path"])
+                yield row
+    except RayError as error:
+        raise _explained(error) from error
+    if waiting:
+        raise LostProcessError(f"Ray lost {len(waiting)} images, such as {first_few(sorted(waiting))}; run it again")
+
+
+def _streamed(
+    sources: Sequence[Source], scoring: stages.Scoring, workers: Workers, seen: Any
+) -> Iterator[dict[str, Any]]:
+    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error that ends the run is told once, by flawmap
+    actors = workers.actors or 1
+    size = max(1, min(FILES_AT_ONCE, len(sources) // (4 * actors)))
+    pieces = [sources[start : start + size] for start in range(0, len(sources), size)]
+    listed = ray.data.from_arrow(
+        [pyarrow.Table.from_pylist([one._asdict() for one in part], stages.SOURCES) for part in pieces]
+    )
+    files = listed.map_batches(
+        partial(stages.read_files, seconds=workers.read_timeout, first_seen=seen),
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=TaskPoolStrategy(size=max(2, actors)),
+        num_cpus=0,  # readers wait for disks and networks; the CPUs belong to the detectors
+    )
+    scored = files.map_batches(
+        stages.ScoreImages,
+        fn_constructor_args=(ray.put(scoring), flawmap.__version__, beside(Suspects)),
+        batch_format="pyarrow",
+        batch_size=IMAGES_AT_ONCE,
+        compute=ActorPoolStrategy(size=actors),
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus,
+    )
+    for table in scored.iter_batches(batch_format="pyarrow", batch_size=None):
+        assert isinstance(table, pyarrow.Table)
+        yield from table.to_pylist()
+
+
+def _explained(error: RayError) -> Exception:
+    """The error of flawmap for which a task or a detector ended, or what Ray says."""
+    told = str(error).strip().partition("\n")[0].rstrip(".")
+    return _within(error) or LostProcessError(f"{told}; what was scored stays, and the same command goes on")
+
+
+def _within(error: BaseException) -> FlawmapError | None:
+    """The error of flawmap that an error of Ray wraps."""
+    inner = (getattr(error, "cause", None), error.__cause__, *error.args)
+    found = next(filter(None, (_within(one) for one in inner if isinstance(one, BaseException))), None)
+    return found or (error if isinstance(error, FlawmapError) else None)
