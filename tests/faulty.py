@@ -40,7 +40,7 @@ class Slow(stages.ScoreImages):
     """Some time for each image, so that a test can interfere."""
 
     def _found(self, detector: Detector, place: Path, folder: Path) -> dict[str, Any]:
-        time.sleep(0.25)
+        time.sleep(0.15)
         return super()._found(detector, place, folder)
 
 

@@ -39,6 +39,8 @@ from flawmap.cluster.shared import DEATHS, KILLERS, Suspects, beside
 
 PLAIN = Runtime("cpu", "float32")
 ONE = Workers(actors=1)
+QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+"""A node is dead after so long, instead of half a minute."""
 TINY: dict[str, Any] = {
     "model": {"patch": 32},
     "method": {"latent": 8},
@@ -119,7 +121,7 @@ def test_a_driver_a_detector_and_a_node_are_killed(model: Path, tmp_path: Path) 
     images.mkdir()
     for place in tmp_path.glob("few-*/*.png"):
         place.rename(images / f"{place.parent.name}-{place.name}")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": QUICK})
     try:
         stays, goes = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
         first = score(cluster, model, images, out)
@@ -130,8 +132,8 @@ def test_a_driver_a_detector_and_a_node_are_killed(model: Path, tmp_path: Path) 
         assert 0 < len(before) < 40
         second = score(cluster, model, images, out)
         wait_for(lambda: len(read_scores(out, ["path"])) > len(before))
-        for one in detectors(stays):
-            one.send_signal(signal.SIGKILL)
+        (detector,) = detectors(stays)
+        detector.send_signal(signal.SIGKILL)
         cluster.remove_node(goes, allow_graceful=False)
         _, said = second.communicate(timeout=100)
         assert second.returncode == 0, said

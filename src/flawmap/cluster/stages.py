@@ -9,6 +9,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,10 +105,12 @@ class ScoreImages:
         self._killers = frozenset(killers)
 
     def __call__(self, batch: pyarrow.Table) -> Iterator[pyarrow.Table]:
-        for row in batch.to_pylist():
-            yield pyarrow.Table.from_pylist([self._row(row)], SCORED)
+        with tempfile.TemporaryDirectory(prefix="flawmap-") as folder:  # one for all: removing it may take 10 ms
+            for number in range(len(batch)):
+                (file,) = batch.slice(number, 1).to_pylist()
+                yield pyarrow.Table.from_pylist([self._row(file, Path(folder))], SCORED)
 
-    def _row(self, file: dict[str, Any]) -> dict[str, Any]:
+    def _row(self, file: dict[str, Any], folder: Path) -> dict[str, Any]:
         content = file.pop("content")
         row = file | {"model_sha256": self._scoring.model_sha256}
         if content is None:
@@ -119,16 +122,19 @@ class ScoreImages:
 
             ray.get(self._suspects.begun.remote(self._name, file["path"]))
         start = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="flawmap-") as folder, one_opencv_thread():
-            place = _beside(Path(folder), file["path"])
-            try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(content)
-                row |= in_memory(self._detector, lambda detector: self._found(detector, place, Path(folder)))
-            except Exception as error:  # one image of millions must not end the others' work
-                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                    raise OutputError(f"{platform.node()} has no room for an image in {folder}: {error}") from error
-                row["error"] = _reason(error).replace(str(place), file["path"])
+        place = _beside(folder, file["path"])
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+            with one_opencv_thread():
+                row |= in_memory(self._detector, lambda detector: self._found(detector, place, folder))
+        except Exception as error:  # one image of millions must not end the others' work
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise OutputError(f"{platform.node()} has no room for an image in {folder}: {error}") from error
+            row["error"] = _reason(error).replace(str(place), file["path"])
+        finally:
+            with suppress(OSError):  # it was not written
+                place.unlink()
         return row | {"seconds": time.perf_counter() - start}
 
     def _found(self, detector: Detector, place: Path, folder: Path) -> dict[str, Any]:

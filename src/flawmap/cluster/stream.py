@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from flawmap.cluster.sources import Source
 
 FILES_AT_ONCE = 32  # of a reading task, at most: a task's start costs as much as some small files
-IMAGES_AT_ONCE = 4  # that are handed to a detector together
 
 
 def rows_of(
@@ -74,7 +73,7 @@ def _streamed(
         stages.ScoreImages,
         fn_constructor_args=(ray.put(scoring), flawmap.__version__, beside(Suspects)),
         batch_format="pyarrow",
-        batch_size=IMAGES_AT_ONCE,
+        batch_size=None,
         compute=ActorPoolStrategy(size=actors),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,
