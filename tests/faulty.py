@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 
 from flawmap.cluster import archive, parts, stages
+from flawmap.core.errors import LostProcessError
 from flawmap.core.runtime import Runtime
 from flawmap.scoring.detector import Detector
 
@@ -34,6 +36,20 @@ class Fragile(stages.ScoreImages):
         if "full" in place.name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
         return super()._found(detector, place, folder)
+
+
+class Refusing:
+    """Suspects that let nobody start."""
+
+    def started(self, detector: str) -> None:
+        raise LostProcessError(f"{detector} must not start")
+
+
+class Doomed:
+    """A detector that asks them."""
+
+    def __init__(self, suspects: Any) -> None:
+        ray.get(suspects.started.remote("it"))
 
 
 class Slow(stages.ScoreImages):

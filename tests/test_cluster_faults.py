@@ -30,12 +30,14 @@ pytest.importorskip("ray.data", reason="needs the extra ray")
 import pyarrow
 import ray
 from ray.cluster_utils import Cluster
+from ray.exceptions import ActorDiedError
 
 import faulty
 from flawmap.cluster import archive, limits, parts, stages
 from flawmap.cluster.archive import Workers, score_archive
 from flawmap.cluster.parts import COLUMNS, part_files, read_scores
 from flawmap.cluster.shared import DEATHS, KILLERS, Suspects, beside
+from flawmap.cluster.stream import _explained
 
 PLAIN = Runtime("cpu", "float32")
 ONE = Workers(actors=1)
@@ -267,6 +269,19 @@ def test_suspects() -> None:
     suspects.begun("a", "one more")
     with pytest.raises(LostProcessError, match="more than 100 images killed their detectors, so the images are not"):
         suspects.started("a")
+
+
+def test_why_a_detector_did_not_start_is_told(ray_started: None) -> None:
+    """By the error of flawmap, however deep Ray wraps it, or else by Ray's first line."""
+    doomed = beside(faulty.Doomed, beside(faulty.Refusing))
+    with pytest.raises(ActorDiedError) as error:
+        ray.get(doomed.__ray_ready__.remote())
+    told = _explained(error.value)
+    assert (type(told), str(told)) == (LostProcessError, "it must not start")
+    expected = (
+        "The actor died unexpectedly before finishing this task; what was scored stays, and the same command goes on"
+    )
+    assert str(_explained(ActorDiedError())) == expected
 
 
 # ----------------------------------------------------------------------------------------------------- disks and models

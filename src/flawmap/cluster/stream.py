@@ -83,10 +83,16 @@ def _streamed(
         yield from table.to_pylist()
 
 
-def _explained(error: RayError) -> Exception:
+def _explained(error: RayError) -> FlawmapError:
     """The error of flawmap for which a task or a detector ended, or what Ray says."""
-    told = str(error).strip().partition("\n")[0].rstrip(".")
-    return _within(error) or LostProcessError(f"{told}; what was scored stays, and the same command goes on")
+    found = _within(error)
+    if found is None:
+        return LostProcessError(f"{_first_line(error)}; what was scored stays, and the same command goes on")
+    return type(found)(_first_line(found))  # Ray adds lines of its own
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def _within(error: BaseException) -> FlawmapError | None:
