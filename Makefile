@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types site check quick check-float32 reproduce bench bench-float32 bench-long wheels clean
+.PHONY: demo test lint types site check quick check-float32 reproduce bench bench-float32 bench-long soak soak-archive wheels clean
 
 demo: $(VENV)/installed
 	$(BIN)/flawmap demo
@@ -70,6 +70,11 @@ bench-long: $(VENV)/installed-dev
 MINUTES ?= 60
 soak: $(VENV)/installed-dev
 	nice $(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
+
+# Tiny images, 200,000 or IMAGES=N, on Ray: the memory of all processes as it goes, and no row lost.
+IMAGES ?= 200000
+soak-archive: $(VENV)/installed-dev
+	nice $(BIN)/python benchmarks/archive_soak.py --images $(IMAGES)
 
 # Everything that a machine without internet needs, for this kind of processor and Python: see docs/going-live.md.
 wheels: $(VENV)/installed

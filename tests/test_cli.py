@@ -389,7 +389,7 @@ OPTIONS = {
         "--fail-on-flaw",
         "--resume",
     }
-    | {"--page", "--pages", "--point"}
+    | {"--page", "--pages", "--point", "--read-timeout"}
     | {"--ray", "--actors", "--actor-cpus", "--actor-gpus", "--masks", "--skip-duplicates", "--dry-run"},
     "evaluate": COMMON | RUNTIME | {"MODEL", "DATASET", "--output", "--last", "--point", "--set"},
     "monitor": COMMON | RUNTIME | {"MODEL", "IMAGES", "--output", "--fail-on-drift"},

@@ -23,22 +23,20 @@ if TYPE_CHECKING:
     from flawmap.cluster.sources import Source
     from flawmap.cluster.stages import Scoring
 
-FILES_AT_ONCE = 32  # of a reading task, at most: a task's start costs as much as some small files
-IMAGES_AT_ONCE = 4  # that are handed to a detector together
-
 
 @dataclass(frozen=True)
 class Workers:
     """Who does the work. address: local (a Ray of this process), auto (the cluster of this machine) or HOST:PORT.
 
     actors: detectors; None: as many as the cluster has CPUs, or GPUs, for. cpus, gpus: of each; its torch has as many
-    threads as CPUs, one at least. gpus may be a fraction.
+    threads as CPUs, one at least. gpus may be a fraction. read_timeout: seconds that reading an image may take.
     """
 
     address: str = "local"
     actors: int | None = None
     cpus: int = 1
     gpus: float = 0.0
+    read_timeout: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,7 @@ def score_archive(
     check_installed()
     from flawmap.cluster.parts import check_run, opened_folder, read_scores  # noqa: PLC0415 - needs the extra
     from flawmap.cluster.sources import sources_of  # noqa: PLC0415
+    from flawmap.cluster.stream import rows_of  # noqa: PLC0415
 
     workers, outputs = workers or Workers(), outputs or ArchiveOutputs()
     scoring = _scoring(model, workers, outputs, runtime or Runtime(), point)
@@ -115,7 +114,7 @@ def score_archive(
         first = {row["image_sha256"]: row["duplicate_of"] or row["path"] for row in before if row["image_sha256"]}
         waiting = [source for source in sources if source.path not in done]
         workers = replace(workers, actors=workers.actors or _most_actors(workers))
-        rows = _rows(waiting, scoring, workers, first if outputs.skip_duplicates else None)
+        rows = rows_of(waiting, scoring, workers, first if outputs.skip_duplicates else None)
         return _gathered(rows, parts, summary, workers, events)
 
 
@@ -205,47 +204,6 @@ def _most_actors(workers: Workers) -> int:
     rooms = [has.get("CPU", 0) / workers.cpus] if workers.cpus else []
     rooms += [has.get("GPU", 0) / workers.gpus] if workers.gpus else []
     return max(1, int(min(rooms, default=1)))
-
-
-def _rows(
-    sources: Sequence[Source], scoring: Scoring, workers: Workers, first: dict[str, str] | None
-) -> Iterator[dict[str, Any]]:
-    """The rows of images, as they are done. first: by hash the path that came first; None: duplicates are scored."""
-    import pyarrow  # noqa: PLC0415 - of the extra
-    import ray  # noqa: PLC0415
-    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy  # noqa: PLC0415
-
-    from flawmap.cluster.stages import SOURCES, FirstSeen, ScoreImages, read_files  # noqa: PLC0415
-
-    DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    actors = workers.actors or 1
-    seen = None if first is None else ray.remote(num_cpus=0)(FirstSeen).remote(first)
-    size = max(1, min(FILES_AT_ONCE, len(sources) // (4 * actors)))
-    pieces = [sources[start : start + size] for start in range(0, len(sources), size)]
-    listed = ray.data.from_arrow(
-        [pyarrow.Table.from_pylist([one._asdict() for one in part], SOURCES) for part in pieces]
-    )
-    files = listed.map_batches(
-        read_files,
-        batch_format="pyarrow",
-        batch_size=None,
-        fn_kwargs={"first_seen": seen},
-        compute=TaskPoolStrategy(size=max(2, actors)),
-        num_cpus=0,  # readers wait for disks and networks; the CPUs belong to the detectors
-    )
-    scored = files.map_batches(
-        ScoreImages,
-        fn_constructor_args=(ray.put(scoring),),
-        batch_format="pyarrow",
-        batch_size=IMAGES_AT_ONCE,
-        compute=ActorPoolStrategy(size=actors),
-        num_cpus=workers.cpus,
-        num_gpus=workers.gpus,
-    )
-    for table in scored.iter_batches(batch_format="pyarrow", batch_size=None):
-        assert isinstance(table, pyarrow.Table)
-        yield from table.to_pylist()
 
 
 def _gathered(

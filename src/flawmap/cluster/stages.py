@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +18,11 @@ import numpy as np
 import pyarrow
 import torch
 
+import flawmap
+from flawmap.cluster.limits import in_memory, within
 from flawmap.cluster.parts import COLUMNS
 from flawmap.cluster.sources import is_url, opened_system
-from flawmap.core.errors import InputError
+from flawmap.core.errors import ConfigError, InputError, OutputError
 from flawmap.core.runtime import Runtime
 from flawmap.imaging.reading import opened_image
 from flawmap.imaging.threads import one_opencv_thread
@@ -50,15 +56,16 @@ class Scoring(NamedTuple):
     threads: int
 
 
-def read_files(batch: pyarrow.Table, first_seen: Any = None) -> Iterator[pyarrow.Table]:
+def read_files(batch: pyarrow.Table, seconds: float, first_seen: Any = None) -> Iterator[pyarrow.Table]:
     """SOURCES to FILES, an image at a time: its bytes and their hash, or why they cannot be had.
 
-    first_seen: a handle of `FirstSeen`; images whose bytes came before are marked and not handed on. None: all are.
+    seconds: that each may take. first_seen: a handle of `shared.FirstSeen`; images whose bytes came before are marked
+    and not handed on. None: all are.
     """
     for source in batch.to_pylist():
         row: dict[str, Any] = {"path": source["path"]}
         try:
-            row["content"] = _content(source["place"])
+            row["content"] = within(seconds, partial(_content, source["place"]))
             row["image_sha256"] = hashlib.sha256(row["content"]).hexdigest()
         except Exception as error:  # a file system's driver may raise what it wants; the archive goes on
             row["error"] = _reason(error)
@@ -71,52 +78,67 @@ def read_files(batch: pyarrow.Table, first_seen: Any = None) -> Iterator[pyarrow
         yield pyarrow.Table.from_pylist([row], FILES)
 
 
-class FirstSeen:
-    """Which path came first with some bytes. Asked again by the same path it answers the same, so a task may be
-    repeated."""
-
-    def __init__(self, before: Mapping[str, str]) -> None:
-        self._first = dict(before)
-
-    def claim(self, digest: str, path: str) -> str:
-        """The path that came first with the bytes of this SHA-256."""
-        return self._first.setdefault(digest, path)
-
-
 class ScoreImages:
     """A detector that stays, and scores FILES to SCORED. What cannot be scored is a row with an error."""
 
-    def __init__(self, stored: Any) -> None:
-        """stored: a `Scoring` in Ray's object store, so that all machines score by the very same model."""
+    def __init__(self, stored: Any, version: str, suspects: Any) -> None:
+        """A detector on this machine.
+
+        Args:
+            stored: a `Scoring` in Ray's object store, so that all machines score by the very same model.
+            version: of the flawmap that stored it. suspects: a handle of `shared.Suspects`.
+        Raises:
+            ConfigError: this machine has another version.
+        """
         import ray  # noqa: PLC0415 - of the extra
 
+        if flawmap.__version__ != version:
+            raise ConfigError(
+                f"{platform.node()} has flawmap {flawmap.__version__}, and this run is by {version}; "
+                "install the same version on every machine"
+            )
         scoring: Scoring = ray.get(stored)
         torch.set_num_threads(scoring.threads)
         self._scoring, self._detector = scoring, Detector.of(scoring.artifact, scoring.runtime)
+        self._suspects, self._name = suspects, ray.get_runtime_context().get_actor_id()
+        self._died, killers = ray.get(suspects.started.remote(self._name))
+        self._killers = frozenset(killers)
 
     def __call__(self, batch: pyarrow.Table) -> Iterator[pyarrow.Table]:
-        for row in batch.to_pylist():
-            yield pyarrow.Table.from_pylist([self._row(row)], SCORED)
+        with tempfile.TemporaryDirectory(prefix="flawmap-") as folder:  # one for all: removing it may take 10 ms
+            for number in range(len(batch)):
+                (file,) = batch.slice(number, 1).to_pylist()
+                yield pyarrow.Table.from_pylist([self._row(file, Path(folder))], SCORED)
 
-    def _row(self, file: dict[str, Any]) -> dict[str, Any]:
+    def _row(self, file: dict[str, Any], folder: Path) -> dict[str, Any]:
         content = file.pop("content")
         row = file | {"model_sha256": self._scoring.model_sha256}
         if content is None:
             return row
+        if file["path"] in self._killers:
+            return row | {"error": "it killed its detector, again and again; try it by flawmap inspect without --ray"}
+        if self._died:
+            import ray  # noqa: PLC0415 - of the extra
+
+            ray.get(self._suspects.begun.remote(self._name, file["path"]))
         start = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="flawmap-") as folder, one_opencv_thread():
-            place = _beside(Path(folder), file["path"])
-            try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(content)
-                row |= self._found(place, Path(folder))
-            except Exception as error:  # one image of millions must not end the others' work
-                row["error"] = _reason(error).replace(str(place), file["path"])
+        place = _beside(folder, file["path"])
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+            with one_opencv_thread():
+                row |= in_memory(self._detector, lambda detector: self._found(detector, place, folder))
+        except Exception as error:  # one image of millions must not end the others' work
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise OutputError(f"{platform.node()} has no room for an image in {folder}: {error}") from error
+            row["error"] = _reason(error).replace(str(place), file["path"])
+        finally:
+            with suppress(OSError):  # it was not written
+                place.unlink()
         return row | {"seconds": time.perf_counter() - start}
 
-    def _found(self, place: Path, folder: Path) -> dict[str, Any]:
+    def _found(self, detector: Detector, place: Path, folder: Path) -> dict[str, Any]:
         """What `flawmap inspect` finds in an image, by the same steps."""
-        detector = self._detector
         with opened_image(place, detector.config.images) as image:
             builder = InspectionBuilder(detector.point(self._scoring.threshold))
             for band in detector.scan(image):

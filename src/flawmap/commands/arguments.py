@@ -195,6 +195,7 @@ def inspect(
     actors: opt.Actors = None,
     actor_cpus: opt.ActorCpus = 1,
     actor_gpus: opt.ActorGpus = 0.0,
+    read_timeout: opt.ReadTimeout = 60.0,
     masks: opt.Masks = False,
     skip_duplicates: opt.SkipDuplicates = False,
     dry_run: opt.DryRun = False,
@@ -213,13 +214,13 @@ def inspect(
         refused["--roi-masks"] = roi_masks is not None
         given: dict[str, Any] = {
             **{"model": model, "inputs": images, "out": output, "point": point, "dry_run": dry_run},
-            "workers": (ray, actors, actor_cpus, actor_gpus),
+            "workers": (ray, actors, actor_cpus, actor_gpus, read_timeout),
             "outputs": (threshold, masks, skip_duplicates),
             "runtime": Runtime(device, precision, engine),
         }
         score(out, given, refused=refused, fail_on_flaw=fail_on_flaw)
         return
-    if actors or actor_cpus != 1 or actor_gpus or masks or skip_duplicates or dry_run:
+    if actors or actor_cpus != 1 or actor_gpus or read_timeout != 60 or masks or skip_duplicates or dry_run:
         raise typer.BadParameter("--actors, --masks, --skip-duplicates, --dry-run and so on need --ray local")
     if pages and page is not None:
         raise typer.BadParameter("--page takes one page and --pages all of them; give one of the two")

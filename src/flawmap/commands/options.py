@@ -137,6 +137,7 @@ Actors = Annotated[
 ]
 ActorCpus = Annotated[int, typer.Option(min=1, help="With --ray: CPUs of each detector, and torch's threads.")]
 ActorGpus = Annotated[float, typer.Option(min=0, help="With --ray: GPUs of each detector; may be a fraction.")]
+ReadTimeout = Annotated[float, typer.Option(min=0.001, help="With --ray: seconds that reading an image may take.")]
 Masks = Annotated[bool, switch("masks", "With --ray: also write masks, PNG.")]
 SkipDuplicates = Annotated[bool, switch("skip-duplicates", "With --ray: score images with equal bytes once.")]
 DryRun = Annotated[bool, switch("dry-run", "With --ray: say what is to be done, and stop.")]
