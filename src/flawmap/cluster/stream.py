@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow
 import ray
-from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources, TaskPoolStrategy
 from ray.exceptions import RayError
 
 import flawmap
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flawmap.cluster.archive import Workers
     from flawmap.cluster.sources import Source
 
+READ_AHEAD = 512 * 2**20  # bytes of files that wait for detectors, about
 FILES_AT_ONCE = 32  # of a reading task, at most: a task's start costs as much as some small files
 
 
@@ -54,8 +55,24 @@ def rows_of(
 def _streamed(
     sources: Sequence[Source], scoring: stages.Scoring, workers: Workers, seen: Any
 ) -> Iterator[dict[str, Any]]:
-    DataContext.get_current().enable_progress_bars = False
+    with DataContext.current(_context()):
+        scored = _planned(sources, scoring, workers, seen)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error that ends the run is told once, by flawmap
+    for table in scored.iter_batches(batch_format="pyarrow", batch_size=None):
+        assert isinstance(table, pyarrow.Table)
+        yield from table.to_pylist()
+
+
+def _context() -> DataContext:
+    """Ray Data's settings for one run; those of the process stay as they are."""
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.execution_options.resource_limits = ExecutionResources(object_store_memory=READ_AHEAD)
+    return context
+
+
+def _planned(sources: Sequence[Source], scoring: stages.Scoring, workers: Workers, seen: Any) -> Dataset:
+    """The stages of the stream, not begun yet."""
     actors = workers.actors or 1
     size = max(1, min(FILES_AT_ONCE, len(sources) // (4 * actors)))
     pieces = [sources[start : start + size] for start in range(0, len(sources), size)]
@@ -69,7 +86,7 @@ def _streamed(
         compute=TaskPoolStrategy(size=max(2, actors)),
         num_cpus=0,  # readers wait for disks and networks; the CPUs belong to the detectors
     )
-    scored = files.map_batches(
+    return files.map_batches(
         stages.ScoreImages,
         fn_constructor_args=(ray.put(scoring), flawmap.__version__, beside(Suspects)),
         batch_format="pyarrow",
@@ -78,9 +95,6 @@ def _streamed(
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,
     )
-    for table in scored.iter_batches(batch_format="pyarrow", batch_size=None):
-        assert isinstance(table, pyarrow.Table)
-        yield from table.to_pylist()
 
 
 def _explained(error: RayError) -> FlawmapError:
