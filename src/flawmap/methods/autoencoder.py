@@ -34,7 +34,17 @@ from flawmap.methods.settings import (
 )
 from flawmap.nets.adversarial import AdversarialAutoencoder
 from flawmap.nets.autoencoder import Autoencoder, NetworkShape, reach, spacing
-from flawmap.nets.engines import ENGINES, Reconstruct, choose_engine, engine_for, start_engine
+from flawmap.nets.engines import (
+    ENGINES,
+    Graph,
+    Run,
+    Runnable,
+    all_layers,
+    choose_engine,
+    engine_for,
+    half_layers,
+    start_engine,
+)
 from flawmap.nets.initialisation import initialise
 from flawmap.nets.variational import VariationalAutoencoder, fixed_noise
 from flawmap.nets.weights import weights_summary
@@ -47,10 +57,14 @@ Decode = Callable[..., Decoded]
 Network = TypeVar("Network", bound=nn.Module)
 
 
+def network_shape(config: Config) -> NetworkShape:
+    """What the settings say of the method's network."""
+    return NetworkShape(config.model.patch, config.model.channels or 1, _settings(config).latent)
+
+
 def build_network(config: Config) -> Autoencoder:
     """The method's network, with weights that are not initialised yet. The caller's random state stays as it is."""
-    method = _settings(config)
-    shape = NetworkShape(config.model.patch, config.model.channels or 1, method.latent)
+    method, shape = _settings(config), network_shape(config)
     with torch.random.fork_rng(devices=()):
         if isinstance(method, AdversarialSettings):
             return AdversarialAutoencoder(shape, joint=isinstance(method, BiGANSettings))
@@ -143,29 +157,40 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     if state.graph is None:
         network = restored(config, state.tensors)
         placed = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = start_engine(engine, state.graph or placed, precision)
-    once = config.tiling.encoder == "image"
+        *encoder, rest = _layers(config, placed)
+    else:
+        *encoder, rest = _graphs(config, state.graph)
+    run = start_engine(engine, rest, precision)
     if "probability" in names or "features" in names:  # of torch alone, which runs no exported network
         decode = (sampled if "probability" in names else matched)(config, placed, device, precision)
-    elif once:
-        decode = lambda _, features: Decoded(_run(placed.decoded, features, device, precision))  # noqa: E731
     else:
-        decode = lambda patches: Decoded(_run(run, patches, device, precision))  # noqa: E731
+        # The patches, or their features.
+        decode = lambda *given: Decoded(_run(run, given[-1], device, precision))  # noqa: E731
     if any(name in LATENT for name in names):
         decode = measured(config, placed, state.tensors, decode, precision)
     batch = ENGINES[engine].batch if device.type == "cpu" else BATCH_ELSEWHERE
     found = comparing(config, decode, device, precision, batch)
-    return replace(found, encoder=image_encoder(placed, device, precision)) if once else found
+    if not encoder:
+        return found
+    encode, shape = start_engine(engine, encoder[0], precision), network_shape(config)
+    own = ImageEncoder(lambda image: _run(encode, image, device, precision), spacing(shape), reach(shape))
+    return replace(found, encoder=own)
 
 
-def image_encoder(network: Autoencoder, device: torch.device, precision: torch.dtype) -> ImageEncoder:
-    """The encoder of a network, up to the layer before the latent vector, over whole images."""
+def _layers(config: Config, network: Autoencoder) -> tuple[Runnable, ...]:
+    """What an engine runs: the network, or its encoder and what follows."""
+    return half_layers(network) if config.tiling.encoder == "image" else (all_layers(network),)
 
-    def encode(image: Tensor) -> Tensor:
-        with autocast(device, precision):
-            return network.features(image.contiguous(memory_format=torch.channels_last))
 
-    return ImageEncoder(encode, spacing(network.shape), reach(network.shape))
+def _graphs(config: Config, graph: Graph) -> tuple[Runnable, ...]:
+    """The same of an exported network. ConfigError: it was exported for the other kind of `tiling.encoder`."""
+    exported = "patches" if graph.encoder is None else "image"
+    if exported != config.tiling.encoder:
+        raise ConfigError(
+            f"the exported network has tiling.encoder {exported}, got {config.tiling.encoder}; use the .flawmap file, "
+            "or leave it as it is"
+        )
+    return (graph,) if graph.encoder is None else (graph.encoder, graph)
 
 
 def restored(config: Config, tensors: dict[str, Tensor]) -> Autoencoder:
@@ -262,7 +287,7 @@ def matched(config: Config, network: Autoencoder, device: torch.device, precisio
     return decode
 
 
-def _run(run: Reconstruct, given: Tensor, device: torch.device, precision: torch.dtype) -> Tensor:
+def _run(run: Run, given: Tensor, device: torch.device, precision: torch.dtype) -> Tensor:
     with autocast(device, precision):
         return run(given.contiguous(memory_format=torch.channels_last)).float().contiguous()
 
