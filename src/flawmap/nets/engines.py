@@ -26,6 +26,8 @@ BATCH = 32  # patches at once on a CPU at most: more exceed its caches, and SSIM
 Run = Callable[[Tensor], Tensor]
 """What a network does: (N, C, P, P) patches to their reconstructions, or a part of that."""
 
+Shape = tuple[int | str, ...]
+
 OPSET, IR_VERSION = 13, 8  # of the ONNX model: old enough for every release of both engines that is taken
 COMPILED = 4  # networks that an engine keeps compiled, for batch sizes and numbers of cores; a detector needs two
 
@@ -43,15 +45,12 @@ class Graph(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """A network on its device, or a part of it: layers in a row.
-
-    given, made: what goes in and comes out. shape: of what goes in; None: any number.
-    """
+    """A network on its device, or a part of it: layers in a row. given, made: what goes in and comes out, with names
+    for the sides of any length."""
 
     layers: nn.Sequential
-    given: str
-    made: str
-    shape: tuple[int | None, ...]
+    given: tuple[str, Shape]
+    made: tuple[str, Shape]
 
 
 Runnable = Layers | Graph
@@ -60,20 +59,23 @@ Runnable = Layers | Graph
 
 def all_layers(network: Autoencoder) -> Layers:
     """Patches to reconstructions. A network that gives a distribution decodes its mean, as its `forward` does."""
-    layers, (patch, channels, _) = nn.Sequential(*network.encoder, *network.decoder), network.shape
-    return Layers(layers, "patches", "reconstructions", (None, channels, patch, patch))
+    (patch, channels, _), layers = network.shape, nn.Sequential(*network.encoder, *network.decoder)
+    shape: Shape = ("N", channels, patch, patch)
+    return Layers(layers, ("patches", shape), ("reconstructions", shape))
 
 
 def half_layers(network: Autoencoder) -> tuple[Layers, Layers]:
     """Images to features, and patches' features to reconstructions."""
     *before, last = network.encoder
     assert isinstance(last, nn.Conv2d)
-    side = network.shape.patch // spacing(network.shape)
-    features, rest = nn.Sequential(*before), nn.Sequential(last, *network.decoder)
-    return (
-        Layers(features, "image", "features", (1, network.shape.channels, None, None)),
-        Layers(rest, "features", "reconstructions", (None, last.in_channels, side, side)),
+    patch, channels, _ = network.shape
+    side, number = patch // spacing(network.shape), last.in_channels
+    image = Layers(
+        nn.Sequential(*before), ("image", (1, channels, "H", "W")), ("features", (1, number, "rows", "columns"))
     )
+    rest = nn.Sequential(last, *network.decoder)
+    ends = ("features", ("N", number, side, side)), ("reconstructions", ("N", channels, patch, patch))
+    return image, Layers(rest, *ends)
 
 
 class Engine(NamedTuple):
@@ -162,18 +164,14 @@ def onnx_model(network: Layers) -> bytes:
     from onnx import TensorProto, helper  # noqa: PLC0415 - an extra
 
     layers = list(network.layers)
-    names = [network.given, *(f"layer{number}" for number in range(1, len(layers))), network.made]
+    names = [network.given[0], *(f"layer{number}" for number in range(1, len(layers))), network.made[0]]
     nodes, weights = [], []
     for layer, before, after in zip(layers, names, names[1:], strict=False):
         node, constants = _node(layer, before, after)
         nodes.append(node)
         weights += constants
-    shapes = network.shape, (network.shape[0], None, None, None)
     ends = [
-        helper.make_tensor_value_info(
-            name, TensorProto.FLOAT, [axis if side is None else side for axis, side in zip("NCHW", shape, strict=True)]
-        )
-        for name, shape in zip((network.given, network.made), shapes, strict=True)
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (network.given, network.made)
     ]
     graph = helper.make_graph(nodes, "autoencoder", ends[:1], ends[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
