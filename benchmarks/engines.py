@@ -24,7 +24,7 @@ from flawmap.methods.config import Config
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.nets.engines import Reconstruct, start_engine
+from flawmap.nets.engines import Run, all_layers, start_engine
 from flawmap.nets.initialisation import initialise
 from measuring import Row, medians, parsed, parser, report
 
@@ -46,9 +46,9 @@ def initialised(config: Config, patches: Tensor) -> Autoencoder:
     return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
-def started(engine: str, network: Autoencoder, precision: torch.dtype) -> Reconstruct:
+def started(engine: str, network: Autoencoder, precision: torch.dtype) -> Run:
     """The network in an engine, as a detector runs it. InputError: the engine is not installed."""
-    run = start_engine(engine, network, precision)
+    run = start_engine(engine, all_layers(network), precision)
 
     def reconstruct(patches: Tensor) -> Tensor:
         with autocast(CPU, precision):
@@ -62,7 +62,7 @@ def measure(config: Config, batches: Sequence[int], repeats: int) -> list[Row]:
     """A row for each batch size and variant; of one that cannot run here, a row that says why."""
     side, generator = config.model.patch, torch.Generator().manual_seed(SEED)
     patches = torch.rand(max(INIT_PATCHES, *batches), config.model.channels or 1, side, side, generator=generator)
-    runs: dict[str, Reconstruct] = {}
+    runs: dict[str, Run] = {}
     missing: dict[str, str] = {}
     for engine, precision in VARIANTS:
         name = f"{engine} {str(precision).removeprefix('torch.')}"

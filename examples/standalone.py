@@ -23,6 +23,15 @@ from PIL import Image
 Map = NDArray[Any]
 
 
+def opened_network(path: str) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def spacing(patch: int) -> int:
+    """Pixels between the features of an encoder that sees an image once."""
+    return 32 if patch == 256 else 16
+
+
 def blur(values: Map, weights: Map) -> Map:
     """Weighted means of a separable window; the border mirrors without repeating the outermost pixel."""
     return np.asarray(cv2.sepFilter2D(values, cv2.CV_64F, weights, weights, borderType=cv2.BORDER_REFLECT_101))
@@ -33,15 +42,23 @@ def gaussian(size: int, sigma: float) -> Map:
     return np.asarray(weights / weights.sum())
 
 
-def reconstructed(session: onnxruntime.InferenceSession, image: Map, patch: int, tiling: dict[str, Any]) -> Map:
+def reconstructed(model: str, image: Map, patch: int, tiling: dict[str, Any]) -> Map:
     """Overlapping patches through the network, averaged; the last row and column lie flush with the border."""
+    session, features, apart, once = opened_network(model), image, spacing(patch), tiling["encoder"] == "image"
+    if once:
+        features = opened_network(f"{model}-encoder").run(None, {"image": image[None, None].astype(np.float32)})[0][0]
     tops, lefts = ([*range(0, side - patch, tiling["stride"]), side - patch] for side in image.shape)
     weights = np.sin(np.pi * (np.arange(patch) + 0.5) / patch) ** 2 if tiling["weights"] == "hann" else np.ones(patch)
     window = np.outer(weights, weights)
     total, cover = np.zeros(image.shape), np.zeros(image.shape)
     for top in tops:
-        cut = np.stack([image[top : top + patch, left : left + patch] for left in lefts])[:, None]
-        for left, made in zip(lefts, session.run(None, {"patches": cut.astype(np.float32)})[0], strict=True):
+        if once:
+            rows, side = features[:, top // apart : (top + patch) // apart], patch // apart
+            given = {"features": np.stack([rows[:, :, left // apart : left // apart + side] for left in lefts])}
+        else:
+            cut = np.stack([image[top : top + patch, left : left + patch] for left in lefts])[:, None]
+            given = {"patches": cut.astype(np.float32)}
+        for left, made in zip(lefts, session.run(None, given)[0], strict=True):
             place = np.s_[top : top + patch, left : left + patch]
             total[place] += made[0] * window
             cover[place] += window
@@ -74,16 +91,16 @@ def rarity(values: Map, tail: dict[str, Any]) -> Map:
     return np.asarray(np.interp(values, table, tail["evidence"]) + beyond / math.log(10))
 
 
-def evidence(residuals: list[Map], profile: dict[str, Any]) -> Map:
+def evidence(residuals: list[Map], profile: dict[str, Any], shape: tuple[int, int]) -> Map:
     """Each residual at each scale as a z-score of good images at that distance from the border, then its rarity."""
-    height, width = residuals[0].shape
+    height, width = shape
     down, across = np.arange(height), np.arange(width)
     border = np.minimum(np.minimum(down, height - 1 - down)[:, None], np.minimum(across, width - 1 - across))
     total = np.zeros((height, width))
     for layer in profile["layers"]:
         if layer["weight"] > 0:
             near = np.minimum(border, len(layer["mean"]) - 1)
-            residual = smoothed(residuals[layer["part"]], layer["scale"])
+            residual = smoothed(residuals[layer["part"]], layer["scale"])[:height, :width]
             found = rarity((residual - np.array(layer["mean"])[near]) / np.array(layer["spread"])[near], layer["tail"])
             total += layer["weight"] * np.where(found > 6, 6 + np.log1p(np.maximum(found - 6, 0)), found)
     return rarity(total, profile["total"])
@@ -116,8 +133,7 @@ def decided(values: Map, point: dict[str, Any]) -> Map:
 
 def inspected(model: str, path: str) -> tuple[Map, Map]:
     """The evidence map and the mask of an image."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    header = json.loads(session.get_modelmeta().custom_metadata_map["flawmap"])
+    header = json.loads(opened_network(model).get_modelmeta().custom_metadata_map["flawmap"])
     config, point = header["config"], header["points"][header["active"]]
     stored = np.asarray(Image.open(path))
     white = config["images"]["white"] or np.iinfo(stored.dtype).max
@@ -126,10 +142,14 @@ def inspected(model: str, path: str) -> tuple[Map, Map]:
     image, scale = whole[top:bottom, left:right], config["images"]["scale"]
     size = tuple(scale) if isinstance(scale, list) else tuple(round(side * scale) for side in image.shape[::-1])
     small = image if size == image.shape[::-1] else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    small = small.astype(np.float64)
-    made = reconstructed(session, small, config["model"]["patch"], config["tiling"])
+    small, (height, width) = small.astype(np.float64), small.shape
+    if config["tiling"]["encoder"] == "image":  # its sides become multiples of the distance of features
+        apart = spacing(config["model"]["patch"])
+        small = np.pad(small, [(0, -height % apart), (0, -width % apart)], mode="reflect")
+    made = reconstructed(model, small, config["model"]["patch"], config["tiling"])
     by_name = {"ssim": ssim_residual(small, made, config["residual"]["ssim"]), "l2": (made - small) ** 2}
-    values = evidence([by_name[part] for part in config["evidence"]["parts"]], header["evidence"])
+    residuals = [by_name[part] for part in config["evidence"]["parts"]]
+    values = evidence(residuals, header["evidence"], (height, width))
     large = cv2.resize(values.astype(np.float32), image.shape[::-1], interpolation=cv2.INTER_LINEAR)
     full = np.zeros(whole.shape, np.float32)
     full[top:bottom, left:right] = large

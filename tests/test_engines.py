@@ -32,7 +32,7 @@ from flawmap.methods.interface import PatchScores
 from flawmap.methods.overrides import override, parse
 from flawmap.methods.presets import preset
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.nets.engines import COMPILED, ENGINES, onnx_model, start_engine
+from flawmap.nets.engines import COMPILED, ENGINES, all_layers, onnx_model, start_engine
 from flawmap.nets.initialisation import initialise
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact, save_artifact
@@ -65,6 +65,7 @@ def settings(channels: int = 1, **changes: Any) -> Config:
 
 
 VAE = settings(method={"name": "vae", "latent": 8}, residual={"name": "l2"})
+ONCE = settings(tiling={"encoder": "image", "stride": 16})
 
 
 def initialised(config: Config) -> Autoencoder:
@@ -106,7 +107,7 @@ def test_the_model_is_valid_and_says_its_shapes(patch: int, channels: int) -> No
     """ONNX's own checker accepts it and infers the shapes that it states: any number of patches of the side P."""
     onnx = pytest.importorskip("onnx")
     config = override(settings(channels), {"model": {"patch": patch}, "method": {"latent": 4}})
-    model = onnx.load_from_string(onnx_model(build_network(config)))
+    model = onnx.load_from_string(onnx_model(all_layers(build_network(config))))
     onnx.checker.check_model(model, full_check=True)
     for value in (*model.graph.input, *model.graph.output):
         found = [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
@@ -118,7 +119,7 @@ def test_the_model_holds_the_weights_as_they_are() -> None:
     """Every weight and bias of encoder and decoder, bit for bit, and the layers in their order."""
     onnx = pytest.importorskip("onnx")
     network = initialised(settings(3))
-    graph = onnx.load_from_string(onnx_model(network)).graph
+    graph = onnx.load_from_string(onnx_model(all_layers(network))).graph
     kept = [onnx.numpy_helper.to_array(constant) for constant in graph.initializer]
     own = [*network.encoder.parameters(), *network.decoder.parameters()]
     assert all(np.array_equal(a, b.detach().numpy()) for a, b in zip(kept, own, strict=True))
@@ -135,7 +136,7 @@ def test_the_model_holds_the_weights_as_they_are() -> None:
 def test_an_engine_reconstructs_as_torch(engine: str, config: Config) -> None:
     """To 1e-4 in any number of patches; a variational network decodes its mean."""
     network = initialised(config)
-    reconstruct = start_engine(engine, network, torch.float32)
+    reconstruct = start_engine(engine, all_layers(network), torch.float32)
     for count in (1, 5, 2):
         patches = random_patches(config, count, seed=count)
         found = reconstruct(patches)
@@ -146,8 +147,8 @@ def test_an_engine_reconstructs_as_torch(engine: str, config: Config) -> None:
 @pytest.mark.parametrize("engine", OTHERS)
 @pytest.mark.parametrize(
     "config",
-    [settings(), settings(3), settings(method={"name": "l2", "latent": 8}), VAE],
-    ids=["grey", "colour", "l2", "vae"],
+    [settings(), settings(3), settings(method={"name": "l2", "latent": 8}), VAE, ONCE],
+    ids=["grey", "colour", "l2", "vae", "encoded once"],
 )
 def test_an_engine_s_maps_are_those_of_torch(engine: str, config: Config) -> None:
     """Whole residual maps and reconstructions agree to 1e-4."""
@@ -200,7 +201,10 @@ def test_a_detector_gives_an_engine_its_own_batch(engine: str) -> None:
 def test_many_sizes_of_batches() -> None:
     """OpenVINO compiles for every size that it meets, keeps a few, and compiles again when one comes back."""
     network = initialised(settings())
-    reconstruct, patches = start_engine("openvino", network, torch.float32), random_patches(settings(), COMPILED + 2)
+    reconstruct, patches = (
+        start_engine("openvino", all_layers(network), torch.float32),
+        random_patches(settings(), COMPILED + 2),
+    )
     for count in (*range(1, COMPILED + 3), 1):
         torch.testing.assert_close(reconstruct(patches[:count]), network(patches[:count]), rtol=0, atol=1e-4)
 
@@ -208,7 +212,7 @@ def test_many_sizes_of_batches() -> None:
 @OPENVINO
 def test_openvino_reports_nothing() -> None:
     """The package that reports an import of openvino is never loaded, and can be afterwards by who wants it."""
-    start_engine("openvino", initialised(settings()), torch.float32)
+    start_engine("openvino", all_layers(initialised(settings())), torch.float32)
     assert "openvino" in sys.modules
     assert "openvino_telemetry" not in sys.modules
 
@@ -315,7 +319,7 @@ def test_a_missing_package(engine: str, package: str, tmp_path: Path, monkeypatc
 @OPENVINO
 def test_bfloat16_where_openvino_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would run in float32 without a word, and the figures would be said to be of bfloat16."""
-    start_engine("openvino", initialised(settings()), torch.float32)
+    start_engine("openvino", all_layers(initialised(settings())), torch.float32)
     monkeypatch.setattr(sys.modules["openvino"].Core, "get_property", lambda *_: ["FP32"])
     assert message_of(lambda: detector_of(settings(), "openvino", "bfloat16"), ConfigError) == (
         "the engine openvino has no bfloat16 on this processor; use --precision float32, or --engine torch"
@@ -325,6 +329,6 @@ def test_bfloat16_where_openvino_has_none(monkeypatch: pytest.MonkeyPatch) -> No
 def test_onnxruntime_takes_float32_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` is what the engine can do, whatever the processor has."""
     monkeypatch.setattr("flawmap.core.device.has_bfloat16", lambda device: True)
-    monkeypatch.setattr("flawmap.methods.autoencoder.start_engine", lambda engine, network, precision: network)
+    monkeypatch.setattr("flawmap.methods.autoencoder.start_engine", lambda engine, layers, precision: layers.layers)
     detector = Detector.of(artifact_of(settings()), Runtime(engine="onnxruntime"))
     assert (detector.scorer.device, detector.scorer.precision) == (torch.device("cpu"), torch.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import flawmap
 from flawmap.commands import export as module
 from flawmap.commands.cli import main
 from flawmap.commands.export import export
-from flawmap.core.errors import ArtifactError
+from flawmap.core.errors import ArtifactError, ConfigError
 from flawmap.core.runtime import Runtime
 from flawmap.data.defects import add_flaw
 from flawmap.data.synthetic import good_images
@@ -24,7 +25,7 @@ from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.exported import read_exported
-from flawmap.scoring.model_file import load_artifact, version_hash
+from flawmap.scoring.model_file import load_artifact, save_artifact, version_hash
 
 SMALL: dict[str, Any] = {
     "model": {"patch": 32},
@@ -73,6 +74,67 @@ def test_an_export_is_the_model(made: Path, name: str, engine: str) -> None:
         assert np.abs(before.residual - after.residual).max() <= 1e-3 * before.threshold
         assert np.array_equal(before.mask, after.mask)
         assert (before.verdict, before.p_value) == (after.verdict, after.p_value)
+
+
+@pytest.fixture(scope="module")
+def once(made: Path) -> Path:
+    """`once.flawmap`, the same network whose encoder sees an image once, and its exports."""
+    artifact = load_artifact(made / "m.flawmap")
+    tiling = {"encoder": "image", "stride": 16}
+    save_artifact(replace(artifact, config=override(artifact.config, {"tiling": tiling})), made / "once.flawmap")
+    for form in ("onnx", "openvino"):
+        export(made / "once.flawmap", [made / "flawed"], form)
+    return made
+
+
+@pytest.mark.parametrize(("name", "files"), [("once.onnx", 2), ("once.xml", 5)])
+def test_encoder_and_rest_are_two_networks(once: Path, name: str, files: int, tmp_path: Path) -> None:
+    """The same map as torch's; without the encoder, or with another, nothing is read."""
+    original, exported = Detector.load(once / "once.flawmap", FLOAT32), Detector.load(once / name)
+    for path in (once / "flawed").iterdir():
+        before, after = original.inspect(path), exported.inspect(path)
+        assert np.abs(before.residual - after.residual).max() <= 1e-3 * before.threshold
+    moved = [once / name, once / f"{name}-encoder"]
+    if name.endswith(".xml"):
+        moved += [once / f"once{suffix}" for suffix in (".bin", ".json", ".bin-encoder")]
+    assert len(moved) == files
+    for path in moved:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert Detector.load(tmp_path / name).scorer.encoder is not None
+    encoder = tmp_path / f"{name}-encoder"
+    encoder.write_bytes(encoder.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="is damaged: its content does not have the SHA-256"):
+        Detector.load(tmp_path / name)
+    encoder.unlink()
+    with pytest.raises(
+        ArtifactError, match=r"no exported model .*: No such file or directory \(.*once\.(onnx|xml)-encoder\)$"
+    ):
+        Detector.load(tmp_path / name)
+
+
+def test_an_export_keeps_its_kind_of_encoder(once: Path) -> None:
+    """Its graphs are made for one of both."""
+    changed = load_artifact(once / "m.onnx").rescored(
+        {"tiling": {"encoder": "image", "stride": 16}, "evidence": {"enabled": False}}
+    )
+    with pytest.raises(ConfigError) as caught:
+        Detector.of(changed)
+    assert str(caught.value) == (
+        "the exported network has tiling.encoder patches, got image; use the .flawmap file, or leave it as it is"
+    )
+
+
+@pytest.mark.skipif(find_spec("nncf") is None, reason="needs nncf, of the extra export")
+def test_eight_bits_of_encoder_and_rest(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are smaller."""
+    target = tmp_path / "small.xml"
+    monkeypatch.setattr(module, "_refuse", lambda report: None)
+    report = export(once / "once.flawmap", [once / "flawed"], "openvino", target, int8=True)
+    assert 0 < report.largest < 2
+    for suffix in (".bin", ".bin-encoder"):
+        small, large = (path.with_suffix(suffix).stat().st_size for path in (target, once / "once.xml"))
+        assert small < 0.4 * large
+    assert Detector.load(target).inspect(next((once / "flawed").iterdir())).score > 0
 
 
 def test_openvino_reads_onnx_too(made: Path) -> None:
@@ -129,10 +191,10 @@ def test_a_difference_is_refused(made: Path, tmp_path: Path, monkeypatch: pytest
     target = tmp_path / "a.onnx"
     graph = module.exported_graph
 
-    def other(network: Any, *rest: Any) -> Any:
+    def other(network: Any, *rest: Any, **options: Any) -> Any:
         with torch.no_grad():
             network.decoder[-1].bias += 0.5
-        return graph(network, *rest)
+        return graph(network, *rest, **options)
 
     monkeypatch.setattr(module, "exported_graph", other)
     with pytest.raises(ArtifactError, match=r"the export is not the same: its maps differ by .* of the threshold"):

@@ -78,7 +78,8 @@ def in_bands(image: Pixels, cuts: list[int]) -> ImageRows:
 
 
 def detector_of(*, channels: int = 1, border: tuple[float, ...] | None = None, **changes: Any) -> Detector:
-    """A detector whose network blurs; a variational one has initial weights that are always the same."""
+    """A detector whose network blurs; one that samples or encodes an image once has weights that are always the
+    same."""
     small = {
         "model": {"patch": PATCH, "channels": channels},
         "method": {"latent": 4},
@@ -93,7 +94,7 @@ def detector_of(*, channels: int = 1, border: tuple[float, ...] | None = None, *
     detector = Detector.of(
         Artifact(config, network.state_dict(), {DEFAULT: OperatingPoint(threshold=0.1)}, border=border), CPU
     )
-    if config.method.name == "vae":
+    if config.method.name == "vae" or config.tiling.encoder == "image":
         return detector
     return with_network(detector, nn.AvgPool2d(5, stride=1, padding=2, count_include_pad=False))
 
@@ -155,6 +156,12 @@ CASES: dict[str, dict[str, Any]] = {
     "both": {"residual": {"l2_weight": 3.0}},
     "contrast": {"residual": {"name": "contrast"}},
     "variational": {"method": {"name": "vae"}, "residual": {"name": "probability", "samples": 2}},
+    "encoded once": {"tiling": {"encoder": "image", "stride": 16}},
+    "encoded once, residuals averaged": {"tiling": {"encoder": "image", "stride": 32, "average": "residuals"}},
+    "encoded once, a box at a size": {
+        "images": {"roi": {"box": (10, 21, 90, 99)}, "scale": (72, 100)},
+        "tiling": {"encoder": "image", "stride": 16},
+    },
     "all at once": {
         "images": {"scale": 0.6, "roi": {"box": (3, 5, 96, 128)}},
         "residual": {"smoothing": 1.5},

@@ -34,7 +34,7 @@ from flawmap.methods.interface import FitContext, Progress
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.methods.residuals import Decoded, residual_of
-from flawmap.nets.engines import Reconstruct
+from flawmap.nets.engines import Run
 from paper.claims import Claim
 from paper.figures import Panel, draw_panels
 
@@ -102,7 +102,7 @@ def defective_boards(count: int, seed: int) -> Iterator[DefectiveBoard]:
         yield DefectiveBoard(_planes(board), _planes(image), mask)
 
 
-def measure(network: Reconstruct, seed: int, *, boards: int = BOARDS, ssim: SSIMSettings = SSIM) -> dict[str, Any]:
+def measure(network: Run, seed: int, *, boards: int = BOARDS, ssim: SSIMSettings = SSIM) -> dict[str, Any]:
     """How the network reconstructs defective boards, and the residuals of each map, as JSON's types.
 
     Args:
@@ -176,7 +176,7 @@ def check(measured: dict[str, Any]) -> list[Claim]:
     ]
 
 
-def draw(network: Reconstruct, path: Path, seed: int, *, boards: int = 3, ssim: SSIMSettings = SSIM) -> None:
+def draw(network: Run, path: Path, seed: int, *, boards: int = 3, ssim: SSIMSettings = SSIM) -> None:
     """Draw a row for each board: image, reconstruction, l2 map, the maps of l, c, s and their product.
 
     Brighter is less alike. l2 is white from 0.25 on, the square of half the range; the others at 0.5, no similarity.
@@ -208,7 +208,7 @@ def _dilated(mask: Mask, pixels: int) -> Mask:
     return grown
 
 
-def _rebuilt(network: Reconstruct, image: NDArray[np.float32]) -> NDArray[np.float32]:
+def _rebuilt(network: Run, image: NDArray[np.float32]) -> NDArray[np.float32]:
     """The reconstruction (1, H, W) of an image, on the network's device."""
     device = next(network.parameters()).device if isinstance(network, nn.Module) else torch.device("cpu")
     with torch.no_grad():

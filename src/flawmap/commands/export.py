@@ -21,7 +21,7 @@ from flawmap.evaluation.scans import evenly
 from flawmap.methods.autoencoder import restored
 from flawmap.methods.interface import PatchScores
 from flawmap.methods.settings import AutoencoderSettings
-from flawmap.nets.export import Format, exported_graph
+from flawmap.nets.export import NO_SAMPLES, Format, Samples, exported_graph
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.exported import SUFFIX
 from flawmap.scoring.model_file import load_artifact, save_artifact, version_hash
@@ -99,8 +99,9 @@ def export(
     chosen = evenly([image.path for image in find_images(images)], most)
     runtime = Runtime("cpu", "float32")
     original = Detector.of(artifact, runtime)
-    samples = _patches(original, chosen) if int8 else ()
-    graph = exported_graph(restored(artifact.config, artifact.weights), to, samples)
+    samples = _samples(original, chosen) if int8 else NO_SAMPLES
+    once = original.scorer.encoder is not None
+    graph = exported_graph(restored(artifact.config, artifact.weights), to, samples, once=once)
     origin = {"format": to, "int8": int8, "of": version_hash(model)}
     exported = replace(artifact, weights={}, graph=graph, provenance=artifact.provenance | {"exported": origin})
     report = ExportReport(
@@ -109,25 +110,34 @@ def export(
         format=to,
         int8=int8,
         bound=BOUND_INT8 if int8 else BOUND,
-        size=len(graph.model) + len(graph.weights),
+        size=sum(len(part.model) + len(part.weights) for part in (graph, graph.encoder) if part is not None),
     )
     _refuse(report)
     save_artifact(exported, target)
     return report
 
 
-def _patches(detector: Detector, images: Sequence[Path]) -> list[Tensor]:
-    """Patches of the images, one a batch, as the network gets them."""
+def _samples(detector: Detector, images: Sequence[Path]) -> Samples:
+    """Patches of the images, or their features, one a batch, and the images if they are encoded once: as the network
+    gets them."""
     seen: list[Tensor] = []
+    whole: list[Tensor] = []
+    scorer = detector.scorer
 
-    def record(patches: Tensor) -> PatchScores:
-        seen.extend(patch[None].clone() for patch in patches)
-        return detector.scorer.score(patches)
+    def record(*given: Tensor) -> PatchScores:
+        seen.extend(part[None].clone() for part in given[-1])
+        return scorer.score(*given)
 
-    watched = replace(detector, scorer=replace(detector.scorer, score=record))
+    def encode(image: Tensor) -> Tensor:
+        assert scorer.encoder is not None
+        whole.append(image)
+        return scorer.encoder.encode(image)
+
+    encoder = None if scorer.encoder is None else replace(scorer.encoder, encode=encode)
+    watched = replace(detector, scorer=replace(scorer, score=record, encoder=encoder))
     for image in images:
         watched.score(watched.read(image).pixels, path=image)
-    return evenly(seen, SAMPLES)
+    return Samples(evenly(seen, SAMPLES), whole)
 
 
 def _compared(original: Detector, exported: Detector, images: Sequence[Path], events: Events) -> Comparison:

@@ -97,6 +97,10 @@ class MethodSettings(Settings):
         """
         return {}
 
+    def spacing(self, patch: int) -> int | None:
+        """Pixels between the features of an encoder that could see a whole image; None: there is no encoder."""
+        return None
+
     def problem(self, config: Any) -> str | None:
         """What does not fit between these settings and the others of a Config, in a sentence; None: all fits."""
         return None
@@ -142,6 +146,7 @@ class TilingSettings(Settings):
     stride: int = Field(30, gt=0)  # pixels at the working scale
     average: Literal["reconstructions", "residuals"] | None = None  # None: what the method asks for
     weights: Literal["uniform", "hann"] = "uniform"  # of a patch's pixels in the average
+    encoder: Literal["patches", "image"] = "patches"  # what an encoder sees: patch by patch, or the image once
     pad: bool = False  # reflect images that are smaller than a patch, to train on and to score
 
 

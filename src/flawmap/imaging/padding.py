@@ -1,8 +1,14 @@
-"""Images that are smaller than a patch: how many pixels they lack, to be filled by reflection."""
+"""Images that are smaller than a patch, or whose sides are no multiple: the pixels that they lack, by reflection."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
 from flawmap.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def padding_of(height: int, width: int, patch: int, *, pad: bool) -> tuple[int, int, int, int]:
@@ -22,3 +28,29 @@ def padding_of(height: int, width: int, patch: int, *, pad: bool) -> tuple[int, 
         )
     top, left = missing[0] // 2, missing[1] // 2
     return left, missing[1] - left, top, missing[0] - top
+
+
+def rim_of(side: int, multiple: int) -> int:
+    """Pixels that a side lacks of a multiple.
+
+    >>> rim_of(1000, 16), rim_of(1024, 16)
+    (8, 0)
+    """
+    return -side % multiple
+
+
+def with_rim(blocks: Iterable[Tensor], down: int, across: int) -> Iterator[Tensor]:
+    """Blocks of rows (C, h, W) with as many pixels more below and to the right, which reflect the image's own.
+
+    The image is larger than that in both directions.
+    """
+    import torch  # noqa: PLC0415 - who only reads images needs none
+
+    held: Tensor | None = None  # the last rows
+    for rows in blocks:
+        wide = torch.cat((rows, rows[..., -1 - across : -1].flip(-1)), dim=-1) if across else rows
+        held = wide if held is None else torch.cat((held, wide), dim=1)
+        held = held[:, -1 - down :]
+        yield wide
+    if down and held is not None:
+        yield held[:, :-1].flip(1)

@@ -21,7 +21,7 @@ from flawmap.core.runtime import Runtime
 from flawmap.core.settings import LATENT, WINDOWED
 from flawmap.methods.config import Config
 from flawmap.methods.gradient import Objective, Trained, train
-from flawmap.methods.interface import FitContext, Patches, PatchScorer, PatchScores, State
+from flawmap.methods.interface import FitContext, ImageEncoder, Patches, PatchScorer, PatchScores, State
 from flawmap.methods.latent import COMPARED, Latent, encoded, good_posterior, without_good
 from flawmap.methods.losses import loss_of
 from flawmap.methods.residuals import BEYOND, Decoded, residual_of
@@ -33,8 +33,18 @@ from flawmap.methods.settings import (
     VariationalSettings,
 )
 from flawmap.nets.adversarial import AdversarialAutoencoder
-from flawmap.nets.autoencoder import Autoencoder, NetworkShape
-from flawmap.nets.engines import ENGINES, Reconstruct, choose_engine, engine_for, start_engine
+from flawmap.nets.autoencoder import Autoencoder, NetworkShape, reach, spacing
+from flawmap.nets.engines import (
+    ENGINES,
+    Graph,
+    Run,
+    Runnable,
+    all_layers,
+    choose_engine,
+    engine_for,
+    half_layers,
+    start_engine,
+)
 from flawmap.nets.initialisation import initialise
 from flawmap.nets.variational import VariationalAutoencoder, fixed_noise
 from flawmap.nets.weights import weights_summary
@@ -42,14 +52,19 @@ from flawmap.nets.weights import weights_summary
 BATCH_ELSEWHERE = 256  # patches at once on a GPU: fewer leave it waiting for the host
 
 Initialise = Callable[[Autoencoder, Tensor, int], None]
-Decode = Callable[[Tensor], Decoded]
+Decode = Callable[..., Decoded]
+"""Patches (N, C, P, P), and their features where the image is encoded once, to what the network makes of them."""
 Network = TypeVar("Network", bound=nn.Module)
+
+
+def network_shape(config: Config) -> NetworkShape:
+    """What the settings say of the method's network."""
+    return NetworkShape(config.model.patch, config.model.channels or 1, _settings(config).latent)
 
 
 def build_network(config: Config) -> Autoencoder:
     """The method's network, with weights that are not initialised yet. The caller's random state stays as it is."""
-    method = _settings(config)
-    shape = NetworkShape(config.model.patch, config.model.channels or 1, method.latent)
+    method, shape = _settings(config), network_shape(config)
     with torch.random.fork_rng(devices=()):
         if isinstance(method, AdversarialSettings):
             return AdversarialAutoencoder(shape, joint=isinstance(method, BiGANSettings))
@@ -142,15 +157,40 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     if state.graph is None:
         network = restored(config, state.tensors)
         placed = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = start_engine(engine, state.graph or placed, precision)
+        *encoder, rest = _layers(config, placed)
+    else:
+        *encoder, rest = _graphs(config, state.graph)
+    run = start_engine(engine, rest, precision)
     if "probability" in names or "features" in names:  # of torch alone, which runs no exported network
         decode = (sampled if "probability" in names else matched)(config, placed, device, precision)
     else:
-        decode = lambda patches: Decoded(_forward(run, patches, device, precision))  # noqa: E731
+        # The patches, or their features.
+        decode = lambda *given: Decoded(_run(run, given[-1], device, precision))  # noqa: E731
     if any(name in LATENT for name in names):
         decode = measured(config, placed, state.tensors, decode, precision)
     batch = ENGINES[engine].batch if device.type == "cpu" else BATCH_ELSEWHERE
-    return comparing(config, decode, device, precision, batch)
+    found = comparing(config, decode, device, precision, batch)
+    if not encoder:
+        return found
+    encode, shape = start_engine(engine, encoder[0], precision), network_shape(config)
+    own = ImageEncoder(lambda image: _run(encode, image, device, precision), spacing(shape), reach(shape))
+    return replace(found, encoder=own)
+
+
+def _layers(config: Config, network: Autoencoder) -> tuple[Runnable, ...]:
+    """What an engine runs: the network, or its encoder and what follows."""
+    return half_layers(network) if config.tiling.encoder == "image" else (all_layers(network),)
+
+
+def _graphs(config: Config, graph: Graph) -> tuple[Runnable, ...]:
+    """The same of an exported network. ConfigError: it was exported for the other kind of `tiling.encoder`."""
+    exported = "patches" if graph.encoder is None else "image"
+    if exported != config.tiling.encoder:
+        raise ConfigError(
+            f"the exported network has tiling.encoder {exported}, got {config.tiling.encoder}; use the .flawmap file, "
+            "or leave it as it is"
+        )
+    return (graph,) if graph.encoder is None else (graph.encoder, graph)
 
 
 def restored(config: Config, tensors: dict[str, Tensor]) -> Autoencoder:
@@ -174,8 +214,8 @@ def comparing(config: Config, decode: Decode, device: torch.device, precision: t
     def residuals(image: Tensor, decoded: Decoded) -> Tensor:
         return torch.stack([part(image, decoded) for part in parts], dim=1)
 
-    def score(patches: Tensor) -> PatchScores:
-        decoded = decode(patches)
+    def score(patches: Tensor, *features: Tensor) -> PatchScores:
+        decoded = decode(patches, *features)
         own = residuals(patches, decoded) if config.averages_residuals else None
         return PatchScores(own, decoded.reconstruction)
 
@@ -199,8 +239,10 @@ def sampled(config: Config, network: Autoencoder, device: torch.device, precisio
     assert isinstance(network, VariationalAutoencoder)  # the settings refuse other networks
     noise = fixed_noise(config.residual.samples, _settings(config).latent).to(device)
 
-    def decode(patches: Tensor) -> Decoded:
-        samples = _forward(lambda batch: network.samples(batch, noise), patches, device, precision)
+    def decode(patches: Tensor, *features: Tensor) -> Decoded:
+        with autocast(device, precision):
+            posterior = network.posterior(_features(network, patches, *features))
+            samples = network.samples(posterior, noise).contiguous()
         variance, mean = torch.var_mean(samples, dim=1, correction=0)
         return Decoded(mean, variance, network.noise)
 
@@ -223,10 +265,10 @@ def measured(
     good = None if needing is None else good_posterior(tensors, needing, device)
     decodes = any(name not in LATENT for name in names)
 
-    def both(patches: Tensor) -> Decoded:
+    def both(patches: Tensor, *features: Tensor) -> Decoded:
         with autocast(device, precision):
-            posterior = network.encode(patches.contiguous(memory_format=torch.channels_last))
-        decoded = decode(patches) if decodes else Decoded(None)
+            posterior = network.posterior(_features(network, patches, *features))
+        decoded = decode(patches, *features) if decodes else Decoded(None)
         return decoded._replace(latent=Latent(posterior, good))
 
     return both
@@ -236,17 +278,23 @@ def matched(config: Config, network: Autoencoder, device: torch.device, precisio
     """A patch's reconstruction, and how far the discriminator's features of both differ."""
     assert isinstance(network, AdversarialAutoencoder)  # the settings refuse other networks
 
-    def decode(patches: Tensor) -> Decoded:
+    def decode(patches: Tensor, *features: Tensor) -> Decoded:
         with autocast(device, precision):
-            reconstruction, distance = network.matched(patches.contiguous(memory_format=torch.channels_last))
+            latent = network.encoder[-1](_features(network, patches, *features))
+            reconstruction, distance = network.matched(patches.contiguous(memory_format=torch.channels_last), latent)
         return Decoded(reconstruction.float().contiguous(), features=distance)
 
     return decode
 
 
-def _forward(run: Reconstruct, patches: Tensor, device: torch.device, precision: torch.dtype) -> Tensor:
+def _run(run: Run, given: Tensor, device: torch.device, precision: torch.dtype) -> Tensor:
     with autocast(device, precision):
-        return run(patches.contiguous(memory_format=torch.channels_last)).float().contiguous()
+        return run(given.contiguous(memory_format=torch.channels_last)).float().contiguous()
+
+
+def _features(network: Autoencoder, patches: Tensor, features: Tensor | None = None) -> Tensor:
+    """The features that were cut from those of an image, or else those of the patches by themselves."""
+    return network.features(patches.contiguous(memory_format=torch.channels_last)) if features is None else features
 
 
 def _settings(config: Config) -> AutoencoderSettings:

@@ -63,7 +63,9 @@ class Config(Settings):
                 f"stride must not exceed the patch, or pixels between patches go unseen, "
                 f"got stride {self.tiling.stride} with patch {self.model.patch}"
             )
-        problem = self.method.problem(self) or self._residual_problem() or self._evidence_problem()
+        problem = (
+            self.method.problem(self) or self._encoder_problem() or self._residual_problem() or self._evidence_problem()
+        )
         if problem is not None:
             raise ValueError(problem)
         return self
@@ -92,6 +94,20 @@ class Config(Settings):
     def averages_residuals(self) -> bool:
         """Whether patches are compared by themselves and their residuals averaged, or the other way round."""
         return (self.tiling.average or self.method.average) == "residuals"
+
+    def _encoder_problem(self) -> str | None:
+        if self.tiling.encoder == "patches":
+            return None
+        apart = self.method.spacing(self.model.patch)
+        if apart is None:
+            return f"the method {self.method.name} has no encoder; leave tiling.encoder unset"
+        if self.tiling.stride % apart:
+            return (
+                f"where an image is encoded once, the stride is a multiple of {apart} pixels, got "
+                f"{self.tiling.stride}; set tiling.stride={-(-self.tiling.stride // apart) * apart}, or leave "
+                "tiling.encoder unset"
+            )
+        return None
 
     def _evidence_problem(self) -> str | None:
         if self.evidence.enabled and (self.residual.smoothing or self.residual.border_correction):

@@ -105,11 +105,25 @@ class PatchScores(NamedTuple):
 
 
 @dataclass(frozen=True)
+class ImageEncoder:
+    """The half of a network that sees an image once, where neighbouring patches share what it computes.
+
+    encode: an image (1, C, H, W), whose sides are multiples of `spacing`, to its features (1, F, H / spacing,
+    W / spacing). reach: pixels beyond its own square, of side `spacing`, that a feature depends on.
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    spacing: int
+    reach: int
+
+
+@dataclass(frozen=True)
 class PatchScorer:
     """A fitted method that is ready to score.
 
     score: patches (N, C, P, P) float32 in [0, 1] to their scores; batches are of one size. It runs without gradients,
-    unless it enables them itself.
+    unless it enables them itself. encoder: given where an image is encoded once; then score takes the patches' features
+    (N, F, P / spacing, P / spacing), too.
     compare: given where overlapping reconstructions are averaged before they are compared (Bergmann et al. 2019,
     section 4.2): an image and its reconstruction, (1, C, H, W) each, to (1, K, H, W). None: the residuals of patches
     are averaged.
@@ -117,13 +131,14 @@ class PatchScorer:
     residuals.
     """
 
-    score: Callable[[Tensor], PatchScores]
+    score: Callable[..., PatchScores]
     device: torch.device
     precision: torch.dtype
     batch: int
     compare: Callable[[Tensor, Tensor], Tensor] | None = None
     context: int = 0
     parts: int = 1
+    encoder: ImageEncoder | None = None
 
 
 class Method(NamedTuple):

@@ -31,6 +31,9 @@ class AutoencoderSettings(MethodSettings):
 
     latent: int = Field(100, gt=0, le=100_000)  # d, dimensions of the latent vector
 
+    def spacing(self, patch: int) -> int | None:
+        return 32 if patch == 256 else 16  # there it has one layer more
+
 
 class L2Settings(AutoencoderSettings):
     """The loss is the squared difference."""

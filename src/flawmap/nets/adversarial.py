@@ -76,9 +76,11 @@ class AdversarialAutoencoder(Autoencoder):
         super().__init__(shape)
         self.discriminator = Discriminator(shape, joint=joint)
 
-    def matched(self, x_NCPP: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstructions (N, C, P, P), and the distances (N, P, P) of their features from those of the patches."""
-        z_ND11 = self.encoder(x_NCPP)
+    def matched(self, x_NCPP: Tensor, z_ND11: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstructions (N, C, P, P), and the distances (N, P, P) of their features from those of the patches.
+
+        z: the latent vectors of the patches.
+        """
         reconstructions, known = self.decoder(z_ND11), z_ND11 if self.discriminator.joint else None
         ours, theirs = (self.discriminator.features(batch, known) for batch in (x_NCPP, reconstructions))
         return reconstructions, feature_distance(ours, theirs, self.shape.patch)

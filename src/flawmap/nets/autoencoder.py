@@ -15,6 +15,7 @@ Shapes: N batch, C channels, P patch side, D latent dimension.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -78,6 +79,17 @@ class Autoencoder(nn.Module):
         reconstruction: Tensor = self.decoder(self.encoder(x_NCPP))
         return reconstruction
 
+    def features(self, x_NCHW: Tensor) -> Tensor:
+        """(N, F, H / S, W / S): the layer before the latent vector. Images may be larger than patches, in steps of S,
+        the `spacing`."""
+        features: Tensor = self.encoder[:-1](x_NCHW)
+        return features
+
+    def decoded(self, features: Tensor) -> Tensor:
+        """The reconstructions (N, C, P, P) of patches with these features (N, F, P / S, P / S)."""
+        reconstruction: Tensor = self.decoder(self.encoder[-1](features))
+        return reconstruction
+
     def draw(self, x_NCPP: Tensor, generator: torch.Generator) -> Drawn:
         """The reconstructions that training compares with the patches, from samples where the network has a
         distribution.
@@ -94,6 +106,28 @@ def encoder_layers(shape: NetworkShape) -> tuple[Layer, ...]:
     for row in rows:
         left //= row.stride
     return (*rows, Layer(shape.latent, left, 1, 0))
+
+
+def spacing(shape: NetworkShape) -> int:
+    """Pixels between neighbouring features.
+
+    >>> spacing(NetworkShape(patch=128)), spacing(NetworkShape(patch=256))
+    (16, 32)
+    """
+    return math.prod(layer.stride for layer in encoder_layers(shape))
+
+
+def reach(shape: NetworkShape) -> int:
+    """Pixels beyond its own square, of side `spacing`, that a feature depends on.
+
+    >>> reach(NetworkShape(patch=128))
+    59
+    """
+    first = last = 0
+    for layer in encoder_layers(shape)[-2::-1]:
+        first = first * layer.stride - layer.padding
+        last = last * layer.stride - layer.padding + layer.kernel - 1
+    return max(-first, last + 1 - spacing(shape))
 
 
 def stack(

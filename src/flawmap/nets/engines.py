@@ -20,36 +20,72 @@ from torch import Tensor, nn
 from flawmap.core.device import choose_device, choose_precision
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.runtime import Runtime
-from flawmap.nets.autoencoder import Autoencoder
+from flawmap.nets.autoencoder import Autoencoder, spacing
 
 BATCH = 32  # patches at once on a CPU at most: more exceed its caches, and SSIM and samples need several times as much
-Reconstruct = Callable[[Tensor], Tensor]
-"""(N, C, P, P) patches to their reconstructions."""
+Run = Callable[[Tensor], Tensor]
+"""What a network does: (N, C, P, P) patches to their reconstructions, or a part of that."""
+
+Shape = tuple[int | str, ...]
 
 OPSET, IR_VERSION = 13, 8  # of the ONNX model: old enough for every release of both engines that is taken
 COMPILED = 4  # networks that an engine keeps compiled, for batch sizes and numbers of cores; a detector needs two
 
 
 class Graph(NamedTuple):
-    """An exported network, as its file or files hold it. weights: of OpenVINO's `.bin`."""
+    """An exported network, as its file or files hold it. weights: of OpenVINO's `.bin`.
+
+    encoder: given where an image is encoded once; the graph itself is what follows the features then.
+    """
 
     format: Literal["onnx", "openvino"]
     model: bytes
     weights: bytes = b""
+    encoder: Graph | None = None
 
 
-Runnable = Autoencoder | Graph
-"""A network on its device, or an exported one."""
+class Layers(NamedTuple):
+    """A network on its device, or a part of it: layers in a row. given, made: what goes in and comes out, with names
+    for the sides of any length."""
+
+    layers: nn.Sequential
+    given: tuple[str, Shape]
+    made: tuple[str, Shape]
+
+
+Runnable = Layers | Graph
+"""What an engine can run."""
+
+
+def all_layers(network: Autoencoder) -> Layers:
+    """Patches to reconstructions. A network that gives a distribution decodes its mean, as its `forward` does."""
+    (patch, channels, _), layers = network.shape, nn.Sequential(*network.encoder, *network.decoder)
+    shape: Shape = ("N", channels, patch, patch)
+    return Layers(layers, ("patches", shape), ("reconstructions", shape))
+
+
+def half_layers(network: Autoencoder) -> tuple[Layers, Layers]:
+    """Images to features, and patches' features to reconstructions."""
+    *before, last = network.encoder
+    assert isinstance(last, nn.Conv2d)
+    patch, channels, _ = network.shape
+    side, number = patch // spacing(network.shape), last.in_channels
+    image = Layers(
+        nn.Sequential(*before), ("image", (1, channels, "H", "W")), ("features", (1, number, "rows", "columns"))
+    )
+    rest = nn.Sequential(last, *network.decoder)
+    ends = ("features", ("N", number, side, side)), ("reconstructions", ("N", channels, patch, patch))
+    return image, Layers(rest, *ends)
 
 
 class Engine(NamedTuple):
-    """start: makes the reconstructing function from what it is to run, and its precision. formats: exported networks
+    """start: makes a function of what it is to run, and its precision. formats: exported networks
     that it reads.
 
     batch: patches that a detector gives it at once on a CPU. Engines that are quick with one take one.
     """
 
-    start: Callable[[Any, torch.dtype], Reconstruct]
+    start: Callable[[Any, torch.dtype], Run]
     batch: int
     formats: tuple[str, ...] = ()
 
@@ -106,8 +142,8 @@ def choose_engine(runtime: Runtime, *, beyond: str | None = None) -> tuple[torch
     return where, choose_precision("float32" if (engine, precision) == ("onnxruntime", "auto") else precision, where)
 
 
-def start_engine(engine: str, network: Runnable, precision: torch.dtype) -> Reconstruct:
-    """A network, on its device and in evaluation mode, or an exported one, as the engine runs it.
+def start_engine(engine: str, network: Runnable, precision: torch.dtype) -> Run:
+    """Layers on their device and in evaluation mode, or an exported network, as the engine runs them.
 
     Raises:
         InputError: a package of the extra is missing. ConfigError: the engine lacks the precision on this processor.
@@ -123,23 +159,20 @@ def start_engine(engine: str, network: Runnable, precision: torch.dtype) -> Reco
 # --------------------------------------------------------------------------------------------------------------- model
 
 
-def onnx_model(network: Autoencoder) -> bytes:
-    """The network as an ONNX model with its weights in float32: "patches" (N, C, P, P) to "reconstructions", any N.
-
-    A network that gives a distribution decodes its mean, as its `forward` does. Training is not described.
-    """
+def onnx_model(network: Layers) -> bytes:
+    """Layers as an ONNX model with their weights in float32. Training is not described."""
     from onnx import TensorProto, helper  # noqa: PLC0415 - an extra
 
-    layers = [*network.encoder, *network.decoder]
-    names = ["patches", *(f"layer{number}" for number in range(1, len(layers))), "reconstructions"]
+    layers = list(network.layers)
+    names = [network.given[0], *(f"layer{number}" for number in range(1, len(layers))), network.made[0]]
     nodes, weights = [], []
     for layer, before, after in zip(layers, names, names[1:], strict=False):
         node, constants = _node(layer, before, after)
         nodes.append(node)
         weights += constants
-    patch, channels, _ = network.shape
-    shape: list[str | int | None] = ["N", channels, patch, patch]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in (names[0], names[-1])]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (network.given, network.made)
+    ]
     graph = helper.make_graph(nodes, "autoencoder", ends[:1], ends[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     data: bytes = model.SerializeToString()
@@ -171,15 +204,16 @@ def _node(layer: nn.Module, before: str, after: str) -> tuple[Any, list[Any]]:
 # ------------------------------------------------------------------------------------------------------------- engines
 
 
-def _torch(network: Autoencoder, precision: torch.dtype) -> Reconstruct:
-    """The network itself, its weights cast once instead of at every batch; the detector runs it under autocast."""
-    for layer in network.modules():
+def _torch(network: Layers, precision: torch.dtype) -> Run:
+    """The layers themselves, their weights cast once instead of at every batch; the detector runs them under
+    autocast."""
+    for layer in network.layers:
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             layer.to(precision)
-    return network
+    return network.layers
 
 
-def _onnxruntime(network: Runnable, precision: torch.dtype) -> Reconstruct:
+def _onnxruntime(network: Runnable, precision: torch.dtype) -> Run:
     import onnxruntime  # noqa: PLC0415 - an extra
 
     onnxruntime.disable_telemetry_events()  # builds for Windows report to their maker otherwise
@@ -189,12 +223,13 @@ def _onnxruntime(network: Runnable, precision: torch.dtype) -> Reconstruct:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return lambda patches: session.run(None, {"patches": patches})[0]
+        given = session.get_inputs()[0].name
+        return lambda batch: session.run(None, {given: batch})[0]
 
     return _compiled_once(compiled)
 
 
-def _openvino(network: Runnable, precision: torch.dtype) -> Reconstruct:
+def _openvino(network: Runnable, precision: torch.dtype) -> Run:
     core = imported_openvino().Core()
     if precision == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError(
@@ -210,12 +245,12 @@ def _openvino(network: Runnable, precision: torch.dtype) -> Reconstruct:
         fixed.reshape(list(shape))
         properties = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         ready = core.compile_model(fixed, "CPU", properties | {"INFERENCE_NUM_THREADS": threads})
-        return lambda patches: ready.infer_new_request(patches)[0]  # its own request: for threads
+        return lambda batch: ready.infer_new_request(batch)[0]  # its own request: for threads
 
     return _compiled_once(compiled)
 
 
-def _compiled_once(compiled: Callable[[int, tuple[int, ...]], Any]) -> Reconstruct:
+def _compiled_once(compiled: Callable[[int, tuple[int, ...]], Any]) -> Run:
     """Runs batches by what `compiled` makes for a number of cores and a shape of batch; the last ones are kept.
 
     Threads that ask for the same one wait until it is made. Engines compute on as many cores as torch has in the
@@ -223,12 +258,12 @@ def _compiled_once(compiled: Callable[[int, tuple[int, ...]], Any]) -> Reconstru
     """
     cached, lock = lru_cache(COMPILED)(compiled), Lock()
 
-    def reconstruct(patches: Tensor) -> Tensor:
+    def run(batch: Tensor) -> Tensor:
         with lock:
-            run = cached(torch.get_num_threads(), tuple(patches.shape))
-        return torch.from_numpy(run(patches.contiguous().numpy()))
+            ready = cached(torch.get_num_threads(), tuple(batch.shape))
+        return torch.from_numpy(ready(batch.contiguous().numpy()))
 
-    return reconstruct
+    return run
 
 
 @contextmanager

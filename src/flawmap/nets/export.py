@@ -9,30 +9,57 @@ from contextlib import redirect_stdout
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.nets.engines import Graph, imported_openvino, onnx_model, unreported
+from flawmap.nets.engines import (
+    Graph,
+    Layers,
+    all_layers,
+    half_layers,
+    imported_openvino,
+    onnx_model,
+    unreported,
+)
 
 Format = Literal["onnx", "openvino"]
 
 
-def exported_graph(network: Autoencoder, form: Format, samples: Sequence[Tensor] = ()) -> Graph:
-    """A network in evaluation mode as an engine's own file.
+class Samples(NamedTuple):
+    """What a network gets from good images, batch by batch. images: of an encoder that sees an image once."""
+
+    patches: Sequence[Tensor] = ()
+    images: Sequence[Tensor] = ()
+
+
+NO_SAMPLES = Samples()
+
+
+def exported_graph(network: Autoencoder, form: Format, samples: Samples = NO_SAMPLES, *, once: bool = False) -> Graph:
+    """A network in evaluation mode as an engine's own files.
 
     Args:
-        samples: batches (N, C, P, P) of good patches; where there are some, the network computes in whole numbers of 8
-            bits, whose ranges are found on them (post-training quantisation of NNCF). OpenVINO alone.
+        samples: where there are some, the network computes in whole numbers of 8 bits, whose ranges are found on them
+            (post-training quantisation of NNCF). OpenVINO alone.
+        once: whether an image is encoded once; the `patches` of samples are their features then.
     Raises:
         InputError: a package of the extra is missing. ConfigError: whole numbers for another engine than OpenVINO.
     """
+    if once:
+        encoder, decoder = half_layers(network)
+        graph = _graph(decoder, form, samples.patches)
+        return graph._replace(encoder=_graph(encoder, form, samples.images))
+    return _graph(all_layers(network), form, samples.patches)
+
+
+def _graph(layers: Layers, form: Format, samples: Sequence[Tensor]) -> Graph:
     if samples and form != "openvino":
         raise ConfigError(f"--int8 is for OpenVINO, got --to {form}; use --to openvino, or leave --int8 out")
     try:
-        model = onnx_model(network)
+        model = onnx_model(layers)
         return Graph("onnx", model) if form == "onnx" else _openvino(model, samples)
     except ModuleNotFoundError as error:
         raise InputError(

@@ -50,7 +50,10 @@ class VariationalAutoencoder(Autoencoder):
 
     def encode(self, x_NCPP: Tensor) -> Posterior:
         """The distribution of each patch's latent vector, in single precision whatever the network runs in."""
-        features = self.encoder[:-1](x_NCPP)
+        return self.posterior(self.features(x_NCPP))
+
+    def posterior(self, features: Tensor) -> Posterior:
+        """The same from the features of patches (N, F, P / S, P / S)."""
         mean, log_variance = self.encoder[-1](features).float(), self.log_variance(features).float()
         return Posterior(mean, log_variance.clamp(*LOG_VARIANCE))
 
@@ -68,9 +71,8 @@ class VariationalAutoencoder(Autoencoder):
                 self.noise.lerp_(error, 1 - MEMORY)
         return Drawn(reconstructions, kl_to_prior(posterior).mean())
 
-    def samples(self, x_NCPP: Tensor, noise_SD: Tensor) -> Tensor:
+    def samples(self, posterior: Posterior, noise_SD: Tensor) -> Tensor:
         """(N, S, C, P, P) float32: every patch decoded once for each row of standard normal noise (S, D)."""
-        posterior = self.encode(x_NCPP)
         # One at a time: a batch of N suits the caches, one of N x S does not.
         decoded = [self.decoder(posterior.at(noise_D[:, None, None])).float() for noise_D in noise_SD]
         return torch.stack(decoded, dim=1)

@@ -18,7 +18,7 @@ from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.records import FloatMap, MappedInspection
 from flawmap.core.runtime import Runtime
 from flawmap.imaging.morphology import opened
-from flawmap.imaging.padding import padding_of
+from flawmap.imaging.padding import padding_of, rim_of, with_rim
 from flawmap.imaging.reading import ImageRows, LoadedImage, Pixels, opened_image, read_image, to_channels
 from flawmap.imaging.resize import resized_bands, scale_of_part, working_size
 from flawmap.imaging.roi import Box, Roi, find_roi
@@ -228,9 +228,12 @@ class Detector:
         tensors = (torch.from_numpy(np.array(rows.transpose(2, 0, 1), order="C")) for rows in small)
         placed = (rows.to(self.scorer.device) for rows in tensors)
         padded = (functional.pad(rows[None], padding, mode="reflect")[0] if any(padding) else rows for rows in placed)
+        full = top + height + bottom, left + width + right
+        multiple = 1 if self.scorer.encoder is None else self.scorer.encoder.spacing
+        down, across = (rim_of(side, multiple) for side in full)
         scored = score_rows(
-            padded,
-            (top + height + bottom, left + width + right),
+            with_rim(padded, down, across) if down or across else padded,
+            (full[0] + down, full[1] + across),
             self.scorer,
             Grid(config.model.patch, config.tiling.stride),
             config.tiling,

@@ -1,7 +1,8 @@
 """Exported models: a network as ONNX or OpenVINO reads it, with flawmap's JSON header in it or beside it.
 
-ONNX: one file, the header in its metadata. OpenVINO: `NAME.xml`, `NAME.bin` and the header, `NAME.json`. A digest over
-header and network tells damage. Neither engine is needed to read them.
+ONNX: one file, the header in its metadata. OpenVINO: `NAME.xml`, `NAME.bin` and the header, `NAME.json`. Where an image
+is encoded once, the encoder lies beside, as `NAME.onnx-encoder`, or `NAME.xml-encoder` and `NAME.bin-encoder`. A digest
+over header and network tells damage. Neither engine is needed to read them.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def write_exported(path: Path, header: dict[str, Any], graph: Graph) -> None:
     if SUFFIXES.get(path.suffix.lower()) != graph.format:
         raise ArtifactError(f"a model exported to {graph.format} is a {SUFFIX[graph.format]} file, got {path}")
     text = json.dumps(header | {DIGEST: _digest(header, graph)}, allow_nan=False)
+    if graph.encoder is not None:
+        encoder = _encoder_of(path)
+        _write(encoder, graph.encoder.model)
+        if graph.encoder.weights:
+            _write(_encoder_of(path.with_suffix(".bin")), graph.encoder.weights)
     if graph.format == "onnx":
         _write(path, graph.model + _metadata(text.encode()))
         return
@@ -61,6 +67,10 @@ def read_exported(path: Path) -> tuple[str, Graph]:
         else:
             graph = Graph("openvino", path.read_bytes(), path.with_suffix(".bin").read_bytes())
             text = path.with_suffix(".json").read_bytes().decode()
+        if _encodes_images(text):
+            encoder = _encoder_of(path)
+            weights = _encoder_of(path.with_suffix(".bin")).read_bytes() if graph.weights else b""
+            graph = graph._replace(encoder=Graph(graph.format, encoder.read_bytes(), weights))
     except OSError as error:
         raise ArtifactError(f"no exported model {path}: {error.strerror} ({error.filename})") from None
     except ValueError:
@@ -69,6 +79,20 @@ def read_exported(path: Path) -> tuple[str, Graph]:
             "written by `flawmap export`"
         ) from None
     return text, graph
+
+
+def _encoder_of(path: Path) -> Path:
+    """The file beside, of the encoder by itself."""
+    return path.with_name(f"{path.name}-encoder")
+
+
+def _encodes_images(text: str) -> bool:
+    """Whether a header, unchecked, says that the encoder is a file of its own. ValueError: it is no JSON."""
+    header = json.loads(text)
+    try:
+        return bool(header["config"]["tiling"]["encoder"] == "image")
+    except (KeyError, TypeError):
+        return False
 
 
 def identity_of(path: Path) -> Path:
@@ -87,8 +111,10 @@ def check_exported(path: Path, text: str, graph: Graph) -> None:
 
 def _digest(header: dict[str, Any], graph: Graph) -> str:
     digest = hashlib.sha256(json.dumps(header, sort_keys=True, allow_nan=False).encode())
-    digest.update(graph.model)
-    digest.update(graph.weights)
+    for part in (graph, graph.encoder):
+        if part is not None:
+            digest.update(part.model)
+            digest.update(part.weights)
     return digest.hexdigest()
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from flawmap.core.settings import TilingSettings
 from flawmap.imaging.rows import RowBuffer, band_rows, windows
-from flawmap.methods.interface import PatchScorer
+from flawmap.methods.interface import ImageEncoder, PatchScorer
 from flawmap.nets.filters import blur, gaussian_weights
 from flawmap.scoring.tiling import Grid, Merger, patch_batches
 
@@ -77,8 +77,9 @@ def _merged(
     """Averages of overlapping patches: of residuals unless there is `compare`, and of reconstructions if asked for."""
     merger = Merger(grid, size, tiling.weights)
     count = batch_size(math.prod(map(len, grid.sides(size))), scorer.batch)
-    for patches in patch_batches(blocks, grid, size, count):
-        scores = scorer.score(functional.pad(patches, (0, 0, 0, 0, 0, 0, 0, count - len(patches))))
+    for patches, *features in _batches(blocks, size, scorer.encoder, grid, count):
+        rest = (0, 0, 0, 0, 0, 0, 0, count - len(patches))
+        scores = scorer.score(*(functional.pad(part, rest) for part in (patches, *features)))
         parts = []
         if scorer.compare is None:
             assert scores.residual is not None, "a method without compare() gives residuals"
@@ -86,6 +87,28 @@ def _merged(
         if reconstruction and scores.reconstruction is not None:
             parts.append(scores.reconstruction)
         yield merger.add(torch.cat(parts, dim=1)[: len(patches)])
+
+
+def _batches(
+    blocks: Iterable[Tensor], size: tuple[int, int], encoder: ImageEncoder | None, grid: Grid, count: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of patches, beside their features where there is an encoder, which sees the image once."""
+    if encoder is None:
+        yield from ((patches,) for patches in patch_batches(blocks, grid, size, count))
+        return
+    seen, again = tee(blocks)
+    height, width = (side // encoder.spacing for side in size)
+    features = patch_batches(_encoded(again, size, encoder), grid.among(encoder.spacing), (height, width), count)
+    yield from zip(patch_batches(seen, grid, size, count), features, strict=True)
+
+
+def _encoded(blocks: Iterable[Tensor], size: tuple[int, int], encoder: ImageEncoder) -> Iterator[Tensor]:
+    """The features of an image (F, h, w), by bands that see as far over their borders as a feature reaches."""
+    image, spacing = RowBuffer(blocks, axis=1), encoder.spacing
+    rows, margin = (-(-least // spacing) * spacing for least in (band_rows(size[1]), encoder.reach))
+    for window in windows(size[0], rows, margin):
+        features = encoder.encode(image.take(window.first, window.last)[None])[0]
+        yield features[:, window.inner.start // spacing : window.inner.stop // spacing]
 
 
 def _compared(

@@ -46,6 +46,14 @@ class Grid:
         last = side - self.patch
         return [*range(0, last, self.stride), last]
 
+    def among(self, spacing: int) -> Grid:
+        """The same grid, counted in features that lie `spacing` pixels apart. Both numbers are multiples of it.
+
+        >>> Grid(patch=128, stride=48).among(16)
+        Grid(patch=8, stride=3)
+        """
+        return Grid(self.patch // spacing, self.stride // spacing)
+
     def positions(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """(top, left) of every patch in an image of size (height, width), row by row. InputError if it is too small."""
         down, across = self.sides(size)
