@@ -32,6 +32,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session")
+def ray_started() -> Iterator[None]:
+    """One Ray for all tests."""
+    from flawmap.cluster import archive
+
+    with archive.started("local"):
+        yield
+
+
 # The same examples on every machine and in every run; a loaded machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25, database=None)
 settings.load_profile("repeatable")

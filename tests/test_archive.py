@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from samples import trained, write_cloth, write_flawed
 
 pytest.importorskip("ray.data", reason="needs the extra ray")
 
-from flawmap.cluster import archive
 from flawmap.cluster.archive import ArchiveOutputs, Workers, score_archive
 from flawmap.cluster.parts import COLUMNS, part_files, read_scores
 from flawmap.cluster.sources import sources_of
@@ -34,13 +32,6 @@ TINY: dict[str, Any] = {
     "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
 }
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
-
-
-@pytest.fixture(scope="session")
-def ray_started() -> Iterator[None]:
-    """One Ray for all tests."""
-    with archive.started("local"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +150,14 @@ def test_the_command(ray_started: None, model: Path, images: Path, tmp_path: Pat
     assert (said["scored"], said["unreadable"], said["remaining"]) == (7, 1, 0)
     assert main([*arguments, "--residuals"]) == 2
     assert "it does not take --residuals" in capsys.readouterr().err
+    assert main([*arguments, "--no-overlays", "--no-report"]) == 2
+    refusal = "--ray writes tables, and masks by --masks; it does not take --no-overlays, --no-report"
+    assert capsys.readouterr().err.strip() == f"error: {refusal}"
+    assert main([*arguments, "--resume"]) == 0, "nothing is left to do"
+    capsys.readouterr()
     assert main([*arguments[:-4], "--dry-run"]) == 2
+    needed = "--masks, --skip-duplicates and --dry-run need --ray, such as --ray local"
+    assert needed in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_ray(model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

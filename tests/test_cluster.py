@@ -1,0 +1,142 @@
+"""`flawmap evaluate --ray`: the same files as in one process, on clusters that run here, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flawmap
+from flawmap.commands.cli import main
+from flawmap.commands.outputs import SOME_FAILED
+from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.runtime import Runtime
+from flawmap.data.samples import Sample
+from flawmap.scoring.model_file import load_artifact
+from samples import trained
+
+pytest.importorskip("ray.data", reason="needs the extra ray")
+
+from flawmap.cluster.scans import resident_detectors
+from flawmap.cluster.workers import Workers
+
+PLAIN = Runtime("cpu", "float32")
+TINY: dict[str, Any] = {
+    "model": {"patch": 32},
+    "method": {"latent": 8},
+    "tiling": {"stride": 16},
+    "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
+}
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+
+
+@pytest.fixture(scope="module")
+def cloth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cloth with defects, an image of it torn."""
+    folder = tmp_path_factory.mktemp("set") / "cloth"
+    flawmap.synth(folder, "cloth", good=5, bad=4, size=(96, 80), seed=0)
+    whole = folder / "test" / "good" / "000.png"
+    (folder / "test" / "good" / "torn.png").write_bytes(whole.read_bytes()[:300])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(cloth: Path) -> Path:
+    return trained(cloth, cloth.parent / "m.flawmap", TINY)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.usefixtures("ray_started", "one_thread")
+def test_the_same_files_as_in_one_process(
+    model: Path, cloth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures, curve and report with its pictures, to the byte, by a path that only this process understands."""
+    monkeypatch.chdir(cloth.parent)
+    flawmap.evaluate_model(model, cloth, tmp_path / "plain", runtime=PLAIN)
+    options = ["--precision", "float32", "--ray", "local", "--actors", "2"]
+    assert main(["evaluate", str(model), "cloth", "-o", str(tmp_path / "ray"), *options]) == SOME_FAILED
+    assert set(files(tmp_path / "ray")) == {"metrics.json", "report.html", "roc.png"}
+    assert files(tmp_path / "ray") == files(tmp_path / "plain")
+
+
+def test_results_in_order(ray_started: None, model: Path) -> None:
+    """Although a quick image overtakes a slow one; an error of an image stands in its place, any other ends all."""
+
+    def tenfold(detector: flawmap.Detector, item: Sample) -> int:
+        number = int(item.path.stem)
+        if number == 7:
+            raise InputError("7 is refused")
+        time.sleep(0.2 if number % 10 == 0 else 0)
+        return 10 * number
+
+    def divided(detector: flawmap.Detector, item: Sample) -> float:
+        return 1 / int(item.path.stem)
+
+    items = [Sample(Path(f"{number}.png"), "test", "good", "good") for number in range(40)]
+    with resident_detectors(load_artifact(model), PLAIN, Workers(actors=2)) as mapper:
+        pairs = list(mapper(tenfold, items))
+        assert [item for item, _ in pairs] == items
+        numbers = [str(found) if isinstance(found, InputError) else found for _, found in pairs]
+        assert numbers == [*range(0, 70, 10), "7 is refused", *range(80, 400, 10)]
+        with pytest.raises(ZeroDivisionError):
+            list(mapper(divided, items[:2]))
+
+
+def test_no_room(ray_started: None, model: Path) -> None:
+    """More detectors than the cluster can hold would never come; one that no machine can hold, neither."""
+    expected = r"the cluster has room for \d+ detectors with 1 CPUs and 0 GPUs each, not for 999; see --actors"
+    with (
+        pytest.raises(ConfigError, match=expected),
+        resident_detectors(load_artifact(model), PLAIN, Workers(actors=999)),
+    ):
+        pass
+    with (
+        pytest.raises(ConfigError, match="room for 0 detectors with 999 CPUs and 0 GPUs each, not for 1"),
+        resident_detectors(load_artifact(model), PLAIN, Workers(cpus=999)),
+    ):
+        pass
+
+
+REFUSED = (
+    (["--device", "cuda"], "--device cuda with --ray needs --actor-gpus, the GPUs of each detector: 1, or 0.5"),
+    (
+        ["--device", "cpu", "--actor-gpus", "0.5"],
+        "--device cpu does not go with --ray: by --actor-gpus 0.5 detectors run on cuda; leave --device out",
+    ),
+    (
+        ["--device", "mps"],
+        "--device mps does not go with --ray: by --actor-gpus 0 detectors run on cpu; leave --device out",
+    ),
+    (["--actor-gpus", "1"], "GPUs of a cluster may differ; say --precision float32 or --precision bfloat16"),
+)
+
+
+@pytest.mark.parametrize("command", ["inspect", "evaluate"])
+def test_where_detectors_run(command: str, model: Path, cloth: Path, tmp_path: Path, capsys: Any) -> None:
+    """A device that the detectors do not have is refused by name, before Ray starts."""
+    out = tmp_path / "out"
+    for options, expected in REFUSED:
+        assert main([command, str(model), str(cloth), "-o", str(out), "--ray", "local", *options]) == 2
+        assert capsys.readouterr().err.strip() == f"error: {expected}"
+    assert not out.exists()
+
+
+def test_options_that_need_ray(model: Path, cloth: Path, capsys: Any) -> None:
+    """They are refused without it."""
+    for command in ("inspect", "evaluate"):
+        assert main([command, str(model), str(cloth), "--actors", "2"]) == 2
+        said = "--actors, --actor-cpus and --actor-gpus need --ray, such as --ray local"
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_ray(model: Path, cloth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the command that installs it."""
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(InputError, match=r"--ray needs the package ray\.data, .* pip install 'flawmap\[ray\]'"):
+        flawmap.evaluate_model(model, cloth, tmp_path, workers=Workers())
