@@ -196,7 +196,7 @@ def test_sources(images: Path, tmp_path: Path) -> None:
 
 def test_an_object_store(ray_started: None, model: Path, images: Path, tmp_path: Path) -> None:
     """Images in a store that speaks S3, on this machine; the folder's `run.json` does not hold the secret."""
-    moto = pytest.importorskip("moto.server", reason="needs the package moto[s3,server], which no extra installs")
+    moto = pytest.importorskip("moto.server", reason="needs the extra dev")
     from pyarrow import fs
 
     server = moto.ThreadedMotoServer(port=0, verbose=False)
