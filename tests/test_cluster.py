@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +145,57 @@ def test_without_ray(model: Path, cloth: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "ray.data", None)
     with pytest.raises(InputError, match=r"--ray needs the package ray\.data, .* pip install 'flawmap\[ray\]'"):
         flawmap.evaluate_model(model, cloth, tmp_path, workers=Workers())
+
+
+# ------------------------------------------------------------------------------------------------------- a real cluster
+
+
+@contextmanager
+def ray_process(*options: str) -> Iterator[None]:
+    """`ray start` as long as the block, once it is up. `ray stop` would end every Ray of this machine."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--num-cpus", "1", "--block"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    try:
+        lines = list(iter_until(process.stdout, "Ray runtime started."))
+        assert "Ray runtime started." in lines[-1], "".join(lines)
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+        process.stdout.close()
+
+
+def iter_until(lines: Iterable[str], wanted: str) -> Iterator[str]:
+    for line in lines:
+        yield line
+        if wanted in line:
+            return
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def command(*arguments: object, address: str) -> subprocess.CompletedProcess[str]:
+    """flawmap in a process of its own, for which `auto` is the cluster of an address."""
+    told = os.environ | {"RAY_ADDRESS": address}
+    given = [sys.executable, "-m", "flawmap", *map(str, arguments), "--precision", "float32"]
+    return subprocess.run(given, env=told, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_cluster_of_two(model: Path, cloth: Path, tmp_path: Path) -> None:
+    """Two machines in name, joined as docs/scale.md shows: an archive by `auto`, a set by HOST:PORT, on both."""
+    address = f"127.0.0.1:{free_port()}"
+    head = ("--head", "--port", address.rpartition(":")[2], "--include-dashboard", "false")
+    with ray_process(*head), ray_process("--address", address):
+        scored = command("inspect", model, cloth / "test", "-o", tmp_path / "scores", "--ray", "auto", address=address)
+        assert "9 images scored" in scored.stdout + scored.stderr
+        assert "by 2 detectors" in scored.stdout + scored.stderr
+        ran = command("evaluate", model, cloth, "-o", tmp_path / "ray", "--ray", address, address="")
+        assert ran.returncode == SOME_FAILED, ran.stderr
+    flawmap.evaluate_model(model, cloth, tmp_path / "plain", runtime=PLAIN)
+    assert files(tmp_path / "ray") == files(tmp_path / "plain")

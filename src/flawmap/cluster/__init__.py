@@ -1,5 +1,5 @@
-"""Work on many machines, on Ray: archives of images are scored into tables.
+"""Work on many machines, on Ray: archives of images are scored into tables, and labelled sets for their metrics.
 
 Folders, manifests and URLs come in; a folder of Parquet files, its parts, goes out.
-It calls scoring, imaging, data and core.
+It calls evaluation, scoring, imaging, data and core.
 """
