@@ -3,8 +3,8 @@
     python benchmarks/scale.py [--repeats 3] [--images 128] [--sleepers 4,16,32,64] [--seconds 0.5] [--json FILE]
 
 The same images go through `flawmap inspect` (masks; no overlays, no pages) and through `--ray`, in turns. Milliseconds
-are those of one image in the second half of a run, when all detectors have started; "whole" is the run with its start,
-but Ray itself has started before. Sleeping detectors take no core, so many of them fit on one machine: everything else
+are those of one image from the first row on, when all detectors have started; "whole" is the run with its start, but
+Ray itself has started before. Sleeping detectors take no core, so many of them fit on one machine: everything else
 is the pipeline as it is. Their rate is compared with that of `scaling.expected`, which then tells of clusters.
 """
 
@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +27,7 @@ import torch
 
 import flawmap
 from flawmap.cluster.archive import ArchiveOutputs, score_archive
-from flawmap.cluster.parts import part_files
+from flawmap.cluster.parts import part_files, read_scores
 from flawmap.cluster.workers import Workers
 from flawmap.commands.outputs import InspectionOutputs
 from flawmap.core.events import Events
@@ -42,8 +42,9 @@ from scaling import Cluster, ImageCost, expected
 from sleeping import light_reader, sleeper
 
 SIZE, SEED, PLAIN = (192, 192), 0, Runtime("cpu", "float32")
+DIFFERENT = 128  # images, at most; then they come again
 START = 600  # seconds that detectors may take to start
-TOGETHER = 0.02  # seconds between rows of one block, at most
+FILES_AT_ONCE = 32  # images in a block of rows, at most, as in the pipeline
 GBIT = 1e9 / 8  # bytes
 NODES = (10, 100, 1000)
 NODE = {"detectors_per_node": 16, "node_network": 10 * GBIT, "storage": 100 * GBIT, "disk": 500e6}
@@ -59,20 +60,15 @@ class Clock(Events):
         self.times.append(time.perf_counter() - self.start)
         self.used.append(time.process_time())
 
-    def seconds(self) -> float:
-        """Of an image in the second half."""
-        return self._slope(self.times)
+    def seconds(self, actors: int = 0) -> float:
+        """Of an image, from the first row on. actors: that began together; a block of rows of each is done by then."""
+        count = len(self.times)
+        done = actors * max(1, min(FILES_AT_ONCE, count // (4 * actors))) if actors else 1
+        return (self.times[-1] - self.times[0]) / (count - done)
 
     def driver(self) -> float:
-        """Of a core of this process, for an image in the second half."""
-        return self._slope(self.used)
-
-    def _slope(self, values: Sequence[float]) -> float:
-        """From the end of one block of rows, which come together, to that of the last."""
-        first, last = len(self.times) // 2 - 1, len(self.times) - 1
-        while first < last and self.times[first + 1] - self.times[first] < TOGETHER:
-            first += 1
-        return (values[last] - values[first]) / (last - first) if first < last else float("nan")
+        """Of a core of this process, for an image."""
+        return (self.used[-1] - self.used[0]) / len(self.used)
 
 
 class Set(NamedTuple):
@@ -84,10 +80,11 @@ class Set(NamedTuple):
 
 def written_set(folder: Path, count: int) -> Set:
     (folder / "images").mkdir()
-    images = list(good_images("fibres", 8, SIZE, SEED))
+    images = list(good_images("fibres", min(count, DIFFERENT), SIZE, SEED))
     for number in range(count):
-        write_image(folder / "images" / f"{number:04d}.png", np.rint(images[number % 8] * 255).astype(np.uint8))
-    save_artifact(initialised(images), folder / "model.flawmap")
+        image = images[number % DIFFERENT]
+        write_image(folder / "images" / f"{number:04d}.png", np.rint(image * 255).astype(np.uint8))
+    save_artifact(initialised(images[:5]), folder / "model.flawmap")
     return Set(folder / "model.flawmap", folder / "images")
 
 
@@ -95,11 +92,18 @@ def written_set(folder: Path, count: int) -> Set:
 def ray_of(cpus: int) -> Iterator[None]:
     import ray  # noqa: PLC0415 - of the extra
 
-    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def together() -> None:
+    """All detectors have started before the first of them begins."""
+    from ray.data import DataContext  # noqa: PLC0415 - of the extra
+
+    DataContext.get_current().wait_for_min_actors_s = START
 
 
 def plain(given: Set, out: Path, threads: int) -> Clock:
@@ -112,6 +116,7 @@ def plain(given: Set, out: Path, threads: int) -> Clock:
 
 def by_ray(given: Set, out: Path, actors: int) -> Clock:
     clock = Clock()
+    together()
     masks = ArchiveOutputs(masks=True)
     workers = Workers(actors=actors)
     score_archive(given.model, [given.images], out, workers=workers, outputs=masks, runtime=PLAIN, events=clock)
@@ -120,37 +125,37 @@ def by_ray(given: Set, out: Path, actors: int) -> Clock:
 
 def against_plain(given: Set, work: Path, repeats: int) -> list[Row]:
     """One and two detectors beside as many threads, in turns."""
-    runs: dict[tuple[str, str], Callable[[Path], Clock]] = {
-        ("1 core", "flawmap inspect"): lambda out: plain(given, out, 1),
-        ("1 core", "--ray, 1 detector"): lambda out: by_ray(given, out, 1),
-        ("2 cores", "flawmap inspect"): lambda out: plain(given, out, 2),
-        ("2 cores", "--ray, 2 detectors"): lambda out: by_ray(given, out, 2),
-    }
-    clocks: dict[tuple[str, str], list[Clock]] = {name: [] for name in runs}
+    taken: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for _ in range(repeats):
-        for name, run in runs.items():
-            shutil.rmtree(work / "out", ignore_errors=True)
-            clocks[name].append(run(work / "out"))
+        for cores in (1, 2):
+            clocks = {
+                "flawmap inspect": (plain(given, emptied(work / "plain"), cores), 0),
+                f"--ray, detectors: {cores}": (by_ray(given, emptied(work / "out"), cores), cores),
+            }
+            for variant, (clock, actors) in clocks.items():
+                taken.setdefault((f"cores: {cores}", variant), []).append((clock.seconds(actors), clock.times[-1]))
     rows = []
-    for (case, variant), found in clocks.items():
-        seconds = statistics.median(clock.seconds() for clock in found)
-        whole = statistics.median(clock.times[-1] for clock in found)
-        figures = {"images/s": 1 / seconds, "whole s": whole, "least ms": 1e3 * min(c.seconds() for c in found)}
+    for (case, variant), found in taken.items():
+        seconds, whole = (statistics.median(values) for values in zip(*found, strict=True))
+        figures = {"images/s": 1 / seconds, "whole s": whole, "least ms": 1e3 * min(found)[0]}
         rows.append(Row("scale", case, variant, 1e3 * seconds, figures=figures))
     return rows
 
 
-def simulated(given: Set, out: Path, sleepers: int, seconds: float) -> Clock:
-    """A run with sleeping detectors, which begins when all of them have started."""
-    from ray.data import DataContext  # noqa: PLC0415 - of the extra
+def emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
+
+def simulated(given: Set, out: Path, sleepers: int, seconds: float) -> Clock:
+    """A run with sleeping detectors."""
     clock, stages = Clock(), "flawmap.cluster.stages"
     with (
         ray_of(sleepers),
         patch(f"{stages}.ScoreImages", sleeper(seconds)),
         patch(f"{stages}.read_files", light_reader()),
     ):
-        DataContext.get_current().wait_for_min_actors_s = START
+        together()
         score_archive(given.model, [given.images], out, workers=Workers(actors=sleepers), runtime=PLAIN, events=clock)
     return clock
 
@@ -166,32 +171,27 @@ def simulations(work: Path, counts: Sequence[int], seconds: float, images_each: 
         driver = clock.driver()
         cost = ImageCost(seconds, 0.0, driver, 1.0, 1.0)
         model = expected(cost, Cluster(1, count, 1e12, 1e12, 1e12))
-        rate = 1 / clock.seconds()
+        rate = 1 / clock.seconds(count)
         figures = {"images/s": rate, "expected": model.rate, "of it": rate / model.rate, "driver ms": 1e3 * driver}
         rows.append(Row("scale", f"sleeping {seconds:g} s", f"{count} detectors", 1e3 / rate, figures=figures))
         shutil.rmtree(folder)
     return rows, driver
 
 
-def costs(given: Set, out: Path, driver: float, overhead: float, repeats: int) -> tuple[list[Row], ImageCost]:
-    """What one image takes, part by part. out: of a run with masks."""
-    torch.set_num_threads(1)
+def costs(given: Set, out: Path, driver: float, whole: float, actors: int) -> tuple[list[Row], ImageCost]:
+    """What one image takes, part by part. out: of a run with masks; whole: seconds of an image in that run."""
     detector = Detector.load(given.model, PLAIN)
     path = next(iter(sorted(given.images.iterdir())))
-    rows = medians(
-        "scale",
-        "one image",
-        {"decoded": lambda: detector.read(path), "decoded and scored": lambda: detector.inspect(path)},
-        repeats,
-    )
+    rows = medians("scale", "one image", {"decoding": lambda: detector.read(path)}, 7)
+    scored = float(np.mean(read_scores(out)["seconds"].to_pylist()))
+    overhead = max(0.0, actors * whole - scored)
     count = len(list(given.images.iterdir()))
     read, written = path.stat().st_size, sum(part.stat().st_size for part in part_files(out)) / count
     masks = sum(mask.stat().st_size for mask in (out / "masks").rglob("*.png")) / count
     rows[0].figures = {"bytes read": read, "bytes of its row": written, "bytes of its mask": masks}
-    rows.append(Row("scale", "one image", "overhead of a detector", 1e3 * overhead))
-    rows.append(Row("scale", "one image", "driver", 1e3 * driver))
-    assert rows[1].milliseconds is not None
-    return rows, ImageCost(rows[1].milliseconds / 1e3, overhead, driver, read, written)
+    parts = {"detector, with decoding": scored, "overhead of a detector": overhead, "driver": driver}
+    rows += [Row("scale", "one image", name, 1e3 * seconds) for name, seconds in parts.items()]
+    return rows, ImageCost(scored, overhead, driver, read, written)
 
 
 def clusters(cost: ImageCost) -> list[Row]:
@@ -215,9 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         some = written_set(work, given.images)
         with ray_of(2):
             rows = against_plain(some, work, given.repeats)
-        one, ray_one = (row.milliseconds or 0.0 for row in rows[:2])
         slept, driver = simulations(work, list(map(int, given.sleepers.split(","))), given.seconds, given.each)
-        parts, cost = costs(some, work / "out", driver, max(0.0, ray_one - one) / 1e3, 7)
+        parts, cost = costs(some, work / "out", driver, (rows[-1].milliseconds or 0.0) / 1e3, 2)
     report([*rows, *slept, *parts, *clusters(cost)], given, cost=cost._asdict())
     return 0
 

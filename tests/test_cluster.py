@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -25,8 +26,10 @@ from samples import trained
 
 pytest.importorskip("ray.data", reason="needs the extra ray")
 
+from ray.exceptions import AuthenticationError
+
 from flawmap.cluster.scans import resident_detectors
-from flawmap.cluster.workers import Workers
+from flawmap.cluster.workers import Workers, check_version, started
 
 PLAIN = Runtime("cpu", "float32")
 TINY: dict[str, Any] = {
@@ -122,6 +125,27 @@ REFUSED = (
 )
 
 
+def test_another_version() -> None:
+    """A machine with another flawmap is named."""
+    check_version(flawmap.__version__)
+    with pytest.raises(ConfigError, match=r" has flawmap .*, and this run is by 0\.0\.1; install the same version on"):
+        check_version("0.0.1")
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, RuntimeError, AuthenticationError])
+def test_no_cluster(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever Ray raises of an address, the error names the address and the last line of the reason."""
+
+    def init(**_: Any) -> None:
+        raise kind("Failed to connect\nthe server is asleep")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    expected = r"^no Ray cluster at host:1: the server is asleep[^;]*; start one, or use --ray local$"
+    with pytest.raises(InputError, match=expected), started("host:1"):
+        pass
+
+
 @pytest.mark.parametrize("command", ["inspect", "evaluate"])
 def test_where_detectors_run(command: str, model: Path, cloth: Path, tmp_path: Path, capsys: Any) -> None:
     """A device that the detectors do not have is refused by name, before Ray starts."""
@@ -150,11 +174,15 @@ def test_without_ray(model: Path, cloth: Path, tmp_path: Path, monkeypatch: pyte
 # ------------------------------------------------------------------------------------------------------- a real cluster
 
 
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-this-test-alone"}
+
+
 @contextmanager
 def ray_process(*options: str) -> Iterator[None]:
     """`ray start` as long as the block, once it is up. `ray stop` would end every Ray of this machine."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--num-cpus", "1", "--block"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    told = os.environ | TOKEN
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=told)
     assert process.stdout is not None
     try:
         lines = list(iter_until(process.stdout, "Ray runtime started."))
@@ -174,14 +202,17 @@ def iter_until(lines: Iterable[str], wanted: str) -> Iterator[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+    """Below the ports that the system gives away by itself, to the workers of another Ray, say."""
+    for port in random.Random(os.getpid()).sample(range(20_000, 32_000), 100):
+        with socket.socket() as server:
+            if server.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise AssertionError("no free port")
 
 
 def command(*arguments: object, address: str) -> subprocess.CompletedProcess[str]:
     """flawmap in a process of its own, for which `auto` is the cluster of an address."""
-    told = os.environ | {"RAY_ADDRESS": address}
+    told = os.environ | TOKEN | {"RAY_ADDRESS": address}
     given = [sys.executable, "-m", "flawmap", *map(str, arguments), "--precision", "float32"]
     return subprocess.run(given, env=told, capture_output=True, text=True, check=False)
 
@@ -189,11 +220,13 @@ def command(*arguments: object, address: str) -> subprocess.CompletedProcess[str
 @pytest.mark.slow
 def test_a_cluster_of_two(model: Path, cloth: Path, tmp_path: Path) -> None:
     """Two machines in name, joined as docs/scale.md shows: an archive by `auto`, a set by HOST:PORT, on both."""
-    address = f"127.0.0.1:{free_port()}"
+    from ray.util import get_node_ip_address
+
+    address = f"{get_node_ip_address()}:{free_port()}"
     head = ("--head", "--port", address.rpartition(":")[2], "--include-dashboard", "false")
     with ray_process(*head), ray_process("--address", address):
         scored = command("inspect", model, cloth / "test", "-o", tmp_path / "scores", "--ray", "auto", address=address)
-        assert "9 images scored" in scored.stdout + scored.stderr
+        assert "5 images scored, 0 before: 1 flawed, 1 unreadable" in scored.stdout + scored.stderr
         assert "by 2 detectors" in scored.stdout + scored.stderr
         ran = command("evaluate", model, cloth, "-o", tmp_path / "ray", "--ray", address, address="")
         assert ran.returncode == SOME_FAILED, ran.stderr

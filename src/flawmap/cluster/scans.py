@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flawmap.cluster.workers import Workers, most_actors, started
+import flawmap
+from flawmap.cluster.workers import Workers, check_version, most_actors, started
 from flawmap.core.errors import ConfigError, InputError, LostProcessError
 from flawmap.core.runtime import Runtime
 from flawmap.evaluation.scans import Item, Mapper, Pairs, Result
@@ -34,7 +35,9 @@ class Resident(NamedTuple):
 class ResidentDetector:
     """A detector that stays on a machine of the cluster."""
 
-    def __init__(self, resident: Resident) -> None:
+    def __init__(self, resident: Resident, version: str) -> None:
+        """version: of the flawmap that made the resident. ConfigError: this machine has another one."""
+        check_version(version)
         torch.set_num_threads(resident.threads)
         self._detector = Detector.of(resident.artifact, resident.runtime)
 
@@ -71,7 +74,7 @@ def resident_detectors(artifact: Artifact, runtime: Runtime, workers: Workers) -
         made = ray.remote(ResidentDetector).options(
             num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=LIVES, max_task_retries=LIVES
         )
-        actors: list[Any] = [made.remote(model) for _ in range(workers.actors or room)]
+        actors: list[Any] = [made.remote(model, flawmap.__version__) for _ in range(workers.actors or room)]
         try:
             yield partial(_mapped, actors)
         finally:

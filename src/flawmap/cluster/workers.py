@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
+import flawmap
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.runtime import Runtime
 
@@ -70,15 +73,26 @@ def started(address: str) -> Iterator[None]:
     try:
         if address == "local":
             cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            given: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise InputError(f"no Ray cluster at {address}: {error}; start one, or use --ray local") from error
+            given = {"address": address}
+        ray.init(**given, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"no Ray cluster at {address}: {reason}; start one, or use --ray local") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def check_version(version: str) -> None:
+    """ConfigError unless this machine has that version of flawmap, the one of the process that started the run."""
+    if flawmap.__version__ != version:
+        raise ConfigError(
+            f"{platform.node()} has flawmap {flawmap.__version__}, and this run is by {version}; "
+            "install the same version on every machine"
+        )
 
 
 def most_actors(workers: Workers) -> int:
