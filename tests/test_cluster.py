@@ -132,6 +132,18 @@ def test_another_version() -> None:
         check_version("0.0.1")
 
 
+@pytest.mark.parametrize("address", ["local", "auto", "host:1"])
+def test_the_cluster_that_was_named(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray is told the address: without one it joins any cluster of this machine. It ends with the block."""
+    calls = list[object]()
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **given: calls.append((given["address"], "num_cpus" in given)))
+    monkeypatch.setattr("ray.shutdown", lambda: calls.append("ended"))
+    with started(address):
+        assert calls == [(address, address == "local")]
+    assert calls[1:] == ["ended"]
+
+
 @pytest.mark.parametrize("kind", [ConnectionError, RuntimeError, AuthenticationError])
 def test_no_cluster(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever Ray raises of an address, the error names the address and the last line of the reason."""
