@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types site check quick check-float32 reproduce bench bench-float32 bench-long soak soak-archive wheels clean
+.PHONY: demo test lint types site check quick check-float32 reproduce bench bench-float32 bench-long bench-scale soak soak-archive wheels clean
 
 demo: $(VENV)/installed
 	$(BIN)/flawmap demo
@@ -65,6 +65,10 @@ bench-long: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/huge.py
 	$(BIN)/python benchmarks/memory.py $(FLAWMAP_DATA)
 	$(BIN)/python benchmarks/quality.py $(FLAWMAP_DATA)
+
+# Archives on Ray beside one process, and what a cluster may give: docs/scale.md. Wants a quiet machine.
+bench-scale: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/scale.py
 
 # Damaged image files of every format, for an hour or MINUTES=N: each gives an image or an error with its name.
 MINUTES ?= 60

@@ -22,8 +22,9 @@ import numpy as np
 import psutil
 
 import flawmap
-from flawmap.cluster.archive import Workers, score_archive
+from flawmap.cluster.archive import score_archive
 from flawmap.cluster.parts import read_scores
+from flawmap.cluster.workers import Workers
 from flawmap.core.events import Events
 from flawmap.core.runtime import Runtime
 from flawmap.data.synthetic import good_images

@@ -20,9 +20,10 @@ from samples import trained, write_cloth, write_flawed
 
 pytest.importorskip("ray.data", reason="needs the extra ray")
 
-from flawmap.cluster.archive import ArchiveOutputs, Workers, score_archive
+from flawmap.cluster.archive import ArchiveOutputs, score_archive
 from flawmap.cluster.parts import COLUMNS, part_files, read_scores
 from flawmap.cluster.sources import sources_of
+from flawmap.cluster.workers import Workers
 
 PLAIN, ONE = Runtime("cpu", "float32"), Workers(actors=1)
 TINY: dict[str, Any] = {
@@ -150,7 +151,14 @@ def test_the_command(ray_started: None, model: Path, images: Path, tmp_path: Pat
     assert (said["scored"], said["unreadable"], said["remaining"]) == (7, 1, 0)
     assert main([*arguments, "--residuals"]) == 2
     assert "it does not take --residuals" in capsys.readouterr().err
+    assert main([*arguments, "--no-overlays", "--no-report"]) == 2
+    refusal = "--ray writes tables, and masks by --masks; it does not take --no-overlays, --no-report"
+    assert capsys.readouterr().err.strip() == f"error: {refusal}"
+    assert main([*arguments, "--resume"]) == 0, "nothing is left to do"
+    capsys.readouterr()
     assert main([*arguments[:-4], "--dry-run"]) == 2
+    needed = "--masks, --skip-duplicates, --dry-run and --read-timeout need --ray, such as --ray local"
+    assert needed in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_ray(model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +197,7 @@ def test_sources(images: Path, tmp_path: Path) -> None:
 
 def test_an_object_store(ray_started: None, model: Path, images: Path, tmp_path: Path) -> None:
     """Images in a store that speaks S3, on this machine; the folder's `run.json` does not hold the secret."""
-    moto = pytest.importorskip("moto.server", reason="needs the package moto[s3,server], which no extra installs")
+    moto = pytest.importorskip("moto.server", reason="needs the extra dev")
     from pyarrow import fs
 
     server = moto.ThreadedMotoServer(port=0, verbose=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,3 +73,15 @@ def test_a_benchmark_runs(
         row for row in rows if not row["milliseconds"] and not row["figures"] and not row["note"].startswith(ABSENT)
     ] == []
     assert "variant" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_scale_runs(tmp_path: Path) -> None:
+    """In a process of its own, for it starts Ray with as many cores as there are sleeping detectors."""
+    pytest.importorskip("ray.data", reason="needs the extra ray")
+    script = Path(__file__).parents[1] / "benchmarks" / "scale.py"
+    small = ["--repeats", "1", "--images", "4", "--sleepers", "2", "--seconds", "0.05", "--each", "4"]
+    kept = tmp_path / "kept.json"
+    subprocess.run([sys.executable, str(script), *small, "--json", str(kept)], check=True, capture_output=True)
+    rows = json.loads(kept.read_text(encoding="utf-8"))["rows"]
+    assert [row["variant"] for row in rows if row["case"] == "expected"] == ["10 nodes", "100 nodes", "1000 nodes"]
+    assert all(row["milliseconds"] or row["figures"] for row in rows)

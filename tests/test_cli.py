@@ -391,7 +391,10 @@ OPTIONS = {
     }
     | {"--page", "--pages", "--point", "--read-timeout"}
     | {"--ray", "--actors", "--actor-cpus", "--actor-gpus", "--masks", "--skip-duplicates", "--dry-run"},
-    "evaluate": COMMON | RUNTIME | {"MODEL", "DATASET", "--output", "--last", "--point", "--set"},
+    "evaluate": COMMON
+    | RUNTIME
+    | {"MODEL", "DATASET", "--output", "--last", "--point", "--set"}
+    | {"--ray", "--actors", "--actor-cpus", "--actor-gpus"},
     "monitor": COMMON | RUNTIME | {"MODEL", "IMAGES", "--output", "--fail-on-drift"},
     "report": COMMON | {"FOLDER", "MODEL"},
     "export": COMMON | {"MODEL", "IMAGES", "--to", "--output", "--int8", "--most", "--roi-masks"},

@@ -34,10 +34,11 @@ from ray.exceptions import ActorDiedError
 
 import faulty
 from flawmap.cluster import archive, limits, parts, stages
-from flawmap.cluster.archive import Workers, score_archive
+from flawmap.cluster.archive import score_archive
 from flawmap.cluster.parts import COLUMNS, part_files, read_scores
 from flawmap.cluster.shared import DEATHS, KILLERS, Suspects, beside
 from flawmap.cluster.stream import _explained
+from flawmap.cluster.workers import Workers
 
 PLAIN = Runtime("cpu", "float32")
 ONE = Workers(actors=1)

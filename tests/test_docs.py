@@ -65,6 +65,10 @@ ELSEWHERE = {
     "OMP_NUM_THREADS=4 torchrun --nproc-per-node 2 -m flawmap train cloth -o big.flawmap --preset fast --minutes 10": (
         "two processes; in tests/test_torchrun.py"
     ),
+    "ray get-auth-token --generate": "writes to the home folder; tests/test_cluster.py sets a token of its own",
+    "ray start --head --port 6379": "goes on; in tests/test_cluster.py",
+    "ray start --address 10.0.0.1:6379": "goes on; in tests/test_cluster.py",
+    "flawmap inspect cloth.flawmap cloth/test -o scores-cluster --ray auto": "in tests/test_cluster.py",
     "uv pip install .": "by `make demo` in essence",
     "uv pip install --torch-backend cpu .": "in the workflow of continuous integration",
     "flawmap train fabric -o fabric-paper.flawmap --preset paper --scale 256x256": "hours",
@@ -90,7 +94,14 @@ QUICK = {
 
 JSON_FILES = ("measured/metrics.json", "drift/monitor.json")
 
-FOREIGN = {"--torch-backend", "--data-binary"}  # options of other programs
+FOREIGN = {
+    "--torch-backend",
+    "--data-binary",
+    "--head",
+    "--port",
+    "--address",
+    "--generate",
+}  # options of other programs
 
 
 @dataclass(frozen=True)

@@ -102,13 +102,13 @@ def test_pictures_of_an_image_by_bands(rows: int, tmp_path: Path) -> None:
     truth[20:30, 20:30] = True
     inside = np.ones((50, 60), np.bool_)
     with open_shelf(tmp_path) as shelf:
-        seen = CasePictures(image.shape, truth, 0.4, lambda pictures: shelf.put("a", pictures))
+        seen = CasePictures(image.shape, truth, 0.4)
         for top in range(0, 50, rows):
             part = slice(top, top + rows)
             seen.add(Band(top, image[part], residual[part], image[part] / 2, inside[part]))
         for top in range(0, 50, rows):
             seen.add_mask(truth[top : top + rows])
-        seen.finish()
+        shelf.put("a", seen.finish())
         shelf.put("b", [("x", TINY)])
         captions, made = zip(*shelf.get("a"), strict=True)
         assert captions == ("found in green, truth in red", "reconstruction", "residual, opened")

@@ -1,5 +1,5 @@
-"""Work on many machines, on Ray: archives of images are scored into tables, and jobs run side by side.
+"""Work on many machines, on Ray: archives are scored into tables, labelled sets for their metrics, and jobs run.
 
 Folders, manifests, URLs and jobs come in; folders of Parquet files, and what became of the jobs, go out.
-It calls scoring, imaging, data and core.
+It calls evaluation, scoring, imaging, data and core.
 """

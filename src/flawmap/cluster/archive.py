@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from flawmap.core.errors import ConfigError, InputError
+from flawmap.cluster.workers import Workers, check_installed, most_actors, started
+from flawmap.core.errors import ConfigError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.files import atomic, writable_folder
 from flawmap.core.runtime import Runtime
@@ -22,21 +20,6 @@ if TYPE_CHECKING:
     from flawmap.cluster.parts import Parts
     from flawmap.cluster.sources import Source
     from flawmap.cluster.stages import Scoring
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Who does the work. address: local (a Ray of this process), auto (the cluster of this machine) or HOST:PORT.
-
-    actors: detectors; None: as many as the cluster has CPUs, or GPUs, for. cpus, gpus: of each; its torch has as many
-    threads as CPUs, one at least. gpus may be a fraction. read_timeout: seconds that reading an image may take.
-    """
-
-    address: str = "local"
-    actors: int | None = None
-    cpus: int = 1
-    gpus: float = 0.0
-    read_timeout: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -113,64 +96,23 @@ def score_archive(
         done = {row["path"] for row in before}
         first = {row["image_sha256"]: row["duplicate_of"] or row["path"] for row in before if row["image_sha256"]}
         waiting = [source for source in sources if source.path not in done]
-        workers = replace(workers, actors=workers.actors or _most_actors(workers))
+        workers = replace(workers, actors=workers.actors or max(1, most_actors(workers)))
         rows = rows_of(waiting, scoring, workers, first if outputs.skip_duplicates else None)
         return _gathered(rows, parts, summary, workers, events)
-
-
-def check_installed() -> None:
-    """InputError with the command that installs Ray, where it is absent."""
-    try:
-        import ray.data  # noqa: F401, PLC0415 - of the extra
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"--ray needs the package {error.name}, which is not installed; pip install 'flawmap[ray]'"
-        ) from None
-
-
-@contextmanager
-def started(address: str) -> Iterator[None]:
-    """Ray, as long as the block. One that this process has started already is used, and stays."""
-    import ray  # noqa: PLC0415 - of the extra
-
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        if address == "local":
-            cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-            ray.init(
-                address="local",  # not a cluster that runs here already
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise InputError(f"no Ray cluster at {address}: {error}; start one, or use --ray local") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _scoring(model: Path, workers: Workers, outputs: ArchiveOutputs, runtime: Runtime, point: str | None) -> Scoring:
     from flawmap.cluster.stages import Scoring  # noqa: PLC0415 - needs the extra
 
-    if workers.gpus and runtime.precision == "auto":
-        raise ConfigError("GPUs of a cluster may differ; say --precision float32 or --precision bfloat16")
-    device = "cuda" if workers.gpus else "cpu"
+    runtime = workers.placed(runtime)
     artifact = load_artifact(model).at_point(point)
     if not workers.gpus:  # one precision for all machines, that of this one
-        detector = Detector.of(artifact, replace(runtime, device=device))
+        detector = Detector.of(artifact, runtime)
         runtime = replace(detector.runtime, precision=detector.precision_name)
         detector.point(outputs.threshold)
     elif artifact.threshold is None and outputs.threshold is None:
         raise ConfigError(f"{model} has no threshold; give one with --threshold")
-    runtime = replace(runtime, device=device)
-    return Scoring(artifact, model_sha256(model), runtime, outputs.threshold, outputs.masks, max(1, workers.cpus))
+    return Scoring(artifact, model_sha256(model), runtime, outputs.threshold, outputs.masks, workers.threads)
 
 
 def _identity(scoring: Scoring, inputs: Sequence[Path | str], outputs: ArchiveOutputs) -> dict[str, Any]:
@@ -194,16 +136,6 @@ def _done(sources: Sequence[Source], out: Path) -> int:
 
     done = set(read_scores(out, ["path"])["path"].to_pylist())
     return sum(source.path in done for source in sources)
-
-
-def _most_actors(workers: Workers) -> int:
-    """How many detectors the cluster has room for now, one at least."""
-    import ray  # noqa: PLC0415 - of the extra
-
-    has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    rooms = [has.get("CPU", 0) / workers.cpus] if workers.cpus else []
-    rooms += [has.get("GPU", 0) / workers.gpus] if workers.gpus else []
-    return max(1, int(min(rooms, default=1)))
 
 
 def _gathered(

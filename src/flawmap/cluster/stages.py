@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow
 import torch
 
-import flawmap
 from flawmap.cluster.limits import in_memory, within
 from flawmap.cluster.parts import COLUMNS
 from flawmap.cluster.sources import is_url, opened_system
-from flawmap.core.errors import ConfigError, InputError, OutputError
+from flawmap.cluster.workers import check_version
+from flawmap.core.errors import InputError, OutputError
 from flawmap.core.runtime import Runtime
 from flawmap.imaging.reading import opened_image
 from flawmap.imaging.threads import one_opencv_thread
@@ -92,11 +92,7 @@ class ScoreImages:
         """
         import ray  # noqa: PLC0415 - of the extra
 
-        if flawmap.__version__ != version:
-            raise ConfigError(
-                f"{platform.node()} has flawmap {flawmap.__version__}, and this run is by {version}; "
-                "install the same version on every machine"
-            )
+        check_version(version)
         scoring: Scoring = ray.get(stored)
         torch.set_num_threads(scoring.threads)
         self._scoring, self._detector = scoring, Detector.of(scoring.artifact, scoring.runtime)

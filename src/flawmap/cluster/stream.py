@@ -23,8 +23,8 @@ from flawmap.core.errors import FlawmapError, LostProcessError
 from flawmap.core.files import first_few
 
 if TYPE_CHECKING:
-    from flawmap.cluster.archive import Workers
     from flawmap.cluster.sources import Source
+    from flawmap.cluster.workers import Workers
 
 READ_AHEAD = 512 * 2**20  # bytes of files that wait for detectors, about
 FILES_AT_ONCE = 32  # of a reading task, at most: a task's start costs as much as some small files

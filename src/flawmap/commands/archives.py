@@ -9,28 +9,37 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from flawmap.cluster.workers import Workers
 from flawmap.commands.console import Output, print_line
 from flawmap.commands.outputs import FLAWS_FOUND, SOME_FAILED
 from flawmap.core.errors import ConfigError
+
+
+def workers_of(address: str | None, actors: int | None, cpus: int, gpus: float) -> Workers | None:
+    """The detectors that --ray asks for; None: it was not given. BadParameter: the others were given without it."""
+    if address is not None:
+        return Workers(address, actors, cpus, gpus)
+    if actors or cpus != 1 or gpus:
+        raise typer.BadParameter("--actors, --actor-cpus and --actor-gpus need --ray, such as --ray local")
+    return None
 
 
 def score(out: Output, given: Mapping[str, Any], *, refused: Mapping[str, bool], fail_on_flaw: bool) -> None:
     """Score an archive and tell how it went.
 
     Args:
-        given: the arguments of `score_archive`, with the fields of `Workers` and `ArchiveOutputs` as tuples.
+        given: the arguments of `score_archive`, with the fields of `ArchiveOutputs` as a tuple.
         refused: options that a cluster does not know, and whether they were given.
     Raises:
         ConfigError: one was. Exit: with SOME_FAILED or FLAWS_FOUND.
     """
-    from flawmap.cluster.archive import ArchiveOutputs, Workers, score_archive  # noqa: PLC0415 - loads torch
+    from flawmap.cluster.archive import ArchiveOutputs, score_archive  # noqa: PLC0415 - loads torch
 
     wrong = [name for name, was_given in refused.items() if was_given]
     if wrong:
         raise ConfigError(f"--ray writes tables, and masks by --masks; it does not take {', '.join(wrong)}")
     with out.events() as events:
-        made = {"workers": Workers(*given["workers"]), "outputs": ArchiveOutputs(*given["outputs"])}
-        summary = score_archive(**{**given, **made}, events=events)
+        summary = score_archive(**{**given, "outputs": ArchiveOutputs(*given["outputs"])}, events=events)
     out.result("scoring", asdict(summary) | {"remaining": summary.remaining}, show_scoring)
     if summary.unreadable:
         raise typer.Exit(SOME_FAILED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +12,7 @@ import typer
 
 from flawmap.commands import options as opt
 from flawmap.commands import tables
-from flawmap.commands.archives import score
+from flawmap.commands.archives import score, workers_of
 from flawmap.commands.console import Output
 from flawmap.commands.decisions import calibrate, monitor
 from flawmap.commands.experiments import reproduce
@@ -209,19 +209,22 @@ def inspect(
 ) -> None:
     """Inspect images: mask, overlay, regions and verdict of each. With --ray an archive of images, into a table."""
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
-    if ray is not None:
+    workers = workers_of(ray, actors, actor_cpus, actor_gpus)
+    if workers is not None:
         refused = {"--residuals": residuals, "--page": page is not None, "--pages": pages}
-        refused["--roi-masks"] = roi_masks is not None
+        refused |= {"--roi-masks": roi_masks is not None, "--no-overlays": not overlays, "--no-report": not report}
         given: dict[str, Any] = {
             **{"model": model, "inputs": images, "out": output, "point": point, "dry_run": dry_run},
-            "workers": (ray, actors, actor_cpus, actor_gpus, read_timeout),
+            "workers": replace(workers, read_timeout=read_timeout),
             "outputs": (threshold, masks, skip_duplicates),
             "runtime": Runtime(device, precision, engine),
         }
         score(out, given, refused=refused, fail_on_flaw=fail_on_flaw)
         return
-    if actors or actor_cpus != 1 or actor_gpus or read_timeout != 60 or masks or skip_duplicates or dry_run:
-        raise typer.BadParameter("--actors, --masks, --skip-duplicates, --dry-run and so on need --ray local")
+    if masks or skip_duplicates or dry_run or read_timeout != 60:
+        raise typer.BadParameter(
+            "--masks, --skip-duplicates, --dry-run and --read-timeout need --ray, such as --ray local"
+        )
     if pages and page is not None:
         raise typer.BadParameter("--page takes one page and --pages all of them; give one of the two")
     from flawmap.commands.inspect import inspect as run
@@ -256,6 +259,10 @@ def evaluate(
     point: opt.Point = None,
     roi_masks: opt.RoiMasksHere = None,
     changes: opt.SetScoring = None,
+    ray: opt.Ray = None,
+    actors: opt.Actors = None,
+    actor_cpus: opt.ActorCpus = 1,
+    actor_gpus: opt.ActorGpus = 0.0,
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
     engine: opt.Engine = "auto",
@@ -278,6 +285,7 @@ def evaluate(
             runtime=Runtime(device, precision, engine),
             roi_masks=roi_masks,
             changes=all_assigned(changes or ()),
+            workers=workers_of(ray, actors, actor_cpus, actor_gpus),
             events=events,
         )
     out.result("evaluate", {"folder": str(output), **evaluation.to_dict()}, tables.show_evaluation)

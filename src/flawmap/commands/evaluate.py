@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flawmap.cluster.workers import Workers, check_installed
 from flawmap.commands.outputs import usable_folder
 from flawmap.core.documents import document
 from flawmap.core.events import SILENT, Events
@@ -17,9 +21,11 @@ from flawmap.data.samples import Dataset
 from flawmap.data.splits import Split
 from flawmap.evaluation.evaluate import evaluate, held_out_areas, unseen_samples
 from flawmap.evaluation.results import Evaluation
+from flawmap.evaluation.scans import Mapper
 from flawmap.methods.overrides import flat
+from flawmap.reporting.case_pictures import CasePictures
 from flawmap.reporting.charts import roc_figure
-from flawmap.reporting.evaluations import evaluated_images, evaluation_page, kept_pictures
+from flawmap.reporting.evaluations import evaluated_images, evaluation_page, put_on
 from flawmap.reporting.logs import write_json
 from flawmap.reporting.reports import ROOM, open_shelf, write_report
 from flawmap.scoring.detector import Detector
@@ -36,6 +42,7 @@ def evaluate_model(
     runtime: Runtime | None = None,
     roi_masks: Path | None = None,
     changes: Mapping[str, Any] | None = None,
+    workers: Workers | None = None,
     events: Events = SILENT,
 ) -> Evaluation:
     """Measure a model on a labelled set: `metrics.json`, `roc.png`, and `report.html` with every image.
@@ -45,11 +52,16 @@ def evaluate_model(
         point: the operating point that decides; None: the model's own.
         roi_masks: the folder of masks on this machine, for a model whose region of interest is a folder of masks.
         changes: other settings of scoring, such as the residual; the model's threshold then does not count.
+        workers: detectors on Ray that score; all machines have the data set in the same place. None: this process.
     Raises:
-        ConfigError: the changes are none of scoring, see `Artifact.rescored`, or the engine cannot run the model.
+        ConfigError: the changes are none of scoring, see `Artifact.rescored`, the engine cannot run the model, or the
+            cluster cannot run the detectors. InputError: Ray is not installed, or the set has no image for this.
     """
+    if workers is not None:
+        check_installed()
+        path, roi_masks = path.absolute(), roi_masks and roi_masks.absolute()
     artifact = load_artifact(model).at_point(point).with_roi_masks(roi_masks).rescored(dict(changes or {}))
-    detector = Detector.of(artifact, runtime or Runtime())
+    detector, where = _placed(artifact, runtime or Runtime(), workers)
     dataset = find_dataset(path)
     root = dataset.root.parent if dataset.root.is_file() else dataset.root  # paths in a manifest are relative to it
     known = artifact.data.get("split")  # a model made in Python knows of none
@@ -58,8 +70,17 @@ def evaluate_model(
     samples = unseen_samples(dataset, split, last, index)
     areas = held_out_areas(dataset, split, index)
     with open_shelf(usable_folder(out, ROOM * (1 + len(samples)))) as shelf:
-        view = kept_pictures(shelf, artifact.threshold, root)
-        evaluation = evaluate(detector, samples, areas, root=root, events=events, view=view)
+        with _mapper(artifact, where, workers) as mapper:
+            evaluation = evaluate(
+                detector,
+                samples,
+                areas,
+                root=root,
+                events=events,
+                view=partial(CasePictures, threshold=artifact.threshold),
+                keep=put_on(shelf, root),
+                mapper=mapper,
+            )
         about = _about(model, detector, dataset, evaluation)
         write_json(out / "metrics.json", about | evaluation.to_dict())
         if evaluation.curve is not None:
@@ -70,6 +91,28 @@ def evaluate_model(
         page = evaluation_page(evaluation, about, settings, roc=out / "roc.png", good_scores=artifact.good_scores)
         write_report(page, evaluated_images(evaluation, shelf), out, events=events)
     return evaluation
+
+
+def _placed(artifact: Artifact, runtime: Runtime, workers: Workers | None) -> tuple[Detector, Runtime]:
+    """The detector of this process, and where those of a cluster run, in the same precision."""
+    if workers is None:
+        detector = Detector.of(artifact, runtime)
+        return detector, detector.runtime
+    where = workers.placed(runtime)
+    detector = Detector.of(artifact, replace(where, device="cpu"))
+    return detector, replace(where, precision=detector.precision_name, engine=detector.runtime.engine)
+
+
+@contextmanager
+def _mapper(artifact: Artifact, runtime: Runtime, workers: Workers | None) -> Iterator[Mapper | None]:
+    """Where images are scored; None: in this process."""
+    if workers is None:
+        yield None
+    else:
+        from flawmap.cluster.scans import resident_detectors  # noqa: PLC0415 - not without --ray
+
+        with resident_detectors(artifact, runtime, workers) as mapper:
+            yield mapper
 
 
 def _about(model: Path, detector: Detector, dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from flawmap.cluster.archive import check_installed, started
 from flawmap.cluster.jobs import Outcome, most_at_once, run_jobs
+from flawmap.cluster.workers import check_installed, started
 from flawmap.commands.fleet_file import Fleet, read_fleet
 from flawmap.commands.fleet_steps import STEPS, Step, Work, note_failure, read_record
 from flawmap.core.documents import document

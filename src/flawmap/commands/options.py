@@ -118,7 +118,9 @@ Residuals = Annotated[bool, switch("residuals", "Also write residual maps, float
 Overlays = Annotated[bool, switch("overlays", "Write overlays.")]
 Report = Annotated[bool, switch("report", "Write pages to look at, as `flawmap report` does.")]
 FailOnFlaw = Annotated[bool, switch("fail-on-flaw", "Exit with 3 if any flaw is found.")]
-ResumeInspection = Annotated[bool, switch("resume", "Keep what an earlier run did; inspect the other images.")]
+ResumeInspection = Annotated[
+    bool, switch("resume", "Keep what an earlier run did; inspect the other images. With --ray: always.")
+]
 Page = Annotated[
     int | None,
     typer.Option(min=1, help=help_of("Page of files with several, counted from 1.", otherwise="files have one page")),
@@ -127,9 +129,7 @@ Pages = Annotated[bool, switch("pages", "Inspect every page of files with severa
 Ray = Annotated[
     str | None,
     typer.Option(
-        help=help_of(
-            "Score an archive on Ray: local, auto (this machine's cluster) or HOST:PORT.", otherwise="this process"
-        )
+        help=help_of("Score on Ray: local, auto (this machine's cluster) or HOST:PORT.", otherwise="this process")
     ),
 ]
 Actors = Annotated[

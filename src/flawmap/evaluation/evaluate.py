@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from flawmap.evaluation.results import (
     PixelSection,
     TruthCounts,
 )
-from flawmap.evaluation.scans import Viewer, in_parallel, scan_good, scan_image
+from flawmap.evaluation.scans import Mapper, Viewer, mapper_of, scan_good, scan_image
 from flawmap.imaging.reading import opened_image
 from flawmap.imaging.roi import label_in_roi
 from flawmap.scoring.detector import Detector
@@ -42,8 +42,10 @@ from flawmap.scoring.operating_point import UNDECIDED, OperatingPoint
 
 log = logging.getLogger(__name__)
 
-View = Callable[[Sample, tuple[int, int, int], Mask | None], Viewer]
-"""Who sees an image: asked with the sample, its (H, W, C), and its ground truth (H, W) or None, on any thread."""
+View = Callable[[tuple[int, int, int], Mask | None], Viewer]
+"""Who sees an image: asked with its (H, W, C) and its ground truth (H, W) or None, where it is scored."""
+Keep = Callable[[Sample, Any], None]
+"""Gets each sample and what its viewer made, in order."""
 NOTHING_UNSEEN = (
     "the set has neither test images nor good ones that the model's split held out; good images that the model never "
     "saw are counted with --last N"
@@ -137,6 +139,8 @@ def evaluate(
     events: Events = SILENT,
     resamples: int = RESAMPLES,
     view: View | None = None,
+    keep: Keep = lambda sample, seen: None,
+    mapper: Mapper | None = None,
 ) -> Evaluation:
     """Score every sample once and pool what was found. Nothing is tuned, rescaled or clamped on the way.
 
@@ -148,18 +152,21 @@ def evaluate(
         root: paths in the records are relative to it.
         events: told of progress after each image.
         resamples: for the intervals, see `bootstrap`.
-        view: who sees each image on the way, for pictures.
+        view: who sees each image on the way, for pictures. keep: gets what it made.
+        mapper: where images are scored, by the same model; None: in this process, by the detector.
     """
+    mapper = mapper or mapper_of(detector)
     everything, defective_only = PixelMetrics(), PixelMetrics()
     measured: list[Measured] = []
     unreadable: list[tuple[str, str]] = []
-    with closing(in_parallel(partial(_measure_sample, detector, root, view), samples)) as scored:
+    with closing(mapper(partial(_measure_sample, root=root, view=view), samples)) as scored:
         for done, (sample, result) in enumerate(scored, start=1):
             if isinstance(result, InputError):
                 log.warning("%s", result)
                 unreadable.append((relative_name(sample.path, root), str(result)))
             else:
-                found, counts = result
+                found, counts, seen = result
+                keep(sample, seen)
                 measured.append(found)
                 if counts is not None:
                     everything.add_image(counts)
@@ -167,7 +174,7 @@ def evaluate(
                     defective_only.add_image(counts)
             events.progress(done, len(samples), str(sample.path))
     good = [found.pixels for found in measured if found.row.label == "good" and found.pixels[1] > 0]
-    with closing(in_parallel(partial(scan_good, detector, point=_point(detector)), areas)) as scanned:
+    with closing(mapper(partial(scan_good, point=_point(detector)), areas)) as scanned:
         for area, part in scanned:
             if isinstance(part, InputError):
                 unreadable.append((relative_name(area.path, root), str(part)))
@@ -210,13 +217,13 @@ class Measured(NamedTuple):
 
 
 def _measure_sample(
-    detector: Detector, root: Path, view: View | None, sample: Sample
-) -> tuple[Measured, CountedImage | None]:
-    """The numbers of an image, and its counts where they belong to the pixel metrics."""
+    detector: Detector, sample: Sample, *, root: Path, view: View | None
+) -> tuple[Measured, CountedImage | None, Any]:
+    """The numbers of an image, its counts where they belong to the pixel metrics, and what its viewer made."""
     with opened_image(sample.path, detector.config.images) as image:
         truth, problem = _truth(sample, image.shape[:2])
-        viewer = None if view is None else view(sample, image.shape, truth)
-        inspection, counts, hit = scan_image(detector, image, truth, point=_point(detector), viewer=viewer)
+        viewer = None if view is None else view(image.shape, truth)
+        inspection, counts, hit, seen = scan_image(detector, image, truth, point=_point(detector), viewer=viewer)
     defective = counts.histogram.defective_pixels
     usable = sample.label == "good" or truth is not None
     label: Label = "outside" if truth is not None and not defective else sample.label
@@ -235,7 +242,7 @@ def _measure_sample(
         metrics=own,
     )
     pixels = (inspection.flawed_pixels, counts.histogram.good_pixels)
-    return Measured(row, problem, pixels), counts if counted else None
+    return Measured(row, problem, pixels), counts if counted else None, seen
 
 
 def _with_aupimo(row: ImageRow, aupimo: Iterator[Measure | None]) -> ImageRow:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -27,11 +28,12 @@ from flawmap.scoring.operating_point import OperatingPoint
 
 
 class Scan(NamedTuple):
-    """One image, scored. hit: defective pixels above the threshold."""
+    """One image, scored. hit: defective pixels above the threshold. seen: what a viewer made of it."""
 
     inspection: Inspection
     counts: CountedImage
     hit: int
+    seen: Any = None
 
 
 class Located(Protocol):
@@ -42,15 +44,27 @@ class Located(Protocol):
 
 
 class Viewer(Protocol):
-    """Sees an image while it is scored: its bands from the top down, then their masks."""
+    """Sees an image while it is scored: its bands from the top down, then their masks. At the end it tells what it
+    made of them, which can be pickled."""
 
     def add(self, band: Band) -> None: ...
     def add_mask(self, mask: Mask) -> None: ...
-    def finish(self) -> None: ...
+    def finish(self) -> Any: ...
 
 
 Item = TypeVar("Item", bound=Located)
 Result = TypeVar("Result")
+Pairs = Generator[tuple[Item, Result | InputError], None, None]
+"""Each image with its result, or with the error that kept it from one, in order."""
+
+
+class Mapper(Protocol):
+    """Gives each image to a function of a detector: on the threads of this process, or on other machines. For these,
+    function, images and results can be pickled."""
+
+    def __call__(
+        self, function: Callable[[Detector, Item], Result], items: Sequence[Item], /
+    ) -> Pairs[Item, Result]: ...
 
 
 def scan_image(
@@ -83,9 +97,8 @@ def scan_image(
             if viewer is not None:
                 viewer.add_mask(mask)
             top += len(mask)
-    if viewer is not None:
-        viewer.finish()
-    return Scan(builder.inspection(image.path, image.notes), counts.counted(), hit)
+    seen = None if viewer is None else viewer.finish()
+    return Scan(builder.inspection(image.path, image.notes), counts.counted(), hit, seen)
 
 
 def scan_good(detector: Detector, region: ImageRegion, *, point: OperatingPoint) -> Scan | None:
@@ -96,9 +109,16 @@ def scan_good(detector: Detector, region: ImageRegion, *, point: OperatingPoint)
         return scan_image(detector, image, None, point=point, box=region.box)
 
 
-def in_parallel(
-    function: Callable[[Item], Result], items: Sequence[Item]
-) -> Generator[tuple[Item, Result | InputError], None, None]:
+def mapper_of(detector: Detector) -> Mapper:
+    """The images by this detector, on the threads of this process."""
+
+    def mapped(function: Callable[[Detector, Item], Result], items: Sequence[Item]) -> Pairs[Item, Result]:
+        return in_parallel(partial(function, detector), items)
+
+    return mapped
+
+
+def in_parallel(function: Callable[[Item], Result], items: Sequence[Item]) -> Pairs[Item, Result]:
     """Each image with its result, or with the error that kept it from one, in order; large images take turns."""
 
     def attempt(item: Item) -> Result | InputError:

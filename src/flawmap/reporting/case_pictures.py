@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 
 from flawmap.core.records import Mask
@@ -21,17 +19,10 @@ class CasePictures:
 
     Args:
         shape: (H, W, C). truth: (H, W) bool, or None. threshold: of the heat map's scale; None: up to its own maximum.
-        done: gets the pictures after the last band, IMAGE_BYTES together at most.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        truth: Mask | None,
-        threshold: float | None,
-        done: Callable[[Sequence[Captioned]], None],
-    ) -> None:
-        self._shape, self._truth, self._threshold, self._done = shape, truth, threshold, done
+    def __init__(self, shape: tuple[int, int, int], truth: Mask | None, threshold: float | None) -> None:
+        self._shape, self._truth, self._threshold = shape, truth, threshold
         self._factor = max(1, int(1 / page_scale(shape[:2])))
         self._overlay = ReducedOverlay(shape, self._factor)
         self._residual = BlockReduce(shape[:2], self._factor, np.maximum, np.float32)
@@ -48,8 +39,8 @@ class CasePictures:
     def add_mask(self, mask: Mask) -> None:
         self._overlay.add_mask(mask)
 
-    def finish(self) -> None:
-        """Draw, scale and hand over."""
+    def finish(self) -> list[Captioned]:
+        """The pictures, after the last band: IMAGE_BYTES together at most."""
         residual = self._residual.values
         bold = max(1, round(max(residual.shape) / 250))  # outlines that show in a picture of some 300 pixels
         drawn: list[tuple[str, Levels]] = [
@@ -62,7 +53,7 @@ class CasePictures:
         drawn.append(("residual, opened", heatmap(residual, 0.0, top if top > 0 else 1.0)))
         most = [IMAGE_BYTES // 2, *(IMAGE_BYTES // 2 // (len(drawn) - 1) for _ in drawn[1:])]
         pairs = zip(drawn, most, strict=True)
-        self._done([(caption, fitted(shrunk(levels), limit)) for (caption, levels), limit in pairs])
+        return [(caption, fitted(shrunk(levels), limit)) for (caption, levels), limit in pairs]
 
     def _reduced_truth(self) -> Mask | None:
         if self._truth is None:

@@ -7,11 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flawmap.core.records import Mask
-from flawmap.data.samples import Sample
-from flawmap.evaluation.evaluate import View, relative_name
+from flawmap.evaluation.evaluate import Keep, relative_name
 from flawmap.evaluation.results import Evaluation, ImageRow
-from flawmap.reporting.case_pictures import SCALE, CasePictures
+from flawmap.reporting.case_pictures import SCALE
 from flawmap.reporting.labels import DECIMALS, HELD_OUT, IMAGE_METRICS, PIXEL_METRICS, decision_rows
 from flawmap.reporting.models import model_facts
 from flawmap.reporting.pages import Figure, Page
@@ -22,13 +20,9 @@ COLUMNS = ("image", "kind", "label", "verdict", "score", "of the flaw found", "p
 UNDECIDED = "no mask, or no threshold"
 
 
-def kept_pictures(shelf: Shelf, threshold: float | None, root: Path) -> View:
-    """What puts pictures of each image on a shelf while it is evaluated, under its name in the records."""
-
-    def view(sample: Sample, shape: tuple[int, int, int], truth: Mask | None) -> CasePictures:
-        return CasePictures(shape, truth, threshold, partial(shelf.put, relative_name(sample.path, root)))
-
-    return view
+def put_on(shelf: Shelf, root: Path) -> Keep:
+    """What puts the pictures of each image on a shelf, under its name in the records."""
+    return lambda sample, pictures: shelf.put(relative_name(sample.path, root), pictures)
 
 
 def evaluation_page(
