@@ -44,7 +44,6 @@ from sleeping import light_reader, sleeper
 SIZE, SEED, PLAIN = (192, 192), 0, Runtime("cpu", "float32")
 DIFFERENT = 128  # images, at most; then they come again
 START = 600  # seconds that detectors may take to start
-FILES_AT_ONCE = 32  # images in a block of rows, at most, as in the pipeline
 GBIT = 1e9 / 8  # bytes
 NODES = (10, 100, 1000)
 NODE = {"detectors_per_node": 16, "node_network": 10 * GBIT, "storage": 100 * GBIT, "disk": 500e6}
@@ -62,6 +61,8 @@ class Clock(Events):
 
     def seconds(self, actors: int = 0) -> float:
         """Of an image, from the first row on. actors: that began together; a block of rows of each is done by then."""
+        from flawmap.cluster.stream import FILES_AT_ONCE  # noqa: PLC0415 - of the extra
+
         count = len(self.times)
         done = actors * max(1, min(FILES_AT_ONCE, count // (4 * actors))) if actors else 1
         return (self.times[-1] - self.times[0]) / (count - done)
