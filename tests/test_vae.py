@@ -222,11 +222,13 @@ def test_samples_are_decoded_one_for_each_row_of_noise() -> None:
     network, patches = initialised(), cloth(3)
     noise = torch.cat((torch.zeros(1, LATENT), fixed_noise(3, LATENT)))
     with torch.no_grad():
-        samples = network.samples(patches, noise)
+        samples = network.samples(network.encode(patches), noise)
         assert samples.shape == (3, 4, 1, PATCH, PATCH)
         assert torch.equal(samples[:, 0], network(patches))
         for row in range(4):
-            assert torch.equal(samples[:, row : row + 1], network.samples(patches, noise[row : row + 1]))
+            assert torch.equal(
+                samples[:, row : row + 1], network.samples(network.encode(patches), noise[row : row + 1])
+            )
     assert samples.var(dim=1).max() > 0
 
 
@@ -354,7 +356,7 @@ def test_a_map_equals_a_slow_loop_over_patches() -> None:
             place = (slice(top, top + PATCH), slice(left, left + PATCH))
             patch = torch.from_numpy(image[*place, 0])[None, None]
             with torch.no_grad():
-                samples = network.samples(patch, fixed_noise(3, LATENT))[0].double()
+                samples = network.samples(network.encode(patch), fixed_noise(3, LATENT))[0].double()
             deviation = (samples.var(0, correction=0) + network.noise).sqrt().numpy()
             log_p = norm.logpdf(patch[0].numpy(), samples.mean(0).numpy(), deviation)[0]
             total[place] += norm.logpdf(0, 0, math.sqrt(float(network.noise))) - log_p
