@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types site check quick check-float32 reproduce bench bench-float32 bench-long bench-scale soak soak-archive wheels clean
+.PHONY: demo test lint types site check check-cluster quick check-float32 reproduce bench bench-float32 bench-long bench-scale soak soak-archive wheels clean
 
 demo: $(VENV)/installed
 	$(BIN)/flawmap demo
 
-test: lint types site check
+test: lint types site check check-cluster
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -25,11 +25,15 @@ site: $(VENV)/installed-dev
 
 # Tests, doctests of the source, and the commands that the documentation shows.
 check: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not cluster"
+
+# The tests that start Ray, on several machines in name, which takes minutes.
+check-cluster: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n auto -m cluster tests
 
 # The inner loop: everything but what is marked slow.
 quick: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow and not cluster"
 
 # The tests of what computes, as on a processor without AVX-512 and bfloat16: the automatic precision is float32 there.
 FLOAT32 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2

@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
     "tiling": {"stride": 16},
     "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
 }
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +136,9 @@ def test_a_manifest_and_a_url(ray_started: None, model: Path, images: Path, tmp_
 
 
 def test_a_dry_run_starts_nothing(model: Path, images: Path, tmp_path: Path) -> None:
-    """It counts."""
+    """It lists and counts."""
     summary = score_archive(model, [images], tmp_path / "out", runtime=PLAIN, workers=ONE, dry_run=True)
+    assert summary.waiting == tuple(sorted(one.relative_to(images).as_posix() for one in images.rglob("*.png")))
     assert (summary.images, summary.before, summary.remaining) == (8, 0, 8)
     assert not (tmp_path / "out").exists()
 

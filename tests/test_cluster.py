@@ -38,7 +38,7 @@ TINY: dict[str, Any] = {
     "tiling": {"stride": 16},
     "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
 }
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
 
 @pytest.fixture(scope="module")

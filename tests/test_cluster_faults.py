@@ -50,7 +50,7 @@ TINY: dict[str, Any] = {
     "tiling": {"stride": 16},
     "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
 }
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(150)]  # Ray's own warnings
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(150), pytest.mark.filterwarnings("ignore")]  # Ray's own
 ray.cloudpickle.register_pickle_by_value(faulty)  # workers do not see the folder of the tests
 
 

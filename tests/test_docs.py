@@ -178,7 +178,9 @@ def run_command(command: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.cluster if page == "docs/scale.md" else ()) for page in RUN]
+)
 @pytest.mark.usefixtures("quick", "documents_are_told")
 def test_commands_and_python_blocks_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest

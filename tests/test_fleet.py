@@ -31,7 +31,7 @@ from flawmap.reporting.pages import render
 from flawmap.scoring.model_file import Artifact, load_artifact, model_sha256
 from samples import write_cloth
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
 TOML = """
 [defaults]

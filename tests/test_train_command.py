@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -298,6 +299,7 @@ def test_files_beside_a_model(folder: Path, tmp_path: Path) -> None:
 
 def test_without_validation(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Without held-out images a model has no threshold: training says so, and inspecting says what to do."""
+    caplog.set_level(logging.WARNING, logger="flawmap")
     path = tmp_path / "m.flawmap"
     report = flawmap.train(folder, path, config(split={"validation": 0.0}))
     assert report.artifact.threshold is None

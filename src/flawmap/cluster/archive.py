@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from flawmap.cluster.workers import Workers, check_installed, most_actors, started
+from flawmap.cluster.workers import Workers, actors_of, check_installed, started
 from flawmap.core.errors import ConfigError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.files import atomic, writable_folder
@@ -37,7 +37,8 @@ class ArchiveSummary:
     """What became of an archive. images: all of it; before: done by earlier runs; the others: of this run alone.
 
     seconds: of this run. utilisation: the share of the detectors' time that images took, without start-up of the
-    cluster but with that of the detectors; None: nothing was scored.
+    cluster but with that of the detectors; None: nothing was scored. waiting: images that a run would score, by their
+    rows' paths; None: it was no dry run.
     """
 
     folder: str
@@ -50,6 +51,7 @@ class ArchiveSummary:
     actors: int = 0
     seconds: float = 0.0
     utilisation: float | None = None
+    waiting: tuple[str, ...] | None = None
     dry_run: bool = False
 
     @property
@@ -87,17 +89,17 @@ def score_archive(
     sources = sources_of(inputs)
     run = _identity(scoring, inputs, outputs)
     check_run(out, run)
-    summary = ArchiveSummary(str(out), len(sources), _done(sources, out), dry_run=dry_run)
+    waiting = _waiting(sources, out)
+    named = tuple(source.path for source in waiting) if dry_run else None
+    summary = ArchiveSummary(str(out), len(sources), len(sources) - len(waiting), waiting=named, dry_run=dry_run)
     events.message(f"{summary.before} of {summary.images} images are done, {summary.remaining} remain")
     if dry_run or not summary.remaining:
         return summary
     with opened_folder(writable_folder(out), run) as parts, started(workers.address):
         before = read_scores(out, ["path", "image_sha256", "duplicate_of"]).to_pylist()
-        done = {row["path"] for row in before}
         first = {row["image_sha256"]: row["duplicate_of"] or row["path"] for row in before if row["image_sha256"]}
-        waiting = [source for source in sources if source.path not in done]
-        workers = replace(workers, actors=workers.actors or max(1, most_actors(workers)))
-        rows = rows_of(waiting, scoring, workers, first if outputs.skip_duplicates else None)
+        workers = replace(workers, actors=actors_of(workers))
+        rows = rows_of(_waiting(sources, out), scoring, workers, first if outputs.skip_duplicates else None)
         return _gathered(rows, parts, summary, workers, events)
 
 
@@ -131,11 +133,12 @@ def _identity(scoring: Scoring, inputs: Sequence[Path | str], outputs: ArchiveOu
     }
 
 
-def _done(sources: Sequence[Source], out: Path) -> int:
+def _waiting(sources: Sequence[Source], out: Path) -> list[Source]:
+    """The images that have no row yet."""
     from flawmap.cluster.parts import read_scores  # noqa: PLC0415 - needs the extra
 
     done = set(read_scores(out, ["path"])["path"].to_pylist())
-    return sum(source.path in done for source in sources)
+    return [source for source in sources if source.path not in done]
 
 
 def _gathered(

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 
 import flawmap
-from flawmap.cluster.workers import Workers, check_version, most_actors, started
-from flawmap.core.errors import ConfigError, InputError, LostProcessError
+from flawmap.cluster.workers import Workers, actors_of, check_version, started
+from flawmap.core.errors import InputError, LostProcessError
 from flawmap.core.runtime import Runtime
 from flawmap.evaluation.scans import Item, Mapper, Pairs, Result
 from flawmap.imaging.threads import one_opencv_thread
@@ -64,17 +64,12 @@ def resident_detectors(artifact: Artifact, runtime: Runtime, workers: Workers) -
     import ray  # noqa: PLC0415 - of the extra
 
     with started(workers.address):
-        room = most_actors(workers)
-        if room < (workers.actors or 1):
-            raise ConfigError(
-                f"the cluster has room for {room} detectors with {workers.cpus} CPUs and {workers.gpus:g} GPUs each, "
-                f"not for {workers.actors or 1}; see --actors, --actor-cpus and --actor-gpus"
-            )
+        number = actors_of(workers)
         model = ray.put(Resident(artifact, runtime, workers.threads))
         made = ray.remote(ResidentDetector).options(
             num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=LIVES, max_task_retries=LIVES
         )
-        actors: list[Any] = [made.remote(model, flawmap.__version__) for _ in range(workers.actors or room)]
+        actors: list[Any] = [made.remote(model, flawmap.__version__) for _ in range(number)]
         try:
             yield partial(_mapped, actors)
         finally:

@@ -97,6 +97,17 @@ def check_version(version: str) -> None:
         )
 
 
+def actors_of(workers: Workers) -> int:
+    """How many detectors a run has: as many as were asked for, or as there is room for. ConfigError: no such room."""
+    room = most_actors(workers)
+    if room < (workers.actors or 1):
+        raise ConfigError(
+            f"the cluster has room for {room} detectors with {workers.cpus} CPUs and {workers.gpus:g} GPUs each, not "
+            f"for {workers.actors or 1}; see --actors, --actor-cpus and --actor-gpus"
+        )
+    return workers.actors or room
+
+
 def most_actors(workers: Workers) -> int:
     """How many detectors the machines of the cluster have room for. Each lies on one machine."""
     import ray  # noqa: PLC0415 - of the extra

@@ -49,6 +49,8 @@ def score(out: Output, given: Mapping[str, Any], *, refused: Mapping[str, bool],
 
 def show_scoring(console: Console, report: dict[str, Any]) -> None:
     if report["dry_run"]:
+        for path in report["waiting"]:
+            print_line(console, path)
         print_line(console, f"would score {report['remaining']} of {report['images']} images into {report['folder']}")
         return
     speed = report["scored"] / report["seconds"] if report["seconds"] else 0.0
