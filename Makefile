@@ -27,7 +27,7 @@ site: $(VENV)/installed-dev
 check: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto -m "not cluster"
 
-# The tests that start Ray, on several machines in name, which takes minutes.
+# The tests that start Ray, on several machines in name, or several processes of one training: minutes.
 check-cluster: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto -m cluster tests
 

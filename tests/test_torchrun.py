@@ -35,6 +35,8 @@ from flawmap.methods.presets import preset
 from shared_training import INTERRUPTED, LOST, STOP, configuration, losses_of, trained
 from test_training import StoppedError, stop_after
 
+pytestmark = pytest.mark.cluster
+
 CLOSE = 1e-3  # relative difference of losses; patches of another draw differ by several times as much
 LIMIT = 60  # seconds in which both processes have to end
 START = get_context("forkserver")  # which imports once for all processes
