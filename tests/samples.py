@@ -16,6 +16,14 @@ from flawmap.imaging.writing import write_image
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 
+TINY: dict[str, Any] = {
+    "model": {"patch": 32},
+    "method": {"latent": 8},
+    "tiling": {"stride": 16},
+    "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
+}
+"""Settings of a training that takes a second."""
+
 
 def write_grey(path: Path, image: NDArray[np.float32]) -> None:
     """The first channel of an (H, W, C) in [0, 1] as a grey picture of 8 bits."""

@@ -16,7 +16,7 @@ from flawmap.commands.outputs import SOME_FAILED
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.runtime import Runtime
 from flawmap.scoring.detector import Detector
-from samples import trained, write_cloth, write_flawed
+from samples import TINY, trained, write_cloth, write_flawed
 
 pytest.importorskip("ray.data", reason="needs the extra ray")
 
@@ -26,12 +26,6 @@ from flawmap.cluster.sources import sources_of
 from flawmap.cluster.workers import Workers
 
 PLAIN, ONE = Runtime("cpu", "float32"), Workers(actors=1)
-TINY: dict[str, Any] = {
-    "model": {"patch": 32},
-    "method": {"latent": 8},
-    "tiling": {"stride": 16},
-    "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
-}
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
 

@@ -22,7 +22,7 @@ from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.runtime import Runtime
 from flawmap.data.samples import Sample
 from flawmap.scoring.model_file import load_artifact
-from samples import trained
+from samples import TINY, trained
 
 pytest.importorskip("ray.data", reason="needs the extra ray")
 
@@ -32,12 +32,6 @@ from flawmap.cluster.scans import resident_detectors
 from flawmap.cluster.workers import Workers, check_version, started
 
 PLAIN = Runtime("cpu", "float32")
-TINY: dict[str, Any] = {
-    "model": {"patch": 32},
-    "method": {"latent": 8},
-    "tiling": {"stride": 16},
-    "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
-}
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
 

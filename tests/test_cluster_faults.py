@@ -23,7 +23,7 @@ from flawmap.core.errors import ConfigError, InputError, LostProcessError, Outpu
 from flawmap.core.runtime import Runtime
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import model_sha256
-from samples import trained, write_cloth
+from samples import TINY, trained, write_cloth
 
 pytest.importorskip("ray.data", reason="needs the extra ray")
 
@@ -44,12 +44,6 @@ PLAIN = Runtime("cpu", "float32")
 ONE = Workers(actors=1)
 QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 """A node is dead after so long, instead of half a minute."""
-TINY: dict[str, Any] = {
-    "model": {"patch": 32},
-    "method": {"latent": 8},
-    "tiling": {"stride": 16},
-    "training": {"steps": 5, "batch": 4, "device": "cpu", "precision": "float32"},
-}
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(150), pytest.mark.filterwarnings("ignore")]  # Ray's own
 ray.cloudpickle.register_pickle_by_value(faulty)  # workers do not see the folder of the tests
 

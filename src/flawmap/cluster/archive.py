@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ def score_archive(
     sources = sources_of(inputs)
     run = _identity(scoring, inputs, outputs)
     check_run(out, run)
-    waiting = _waiting(sources, out)
+    waiting = _without(sources, read_scores(out, ["path"])["path"].to_pylist())
     named = tuple(source.path for source in waiting) if dry_run else None
     summary = ArchiveSummary(str(out), len(sources), len(sources) - len(waiting), waiting=named, dry_run=dry_run)
     events.message(f"{summary.before} of {summary.images} images are done, {summary.remaining} remain")
@@ -99,7 +99,8 @@ def score_archive(
         before = read_scores(out, ["path", "image_sha256", "duplicate_of"]).to_pylist()
         first = {row["image_sha256"]: row["duplicate_of"] or row["path"] for row in before if row["image_sha256"]}
         workers = replace(workers, actors=actors_of(workers))
-        rows = rows_of(_waiting(sources, out), scoring, workers, first if outputs.skip_duplicates else None)
+        waiting = _without(sources, (row["path"] for row in before))
+        rows = rows_of(waiting, scoring, workers, first if outputs.skip_duplicates else None)
         return _gathered(rows, parts, summary, workers, events)
 
 
@@ -133,11 +134,9 @@ def _identity(scoring: Scoring, inputs: Sequence[Path | str], outputs: ArchiveOu
     }
 
 
-def _waiting(sources: Sequence[Source], out: Path) -> list[Source]:
-    """The images that have no row yet."""
-    from flawmap.cluster.parts import read_scores  # noqa: PLC0415 - needs the extra
-
-    done = set(read_scores(out, ["path"])["path"].to_pylist())
+def _without(sources: Sequence[Source], paths: Iterable[str]) -> list[Source]:
+    """The images whose rows have none of these paths."""
+    done = set(paths)
     return [source for source in sources if source.path not in done]
 
 

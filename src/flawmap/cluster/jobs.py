@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from flawmap.cluster.workers import machines, room
 from flawmap.core.errors import ConfigError, FlawmapError
 
 Result = TypeVar("Result")
@@ -74,21 +75,15 @@ def run_jobs(
 
 def most_at_once(resources: Resources) -> int:
     """How many jobs the machine with the most room has at once. ConfigError: no machine has room for one."""
-    import ray  # noqa: PLC0415 - of the extra
-
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    cpus, gpus = (max((has.get(kind, 0) for has in machines), default=0) for kind in ("CPU", "GPU"))
-    rooms = [_room(has.get("CPU", 0), has.get("GPU", 0), resources) for has in machines]
-    if max(rooms, default=0) < 1:
+    known = machines()
+    most = max((room(has, resources.cpus, resources.gpus) for has in known), default=0)
+    if most < 1:
+        cpus, gpus = (max((has.get(kind, 0) for has in known), default=0) for kind in ("CPU", "GPU"))
         raise ConfigError(
             f"a job asks for {resources.cpus} CPUs and {resources.gpus:g} GPUs, which no machine of the cluster has "
             f"(at most {cpus:g} and {gpus:g}); ask for less"
         )
-    return max(rooms)
-
-
-def _room(cpus: float, gpus: float, each: Resources) -> int:
-    return int(min(cpus / each.cpus, gpus / each.gpus if each.gpus else cpus / each.cpus))
+    return most
 
 
 def _job(work: Callable[[], Any], threads: int) -> Iterator[Any]:

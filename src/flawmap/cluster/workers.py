@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,28 +99,33 @@ def check_version(version: str) -> None:
 
 def actors_of(workers: Workers) -> int:
     """How many detectors a run has: as many as were asked for, or as there is room for. ConfigError: no such room."""
-    room = most_actors(workers)
-    if room < (workers.actors or 1):
+    most = most_actors(workers)
+    if most < (workers.actors or 1):
         raise ConfigError(
-            f"the cluster has room for {room} detectors with {workers.cpus} CPUs and {workers.gpus:g} GPUs each, not "
+            f"the cluster has room for {most} detectors with {workers.cpus} CPUs and {workers.gpus:g} GPUs each, not "
             f"for {workers.actors or 1}; see --actors, --actor-cpus and --actor-gpus"
         )
-    return workers.actors or room
+    return workers.actors or most
 
 
 def most_actors(workers: Workers) -> int:
     """How many detectors the machines of the cluster have room for. Each lies on one machine."""
+    return sum(room(has, workers.cpus, workers.gpus) for has in machines())
+
+
+def machines() -> list[dict[str, float]]:
+    """What each machine of the cluster has, by Ray's names of resources. Ray has to be started."""
     import ray  # noqa: PLC0415 - of the extra
 
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return sum(_room(has.get("CPU", 0), has.get("GPU", 0), workers) for has in machines)
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def _room(cpus: float, gpus: float, each: Workers) -> int:
-    """How many detectors a machine has room for.
+def room(machine: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """How many detectors, or jobs, with so many CPUs and GPUs each a machine has room for.
 
-    >>> _room(16, 2, Workers(cpus=3)), _room(16, 2, Workers(cpus=3, gpus=0.5)), _room(2, 0, Workers(cpus=4))
+    >>> big, small = {"CPU": 16, "GPU": 2}, {"CPU": 2}
+    >>> room(big, 3, 0), room(big, 3, 0.5), room(small, 4, 0)
     (5, 4, 0)
     """
-    needs = ((cpus, each.cpus), (gpus, each.gpus))
-    return int(min((has / need for has, need in needs if need), default=1))
+    needs = {"CPU": cpus, "GPU": gpus}
+    return int(min((machine.get(name, 0) / need for name, need in needs.items() if need), default=1))
