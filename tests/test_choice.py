@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,24 @@ import numpy as np
 import pytest
 
 import flawmap
+from flawmap.commands import trials
 from flawmap.core.errors import TrainingError
 from flawmap.core.events import Events
+from flawmap.core.runtime import Runtime
+from flawmap.data.layouts import find_dataset
+from flawmap.data.splits import ImageRegion, Split
 from flawmap.data.synthetic import good_images
-from flawmap.evaluation.choice import EQUAL, Trial, Worth, best_of, candidates_of
+from flawmap.evaluation.calibration import calibrated
+from flawmap.evaluation.choice import EQUAL, Trial, Worth, best_of, candidates_of, strides_of
+from flawmap.evaluation.evaluate import located
 from flawmap.imaging.writing import write_image
 from flawmap.methods import gradient
 from flawmap.methods.config import Config
 from flawmap.methods.interface import Method
 from flawmap.methods.overrides import override, without_set
-from flawmap.methods.presets import preset
+from flawmap.methods.presets import paced, preset
 from flawmap.methods.table import METHODS
+from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import load_artifact
 
 SMALL: dict[str, Any] = {
@@ -213,3 +222,89 @@ def test_looks_compare_states_and_keep_the_last_of_equals(good: Path, tmp_path: 
     looks = report.artifact.provenance["choice"]["looks"]
     assert list(looks["worth"]) == ["20", "40"]
     assert looks["kept"] in (20, 40)
+
+
+# ------------------------------------------------------------------------------------------------------------- strides
+
+
+def worth_of(mean: float, au_pro: float, images: float) -> Worth:
+    return Worth(mean, au_pro, images, {1: mean, 2: mean})
+
+
+@pytest.mark.parametrize(
+    ("worth", "kept"),
+    [
+        (worth_of(0.9, 0.8, 0.9), True),
+        (worth_of(0.8975, 0.7925, 0.8925), True),
+        (worth_of(0.896, 0.8, 0.9), False),
+        (worth_of(0.9, 0.785, 0.9), False),
+        (worth_of(0.9, 0.8, 0.885), False),
+        (worth_of(0.95, 0.85, 0.95), True),
+    ],
+)
+def test_a_worth_is_kept_where_every_measure_is(worth: Worth, kept: bool) -> None:
+    """Up to 0.003 of the mean over defects, and 0.01 of AU-PRO and of the images' AUROC may be lost."""
+    assert worth.keeps(worth_of(0.9, 0.8, 0.9)) == kept
+
+
+def test_strides_are_wider_than_the_settings_own_and_fit_the_encoder() -> None:
+    """The widest comes first. Those that the settings refuse are left out: no multiple of 16, or beyond the patch."""
+    config = config_of(
+        model={"patch": 64}, tiling={"stride": 16, "encoder": "image"}, choice={"strides": [16, 32, 40, 64, 80]}
+    )
+    assert list(strides_of(config)) == [64, 32, 16]
+    assert strides_of(config)[32].tiling == config.tiling.model_copy(update={"stride": 32})
+    assert list(strides_of(override(config, {"tiling": {"encoder": "patches"}}))) == [64, 40, 32, 16]
+    assert strides_of(override(config, {"choice": {"strides": []}})) == {
+        16: override(config, {"choice": {"strides": []}})
+    }
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.1])
+def test_a_model_keeps_the_widest_stride_that_costs_little(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: float
+) -> None:
+    """And what each stride was worth; evidence and threshold are those of the stride that it keeps."""
+
+    def judged(detector: Detector, training: Sequence[ImageRegion]) -> Worth:
+        worth = 0.9 if detector.config.tiling.stride < 32 else 0.9 - lost
+        return worth_of(worth, worth, worth)
+
+    monkeypatch.setattr(trials, "judged", judged)
+    config = config_of(
+        model={"patch": 32},
+        tiling={"stride": 16, "encoder": "image"},
+        choice={"candidates": [], "strides": [32]},
+        training={"steps": 10},
+    )
+    said: list[str] = []
+    events = Events()
+    events.message = said.append  # type: ignore[method-assign]
+    report = flawmap.train(good, tmp_path / "m.flawmap", config, events=events)
+    kept = 16 if lost else 32
+    strides = report.artifact.provenance["choice"]["strides"]
+    assert report.artifact.config.tiling.stride == strides["kept"] == kept
+    assert {stride: row["mean"] for stride, row in strides["worth"].items()} == {"16": 0.9, "32": 0.9 - lost}
+    assert f"stride {kept}: the widest that finds pasted defects nearly as well as 16" in said
+    split, dataset = Split.from_dict(report.artifact.data["split"]), find_dataset(good)
+    bare = Detector.of(replace(report.artifact, evidence=None, points={}), Runtime("cpu", "float32"))
+    again = calibrated(bare, located(dataset, split.train), located(dataset, split.validation))
+    assert again.artifact.points == report.artifact.points
+
+
+def test_a_stride_of_ones_own_is_not_chosen() -> None:
+    """Nor where the pace is named: `--fast` takes half a patch, `--thorough` the encoder's spacing, or an eighth."""
+    auto = preset("auto")
+    assert (auto.tiling.stride, auto.choice.strides) == (32, (48, 64))
+    change = {"tiling": {"stride": 48}}
+    assert without_set(override(auto, change), [change]).choice.strides == ()
+    both = {"tiling": {"stride": 16}, "choice": {"strides": [32]}}
+    assert without_set(override(auto, both), [both]).choice.strides == (32,)
+    for config, fast, thorough in (
+        (auto, 64, 16),
+        (preset("auto", "gmm"), 64, 16),
+        (override(auto, {"model": {"patch": 256}}), 128, 32),
+    ):
+        quick, slow = paced(config, fast=True), paced(config, fast=False)
+        assert (quick.tiling.stride, slow.tiling.stride) == (fast, thorough)
+        assert quick.choice.strides == slow.choice.strides == ()

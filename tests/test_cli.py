@@ -370,7 +370,7 @@ OPTIONS = {
     "data": COMMON | IMAGES | {"PATH"},
     "train": COMMON
     | IMAGES
-    | {"DATA", "--output", "--preset", "--method", "--minutes", "--steps", "--scale", "--seed"}
+    | {"DATA", "--output", "--preset", "--method", "--minutes", "--steps", "--scale", "--fast", "--seed"}
     | {"--device", "--show-config", "--resume", "--skip-unreadable", "--skip-outliers", "--tensorboard"},
     "calibrate": COMMON
     | RUNTIME - {"--engine"}
@@ -494,10 +494,10 @@ def test_help_names_unit_and_default(run: Run, name: str) -> None:
 
 
 def test_every_switch_can_be_switched_off() -> None:
-    """Each flag has its `--no-` form, so that an option can say either."""
+    """Each flag has its `--no-` form, so that an option can say either; `--fast` has `--thorough`."""
     for name in OPTIONS:
         for option, parameter in parameters(name).items():
-            if parameter is not None and getattr(parameter, "is_flag", False) and option != "--version":
+            if parameter is not None and getattr(parameter, "is_flag", False) and option not in ("--version", "--fast"):
                 assert f"--no-{option[2:]}" in parameter.secondary_opts, f"{name} {option}"
 
 
@@ -583,6 +583,8 @@ def test_python_m_flawmap() -> None:
             "method.latent=5",
             "--set",
             "tiling.stride=9",
+            "--set",
+            "tiling.encoder=patches",
             "--set",
             "training.batch=4",
             "--seed",

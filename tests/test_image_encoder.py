@@ -178,16 +178,12 @@ def test_a_rim_reflects(cuts: list[int], down: int, across: int) -> None:
         (
             {"tiling": {"stride": 30}},
             "where an image is encoded once, the stride is a multiple of 16 pixels, got 30; set tiling.stride=32, or "
-            "leave tiling.encoder unset",
+            "tiling.encoder=patches",
         ),
         (
             {"model": {"patch": 256}, "tiling": {"stride": 48}},
             "where an image is encoded once, the stride is a multiple of 32 pixels, got 48; set tiling.stride=64, or "
-            "leave tiling.encoder unset",
-        ),
-        (
-            {"method": {"name": "gmm"}, "residual": {"name": None}},
-            "the method gmm has no encoder; leave tiling.encoder unset",
+            "tiling.encoder=patches",
         ),
     ],
 )

@@ -129,6 +129,7 @@ def train(
     minutes: opt.Minutes = None,
     steps: opt.Steps = None,
     scale: opt.Scale = None,
+    fast: opt.Pace = None,
     mode: opt.Mode = None,
     roi_box: opt.RoiBox = None,
     roi_masks: opt.RoiMasks = None,
@@ -155,7 +156,7 @@ def train(
         "images": opt.image_changes(mode=mode, roi_box=roi_box, roi_masks=roi_masks, scale=scale),
         "training": {"minutes": minutes, "steps": steps, "seed": seed, "device": device},
     }
-    settings = _resolved(preset, method, config, changes, opt.given(own))
+    settings = _resolved(preset, method, config, changes, opt.given(own), fast=fast)
     if show_config:
         out.text(_settings_text(settings, as_json=as_json))
         return
@@ -364,18 +365,23 @@ def _resolved(
     file: Path | None,
     changes: list[str] | None,
     own: dict[str, Any],
+    *,
+    fast: bool | None = None,
 ) -> Config:
     """The settings: the preset, then the file, then --set, then the options."""
     from flawmap.methods.config import USUAL
-    from flawmap.methods.overrides import assigned, override, read_changes, read_config, without_set
+    from flawmap.methods.overrides import all_assigned, assigned, override, read_changes, read_config, without_set
+    from flawmap.methods.presets import paced
     from flawmap.methods.presets import preset as settings_of
 
-    settings, later = settings_of(preset, method or USUAL), [*map(assigned, changes or ()), own]
+    settings = settings_of(preset, method or USUAL)
     if file is not None:
         settings = read_config(file, settings)
-    for change in later:
-        settings = override(settings, change)
-    return without_set(settings, later if file is None else [read_changes(file), *later])
+    settings = override(override(settings, all_assigned(changes or ())), own)  # --set together: one may need another
+    if fast is not None:
+        settings = paced(settings, fast=fast)
+    named = [*map(assigned, changes or ()), own]
+    return without_set(settings, named if file is None else [read_changes(file), *named])
 
 
 def _settings_text(settings: Config, *, as_json: bool) -> str:

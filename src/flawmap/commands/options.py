@@ -94,6 +94,13 @@ Steps = Annotated[
     typer.Option(min=1, help=help_of("Length of the training, in parameter updates.", otherwise="by minutes")),
 ]
 Scale = Annotated[str | None, typer.Option(help=help_of("Working scale: a factor, or WxH in pixels.", "images.scale"))]
+Pace = Annotated[
+    bool | None,
+    typer.Option(
+        "--fast/--thorough",
+        help=help_of("The widest or the narrowest stride.", otherwise="what costs little by pasted defects"),
+    ),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help=help_of("Seed of the training.", "training.seed"))]
 TrainingDevice = Annotated[
     str | None, typer.Option("--device", help=help_of("auto, cpu, cuda, cuda:N or mps.", "training.device"))

@@ -15,7 +15,7 @@ from flawmap.core.events import Events, Named
 from flawmap.core.runtime import Runtime
 from flawmap.data.index import ImageIndex
 from flawmap.data.splits import ImageRegion, Split
-from flawmap.evaluation.choice import Trial, Worth, best_of, candidates_of, judged, tried
+from flawmap.evaluation.choice import LOST, Trial, Worth, best_of, candidates_of, judged, strides_of, tried
 from flawmap.evaluation.scans import evenly
 from flawmap.methods.config import Config
 from flawmap.methods.interface import State
@@ -98,9 +98,7 @@ def _trial(name: str, settings: Config, good: Sequence[ImageRegion], fit: Fit, e
     short = override(settings, {"training": _budget(settings)})
 
     def detector() -> Detector:
-        state = fit(short, good, Named(events, name))
-        artifact = Artifact(short, state.tensors, facts=state.facts)
-        return Detector.of(artifact, Runtime(settings.training.device, settings.training.precision))
+        return _detector(short, fit(short, good, Named(events, name)))
 
     return tried(name, detector, good, time.monotonic, finished=not settings.method.gradual)
 
@@ -139,6 +137,11 @@ def _said(trial: Trial) -> str:
     )
 
 
+def _detector(config: Config, state: State) -> Detector:
+    artifact = Artifact(config, state.tensors, facts=state.facts)
+    return Detector.of(artifact, Runtime(config.training.device, config.training.precision))
+
+
 @dataclass
 class Looks:
     """States of a training at even distances, by step, without its end; kept in memory."""
@@ -159,14 +162,37 @@ def best_state(
     """
     if not looks.steps:
         return state, {}
-    runtime = Runtime(config.training.device, config.training.precision)
     last = int(state.provenance["training"]["steps"])
     worths: dict[int, Worth] = {}
     for number, (step, tensors) in enumerate((looks.steps | {last: state.tensors}).items(), start=1):
-        worths[step] = judged(Detector.of(Artifact(config, tensors, facts=state.facts), runtime), training)
+        worths[step] = judged(_detector(config, replace(state, tensors=tensors)), training)
         events.progress(number, len(looks.steps) + 1, f"state after {step} steps")
     best = max(worths, key=lambda step: worths[step].mean)
     if not worths[best].beats(worths[last]):
         best = last
     record = {"kept": best, "worth": {str(step): round(worth.mean, 4) for step, worth in worths.items()}}
     return (state if best == last else replace(state, tensors=looks.steps[best])), record
+
+
+def widest_stride(
+    config: Config, state: State, training: Sequence[ImageRegion], events: Events
+) -> tuple[Config, dict[str, Any]]:
+    """The settings with the widest stride that finds pasted defects nearly as well as their own, and what each that
+    was compared is worth, as JSON's types. Seconds are those of the comparison."""
+    strides = strides_of(config)
+    if len(strides) == 1:
+        return config, {}
+    worths: dict[int, Worth] = {}
+    seconds: dict[int, float] = {}
+    for number, (stride, settings) in enumerate(reversed(strides.items()), start=1):
+        started = time.monotonic()
+        worths[stride] = judged(_detector(settings, state), training)
+        seconds[stride] = time.monotonic() - started
+        events.progress(number, len(strides), f"stride {stride}")
+    kept = next(stride for stride in strides if worths[stride].keeps(worths[config.tiling.stride]))
+    events.message(f"stride {kept}: the widest that finds pasted defects nearly as well as {config.tiling.stride}")
+    record = {
+        str(stride): {name: round(getattr(worth, name), 4) for name in LOST} | {"seconds": round(seconds[stride], 1)}
+        for stride, worth in worths.items()
+    }
+    return strides[kept], {"kept": kept, "worth": record}

@@ -146,7 +146,9 @@ class TilingSettings(Settings):
     stride: int = Field(30, gt=0)  # pixels at the working scale
     average: Literal["reconstructions", "residuals"] | None = None  # None: what the method asks for
     weights: Literal["uniform", "hann"] = "uniform"  # of a patch's pixels in the average
-    encoder: Literal["patches", "image"] = "patches"  # what an encoder sees: patch by patch, or the image once
+    encoder: Literal["patches", "image"] = (
+        "patches"  # what an encoder, if there is one, sees: patch by patch, or the image once
+    )
     pad: bool = False  # reflect images that are smaller than a patch, to train on and to score
 
 
@@ -254,6 +256,7 @@ class ChoiceSettings(Settings):
     )  # each "section.key=value ..."; none: the settings as they are
     share: float = Field(0.04, gt=0, le=1)  # of the training's budget, for the trial of each candidate
     looks: int = Field(1, ge=1, le=20)  # states of the training that are compared, at even distances; 1: its end
+    strides: tuple[int, ...] = Field((), strict=False)  # wider than tiling.stride, taken where they cost little; pixels
 
 
 class CheckSettings(Settings):

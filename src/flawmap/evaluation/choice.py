@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ IMAGES = 12  # good images that evidence is measured on for a trial
 EQUAL = 0.005  # of the mean over parts: a difference below it is none
 ERRORS = 2.0  # standard errors of a difference that chance may make
 FINISHED = 0.1  # by so much a candidate has to be better whose fit a longer training would not improve
+LOST = {"mean": 0.003, "au_pro_30": 0.01, "image_auroc": 0.01}  # of a detector's worth, for which it is made quicker
 
 
 class Worth(NamedTuple):
@@ -51,6 +53,10 @@ class Worth(NamedTuple):
     @property
     def mean(self) -> float:
         return sum(self.parts.values()) / max(len(self.parts), 1)
+
+    def keeps(self, other: Worth) -> bool:
+        """Whether it lacks no more of what another is worth than may be lost for speed."""
+        return all(getattr(self, name) >= getattr(other, name) - lost for name, lost in LOST.items())
 
     def beats(self, other: Worth, *, by: float = EQUAL) -> bool:
         """Whether it is better than another, over the defects that both met, by so much and beyond chance."""
@@ -128,6 +134,16 @@ def best_of(trials: Sequence[Trial]) -> list[str]:
             best = [(trial, worth)]
     others = sorted(known, key=lambda pair: -pair[1].mean)
     return list(dict.fromkeys([trial.candidate for trial in (*(one for one, _ in (*best, *others)), *trials)]))
+
+
+def strides_of(config: Config) -> dict[int, Config]:
+    """The settings with each stride that they may be given, the widest first and their own last."""
+    wider: dict[int, Config] = {}
+    for stride in sorted(set(config.choice.strides), reverse=True):
+        if stride > config.tiling.stride:
+            with suppress(ConfigError):  # wider than the patch, or between two of the encoder's features
+                wider[stride] = override(config, {"tiling": {"stride": stride}})
+    return wider | {config.tiling.stride: config}
 
 
 def judged(detector: Detector, training: Sequence[ImageRegion]) -> Worth:

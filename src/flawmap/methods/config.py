@@ -96,16 +96,12 @@ class Config(Settings):
         return (self.tiling.average or self.method.average) == "residuals"
 
     def _encoder_problem(self) -> str | None:
-        if self.tiling.encoder == "patches":
-            return None
         apart = self.method.spacing(self.model.patch)
-        if apart is None:
-            return f"the method {self.method.name} has no encoder; leave tiling.encoder unset"
-        if self.tiling.stride % apart:
+        if self.tiling.encoder == "image" and apart is not None and self.tiling.stride % apart:
             return (
                 f"where an image is encoded once, the stride is a multiple of {apart} pixels, got "
-                f"{self.tiling.stride}; set tiling.stride={-(-self.tiling.stride // apart) * apart}, or leave "
-                "tiling.encoder unset"
+                f"{self.tiling.stride}; set tiling.stride={-(-self.tiling.stride // apart) * apart}, or "
+                "tiling.encoder=patches"
             )
         return None
 

@@ -73,8 +73,8 @@ def override(base: Config, changes: dict[str, Any]) -> Config:
 
 
 def without_set(config: Config, changes: Sequence[dict[str, Any]]) -> Config:
-    """The configuration without the candidates that would change a setting of these changes: what is set is not tried.
-    Changes that name candidates themselves take none away.
+    """The configuration without the candidates and strides that would change a setting of these changes: what is set
+    is not tried. Changes that name candidates or strides themselves take none of these away.
 
     >>> wide = parse({"choice": {"candidates": ["method.latent=8", "method.name=l2"]}})
     >>> without_set(wide, [{"method": {"name": "ssim"}}]).choice.candidates
@@ -82,12 +82,13 @@ def without_set(config: Config, changes: Sequence[dict[str, Any]]) -> Config:
     """
     named = [flat(change) for change in changes]
     given = {key for settings in named if "choice.candidates" not in settings for key in settings}
+    fixed = any("tiling.stride" in settings and "choice.strides" not in settings for settings in named)
     kept = [
         text
         for text in config.choice.candidates
         if not any(key in given for change in text.split() for key in flat(assigned(change)))
     ]
-    return override(config, {"choice": {"candidates": kept}})
+    return override(config, {"choice": {"candidates": kept} | ({"strides": ()} if fixed else {})})
 
 
 def assigned(text: str) -> dict[str, Any]:
