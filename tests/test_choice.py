@@ -13,6 +13,7 @@ import pytest
 
 import flawmap
 from flawmap.commands import trials
+from flawmap.commands.cli import main
 from flawmap.core.errors import TrainingError
 from flawmap.core.events import Events
 from flawmap.core.runtime import Runtime
@@ -262,7 +263,7 @@ def test_strides_are_wider_than_the_settings_own_and_fit_the_encoder() -> None:
 
 @pytest.mark.parametrize("lost", [0.0, 0.1])
 def test_a_model_keeps_the_widest_stride_that_costs_little(
-    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: float
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lost: float
 ) -> None:
     """And what each stride was worth; evidence and threshold are those of the stride that it keeps."""
 
@@ -286,6 +287,9 @@ def test_a_model_keeps_the_widest_stride_that_costs_little(
     assert report.artifact.config.tiling.stride == strides["kept"] == kept
     assert {stride: row["mean"] for stride, row in strides["worth"].items()} == {"16": 0.9, "32": 0.9 - lost}
     assert f"stride {kept}: the widest that finds pasted defects nearly as well as 16" in said
+    assert main(["info", str(tmp_path / "m.flawmap")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"stride {kept} pixels, pasted defects 0.9000 by 16, {0.9 - lost:.4f} by 32" in shown
     split, dataset = Split.from_dict(report.artifact.data["split"]), find_dataset(good)
     bare = Detector.of(replace(report.artifact, evidence=None, points={}), Runtime("cpu", "float32"))
     again = calibrated(bare, located(dataset, split.train), located(dataset, split.validation))

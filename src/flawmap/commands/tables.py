@@ -33,6 +33,7 @@ def show_training(console: Console, report: dict[str, Any]) -> None:
             ("threshold", _threshold(report)),
             ("images", f"{data['images']} good images or areas{left_out}, split {data['split_sha256'][:12]}"),
             ("chosen", _chosen(report["provenance"])),
+            ("stride", _stride(report["provenance"])),
         ],
     )
     show_check(console, report["check"])
@@ -42,6 +43,15 @@ def _chosen(provenance: dict[str, Any]) -> str | None:
     """The candidate that was trained, among how many; None where there was no choice."""
     choice = provenance.get("choice", {})
     return f"{choice['chosen']}, of {len(choice['trials'])} candidates" if choice.get("trials") else None
+
+
+def _stride(provenance: dict[str, Any]) -> str | None:
+    """The stride that was kept, and the mean over pasted defects by each; None where there was no choice."""
+    strides = provenance.get("choice", {}).get("strides")
+    if not strides:
+        return None
+    means = ", ".join(f"{row['mean']:.4f} by {stride}" for stride, row in strides["worth"].items())
+    return f"{strides['kept']} pixels, pasted defects {means}"
 
 
 def show_check(console: Console, check: dict[str, Any] | None) -> None:
@@ -196,6 +206,7 @@ def show_info(console: Console, report: dict[str, Any]) -> None:
                 ", ".join(f"{name} {number}" for name, number in made.get("versions", {}).items()) or "unknown",
             ),
             ("chosen", _chosen(made)),
+            ("stride", _stride(made)),
         ],
     )
     show_check(console, report["check"])
