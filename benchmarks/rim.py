@@ -51,6 +51,8 @@ SMOOTHINGS = (0, 8)
 def with_rim(config: Config, rim: int) -> Objective:
     """The usual objective, for crops that are larger than a patch by a rim on each side."""
     usual, compare = objective_of(config), loss_of(config.method)
+    constant = usual.constant
+    assert constant is not None
 
     def middle(crops: Tensor) -> Tensor:
         return crops[..., rim:-rim, rim:-rim] if rim else crops
@@ -64,7 +66,7 @@ def with_rim(config: Config, rim: int) -> Objective:
 
     return Objective(
         loss,
-        lambda crops: usual.constant(middle(crops).contiguous()),
+        lambda crops: constant(middle(crops).contiguous()),
         lambda network, crops, seed: usual.initialise(network, middle(crops).contiguous(), seed),
         usual.advice,
     )
