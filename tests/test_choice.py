@@ -21,14 +21,14 @@ from flawmap.data.layouts import find_dataset
 from flawmap.data.splits import ImageRegion, Split
 from flawmap.data.synthetic import good_images
 from flawmap.evaluation.calibration import calibrated
-from flawmap.evaluation.choice import EQUAL, Trial, Worth, best_of, candidates_of, strides_of
+from flawmap.evaluation.choice import EQUAL, Trial, Worth, best_of, candidates_of
 from flawmap.evaluation.evaluate import located
 from flawmap.imaging.writing import write_image
 from flawmap.methods import gradient
 from flawmap.methods.config import Config
 from flawmap.methods.interface import Method
-from flawmap.methods.overrides import override, without_set
-from flawmap.methods.presets import paced, preset
+from flawmap.methods.overrides import override, paced, parse, quicker_of, without_set
+from flawmap.methods.presets import preset
 from flawmap.methods.table import METHODS
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import load_artifact
@@ -248,48 +248,47 @@ def test_a_worth_is_kept_where_every_measure_is(worth: Worth, kept: bool) -> Non
     assert worth.keeps(worth_of(0.9, 0.8, 0.9)) == kept
 
 
-def test_strides_are_wider_than_the_settings_own_and_fit_the_encoder() -> None:
-    """The widest comes first. Those that the settings refuse are left out: no multiple of 16, or beyond the patch."""
-    config = config_of(
-        model={"patch": 64}, tiling={"stride": 16, "encoder": "image"}, choice={"strides": [16, 32, 40, 64, 80]}
-    )
-    assert list(strides_of(config)) == [64, 32, 16]
-    assert strides_of(config)[32].tiling == config.tiling.model_copy(update={"stride": 32})
-    assert list(strides_of(override(config, {"tiling": {"encoder": "patches"}}))) == [64, 40, 32, 16]
-    assert strides_of(override(config, {"choice": {"strides": []}})) == {
-        16: override(config, {"choice": {"strides": []}})
-    }
+def test_quicker_ways_are_wider_strides_that_can_be() -> None:
+    """In their order, the settings last. Left out: no multiple of 16, beyond half a patch, and no wider stride."""
+    ways = ("tiling.stride=96", "tiling.stride=64 tiling.encoder=image", "tiling.stride=60 tiling.encoder=image")
+    config = parse({"tiling": {"stride": 30}, "choice": {"quicker": (*ways, "tiling.stride=44", "tiling.stride=30")}})
+    found = quicker_of(config)
+    assert list(found) == [ways[1], "tiling.stride=44", ""]
+    assert found[ways[1]].tiling == config.tiling.model_copy(update={"stride": 64, "encoder": "image"})
+    assert found[""] is config
 
 
 @pytest.mark.parametrize("lost", [0.0, 0.1])
-def test_a_model_keeps_the_widest_stride_that_costs_little(
+def test_a_model_scores_quickly_where_that_costs_little(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lost: float
 ) -> None:
-    """And what each stride was worth; evidence and threshold are those of the stride that it keeps."""
+    """And keeps what each way was worth; evidence and threshold are those of the way that it keeps."""
 
     def judged(detector: Detector, training: Sequence[ImageRegion]) -> Worth:
-        worth = 0.9 if detector.config.tiling.stride < 32 else 0.9 - lost
+        worth = 0.9 if detector.config.tiling.stride < 16 else 0.9 - lost
         return worth_of(worth, worth, worth)
 
     monkeypatch.setattr(trials, "judged", judged)
+    way = "tiling.stride=16 tiling.encoder=image"
     config = config_of(
-        model={"patch": 32},
-        tiling={"stride": 16, "encoder": "image"},
-        choice={"candidates": [], "strides": [32]},
+        tiling={"stride": 12},
+        choice={"candidates": [], "quicker": [way, "tiling.stride=14"]},
         training={"steps": 10},
     )
     said: list[str] = []
     events = Events()
     events.message = said.append  # type: ignore[method-assign]
     report = flawmap.train(good, tmp_path / "m.flawmap", config, events=events)
-    kept = 16 if lost else 32
-    strides = report.artifact.provenance["choice"]["strides"]
-    assert report.artifact.config.tiling.stride == strides["kept"] == kept
-    assert {stride: row["mean"] for stride, row in strides["worth"].items()} == {"16": 0.9, "32": 0.9 - lost}
-    assert f"stride {kept}: the widest that finds pasted defects nearly as well as 16" in said
+    kept, stride = ("tiling.stride=14", 14) if lost else (way, 16)
+    quicker = report.artifact.provenance["choice"]["quicker"]
+    assert (quicker["kept"], report.artifact.config.tiling.stride) == (kept, stride)
+    means = {"": 0.9, way: 0.9 - lost} | ({"tiling.stride=14": 0.9} if lost else {})
+    assert {name: row["mean"] for name, row in quicker["worth"].items()} == means
+    assert f"quicker scoring, by defects pasted into good images: {kept}" in said
     assert main(["info", str(tmp_path / "m.flawmap")]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"stride {kept} pixels, pasted defects 0.9000 by 16, {0.9 - lost:.4f} by 32" in shown
+    assert f"quicker {kept}; pasted defects 0.9000 by the settings, " in shown
+    assert f"{0.9 - lost:.4f} by {way}" in shown
     split, dataset = Split.from_dict(report.artifact.data["split"]), find_dataset(good)
     bare = Detector.of(replace(report.artifact, evidence=None, points={}), Runtime("cpu", "float32"))
     again = calibrated(bare, located(dataset, split.train), located(dataset, split.validation))
@@ -297,18 +296,13 @@ def test_a_model_keeps_the_widest_stride_that_costs_little(
 
 
 def test_a_stride_of_ones_own_is_not_chosen() -> None:
-    """Nor where the pace is named: `--fast` takes half a patch, `--thorough` the encoder's spacing, or an eighth."""
+    """Nor where the pace is named: `--fast` takes the quickest way, `--thorough` the settings as they are."""
     auto = preset("auto")
-    assert (auto.tiling.stride, auto.choice.strides) == (32, (48, 64))
     change = {"tiling": {"stride": 48}}
-    assert without_set(override(auto, change), [change]).choice.strides == ()
-    both = {"tiling": {"stride": 16}, "choice": {"strides": [32]}}
-    assert without_set(override(auto, both), [both]).choice.strides == (32,)
-    for config, fast, thorough in (
-        (auto, 64, 16),
-        (preset("auto", "gmm"), 64, 16),
-        (override(auto, {"model": {"patch": 256}}), 128, 32),
-    ):
+    assert without_set(override(auto, change), [change]).choice.quicker == ()
+    both = {"tiling": {"stride": 16}, "choice": {"quicker": ["tiling.stride=32"]}}
+    assert without_set(override(auto, both), [both]).choice.quicker == ("tiling.stride=32",)
+    for config, stride in ((auto, 64), (override(auto, {"model": {"patch": 64}}), 30)):
         quick, slow = paced(config, fast=True), paced(config, fast=False)
-        assert (quick.tiling.stride, slow.tiling.stride) == (fast, thorough)
-        assert quick.choice.strides == slow.choice.strides == ()
+        assert (quick.tiling.stride, slow.tiling.stride) == (stride, 30)
+        assert quick.choice.quicker == slow.choice.quicker == ()

@@ -584,8 +584,6 @@ def test_python_m_flawmap() -> None:
             "--set",
             "tiling.stride=9",
             "--set",
-            "tiling.encoder=patches",
-            "--set",
             "training.batch=4",
             "--seed",
             "8",

@@ -370,18 +370,24 @@ def _resolved(
 ) -> Config:
     """The settings: the preset, then the file, then --set, then the options."""
     from flawmap.methods.config import USUAL
-    from flawmap.methods.overrides import all_assigned, assigned, override, read_changes, read_config, without_set
-    from flawmap.methods.presets import paced
+    from flawmap.methods.overrides import (
+        all_assigned,
+        assigned,
+        override,
+        paced,
+        read_changes,
+        read_config,
+        without_set,
+    )
     from flawmap.methods.presets import preset as settings_of
 
     settings = settings_of(preset, method or USUAL)
     if file is not None:
         settings = read_config(file, settings)
     settings = override(override(settings, all_assigned(changes or ())), own)  # --set together: one may need another
-    if fast is not None:
-        settings = paced(settings, fast=fast)
     named = [*map(assigned, changes or ()), own]
-    return without_set(settings, named if file is None else [read_changes(file), *named])
+    settings = without_set(settings, named if file is None else [read_changes(file), *named])
+    return settings if fast is None else paced(settings, fast=fast)
 
 
 def _settings_text(settings: Config, *, as_json: bool) -> str:

@@ -98,7 +98,9 @@ Pace = Annotated[
     bool | None,
     typer.Option(
         "--fast/--thorough",
-        help=help_of("The widest or the narrowest stride.", otherwise="what costs little by pasted defects"),
+        help=help_of(
+            "Score by the widest stride, or none but the settings' own.", otherwise="chosen by pasted defects"
+        ),
     ),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help=help_of("Seed of the training.", "training.seed"))]

@@ -33,7 +33,7 @@ def show_training(console: Console, report: dict[str, Any]) -> None:
             ("threshold", _threshold(report)),
             ("images", f"{data['images']} good images or areas{left_out}, split {data['split_sha256'][:12]}"),
             ("chosen", _chosen(report["provenance"])),
-            ("stride", _stride(report["provenance"])),
+            ("quicker", _quicker(report["provenance"])),
         ],
     )
     show_check(console, report["check"])
@@ -45,13 +45,13 @@ def _chosen(provenance: dict[str, Any]) -> str | None:
     return f"{choice['chosen']}, of {len(choice['trials'])} candidates" if choice.get("trials") else None
 
 
-def _stride(provenance: dict[str, Any]) -> str | None:
-    """The stride that was kept, and the mean over pasted defects by each; None where there was no choice."""
-    strides = provenance.get("choice", {}).get("strides")
-    if not strides:
+def _quicker(provenance: dict[str, Any]) -> str | None:
+    """The quicker way to score that was kept, and the mean over pasted defects by each; None: there was no choice."""
+    found = provenance.get("choice", {}).get("quicker")
+    if not found:
         return None
-    means = ", ".join(f"{row['mean']:.4f} by {stride}" for stride, row in strides["worth"].items())
-    return f"{strides['kept']} pixels, pasted defects {means}"
+    means = ", ".join(f"{row['mean']:.4f} by {way or 'the settings'}" for way, row in found["worth"].items())
+    return f"{found['kept'] or 'none costs little'}; pasted defects {means}"
 
 
 def show_check(console: Console, check: dict[str, Any] | None) -> None:
@@ -206,7 +206,7 @@ def show_info(console: Console, report: dict[str, Any]) -> None:
                 ", ".join(f"{name} {number}" for name, number in made.get("versions", {}).items()) or "unknown",
             ),
             ("chosen", _chosen(made)),
-            ("stride", _stride(made)),
+            ("quicker", _quicker(made)),
         ],
     )
     show_check(console, report["check"])

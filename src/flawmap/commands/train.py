@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawmap.commands.outputs import usable_folder
-from flawmap.commands.trials import Choice, Fit, Looks, best_state, chosen, left_out, widest_stride
+from flawmap.commands.trials import Choice, Fit, Looks, best_state, chosen, left_out, quickest
 from flawmap.core.device import choose_device, describe_machine, free_memory
 from flawmap.core.distributed import joined
 from flawmap.core.errors import ConfigError, InputError, TrainingError
@@ -178,13 +178,13 @@ def _planned(
 
 
 def _finished(model: Path, plan: _Plan, fitted: _Fitted, events: Events) -> TrainingReport:
-    """Choose state and stride, calibrate and check, write the model and what lies beside it, drop the checkpoint."""
+    """Choose state and tiling, calibrate and check, write the model and what lies beside it, drop the checkpoint."""
     config, split = plan.choice.configs[fitted.candidate], plan.split
     state, looks = best_state(config, fitted.state, fitted.looks, split.train, events)
-    config, strides = widest_stride(config, state, split.train, events)
+    config, quicker = quickest(config, state, split.train, events)
     choice = replace(plan.choice, configs={fitted.candidate: config})
     provenance = _provenance(state, split, layout=plan.layout, tally=fitted.images, skipped=plan.skipped)
-    provenance["choice"] = choice.to_dict() | {"looks": looks, "strides": strides}
+    provenance["choice"] = choice.to_dict() | {"looks": looks, "quicker": quicker}
     artifact = _calibrated(config, state, split, provenance, events)
     save_artifact(artifact, model)  # first: a disk that fills up over a picture must not cost the training
     if state.history:

@@ -15,11 +15,11 @@ from flawmap.core.events import Events, Named
 from flawmap.core.runtime import Runtime
 from flawmap.data.index import ImageIndex
 from flawmap.data.splits import ImageRegion, Split
-from flawmap.evaluation.choice import LOST, Trial, Worth, best_of, candidates_of, judged, strides_of, tried
+from flawmap.evaluation.choice import LOST, Trial, Worth, best_of, candidates_of, judged, tried
 from flawmap.evaluation.scans import evenly
 from flawmap.methods.config import Config
 from flawmap.methods.interface import State
-from flawmap.methods.overrides import override, parse
+from flawmap.methods.overrides import override, parse, quicker_of
 from flawmap.reporting.logs import write_json
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact
@@ -174,25 +174,26 @@ def best_state(
     return (state if best == last else replace(state, tensors=looks.steps[best])), record
 
 
-def widest_stride(
+def quickest(
     config: Config, state: State, training: Sequence[ImageRegion], events: Events
 ) -> tuple[Config, dict[str, Any]]:
-    """The settings with the widest stride that finds pasted defects nearly as well as their own, and what each that
-    was compared is worth, as JSON's types. Seconds are those of the comparison."""
-    strides = strides_of(config)
-    if len(strides) == 1:
+    """The quickest of the settings' ways to score that finds pasted defects nearly as well as they do themselves, and
+    what each is worth that was compared, as JSON's types. Seconds are those of the comparison."""
+    *ways, own = quicker_of(config).items()
+    if not ways:
         return config, {}
-    worths: dict[int, Worth] = {}
-    seconds: dict[int, float] = {}
-    for number, (stride, settings) in enumerate(reversed(strides.items()), start=1):
+    worths: list[Worth] = []
+    record: dict[str, dict[str, float]] = {}
+    kept = own
+    for number, way in enumerate((own, *ways)):
         started = time.monotonic()
-        worths[stride] = judged(_detector(settings, state), training)
-        seconds[stride] = time.monotonic() - started
-        events.progress(number, len(strides), f"stride {stride}")
-    kept = next(stride for stride in strides if worths[stride].keeps(worths[config.tiling.stride]))
-    events.message(f"stride {kept}: the widest that finds pasted defects nearly as well as {config.tiling.stride}")
-    record = {
-        str(stride): {name: round(getattr(worth, name), 4) for name in LOST} | {"seconds": round(seconds[stride], 1)}
-        for stride, worth in worths.items()
-    }
-    return strides[kept], {"kept": kept, "worth": record}
+        worths.append(judged(_detector(way[1], state), training))
+        record[way[0]] = {name: round(getattr(worths[-1], name), 4) for name in LOST}
+        record[way[0]]["seconds"] = round(time.monotonic() - started, 1)
+        events.progress(number + 1, 1 + len(ways), f"quicker scoring: {way[0] or 'as it is'}")
+        if number and worths[-1].keeps(worths[0]):
+            kept = way
+            break
+    name, settings = kept
+    events.message(f"quicker scoring, by defects pasted into good images: {name or 'none costs little'}")
+    return settings, {"kept": name, "worth": record}

@@ -256,7 +256,9 @@ class ChoiceSettings(Settings):
     )  # each "section.key=value ..."; none: the settings as they are
     share: float = Field(0.04, gt=0, le=1)  # of the training's budget, for the trial of each candidate
     looks: int = Field(1, ge=1, le=20)  # states of the training that are compared, at even distances; 1: its end
-    strides: tuple[int, ...] = Field((), strict=False)  # wider than tiling.stride, taken where they cost little; pixels
+    quicker: tuple[str, ...] = Field(
+        (), strict=False
+    )  # each "tiling.key=value ...", tried after the training, the quickest first; the first that costs little is kept
 
 
 class CheckSettings(Settings):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from flawmap.evaluation.metrics import PixelMetrics, curve_metrics, image_metric
 from flawmap.evaluation.pasting import Turn, good_part, score_part, turns, with_defect
 from flawmap.evaluation.scans import each, evenly
 from flawmap.methods.config import Config
-from flawmap.methods.overrides import assigned, override
+from flawmap.methods.overrides import changed_by
 from flawmap.scoring.detector import Detector
 
 PARTS = 28  # of good images, each with a defect and without one: two for each kind
@@ -103,13 +102,8 @@ def candidates_of(config: Config, smallest: tuple[int, int]) -> dict[str, Config
     """
     found: dict[str, Config] = {}
     for text in config.choice.candidates:
-        try:
-            changed = config
-            for change in text.split():
-                changed = override(changed, assigned(change))
-        except ConfigError:  # a setting that the method does not have
-            continue
-        if changed in found.values() or not _large_enough(changed, config, smallest):
+        changed = changed_by(config, text)
+        if changed is None or changed in found.values() or not _large_enough(changed, config, smallest):
             continue
         found[text] = changed
     return found or {"": config}
@@ -134,16 +128,6 @@ def best_of(trials: Sequence[Trial]) -> list[str]:
             best = [(trial, worth)]
     others = sorted(known, key=lambda pair: -pair[1].mean)
     return list(dict.fromkeys([trial.candidate for trial in (*(one for one, _ in (*best, *others)), *trials)]))
-
-
-def strides_of(config: Config) -> dict[int, Config]:
-    """The settings with each stride that they may be given, the widest first and their own last."""
-    wider: dict[int, Config] = {}
-    for stride in sorted(set(config.choice.strides), reverse=True):
-        if stride > config.tiling.stride:
-            with suppress(ConfigError):  # wider than the patch, or between two of the encoder's features
-                wider[stride] = override(config, {"tiling": {"stride": stride}})
-    return wider | {config.tiling.stride: config}
 
 
 def judged(detector: Detector, training: Sequence[ImageRegion]) -> Worth:

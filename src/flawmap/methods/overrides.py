@@ -73,22 +73,52 @@ def override(base: Config, changes: dict[str, Any]) -> Config:
 
 
 def without_set(config: Config, changes: Sequence[dict[str, Any]]) -> Config:
-    """The configuration without the candidates and strides that would change a setting of these changes: what is set
-    is not tried. Changes that name candidates or strides themselves take none of these away.
+    """The configuration without what would be tried though it changes a setting of these changes: what is set is not
+    tried. Changes that name candidates, or quicker ways to score, themselves take none of these away.
 
     >>> wide = parse({"choice": {"candidates": ["method.latent=8", "method.name=l2"]}})
     >>> without_set(wide, [{"method": {"name": "ssim"}}]).choice.candidates
     ('method.latent=8',)
     """
     named = [flat(change) for change in changes]
-    given = {key for settings in named if "choice.candidates" not in settings for key in settings}
-    fixed = any("tiling.stride" in settings and "choice.strides" not in settings for settings in named)
-    kept = [
-        text
-        for text in config.choice.candidates
-        if not any(key in given for change in text.split() for key in flat(assigned(change)))
-    ]
-    return override(config, {"choice": {"candidates": kept} | ({"strides": ()} if fixed else {})})
+
+    def kept(name: str) -> list[str]:
+        given = {key for settings in named if f"choice.{name}" not in settings for key in settings}
+        return [text for text in getattr(config.choice, name) if not given & flat(all_assigned(text.split())).keys()]
+
+    return override(config, {"choice": {name: kept(name) for name in ("candidates", "quicker")}})
+
+
+def changed_by(config: Config, text: str) -> Config | None:
+    """The settings with changes, `section.key=value ...`; None where they cannot be."""
+    try:
+        return override(config, all_assigned(text.split()))
+    except ConfigError:  # such as a setting that the method does not have
+        return None
+
+
+def quicker_of(config: Config) -> dict[str, Config]:
+    """Ways to score more quickly, with their whole configurations, in order; the settings themselves come last, as "".
+
+    Left out are those that cannot be, that are not quicker, and strides beyond half a patch.
+    """
+    found: dict[str, Config] = {}
+    for text in config.choice.quicker:
+        changed = changed_by(config, text)
+        if changed is not None and config.tiling.stride < changed.tiling.stride <= config.model.patch // 2:
+            found[text] = changed
+    return found | {"": config}
+
+
+def paced(config: Config, *, fast: bool) -> Config:
+    """The configuration without a choice of quicker ways to score: with the first of them that can be, or with none.
+
+    >>> wide = parse({"choice": {"quicker": ["tiling.stride=64", "tiling.stride=44"]}})
+    >>> [paced(wide, fast=fast).tiling.stride for fast in (True, False)]
+    [64, 30]
+    """
+    chosen = next(iter(quicker_of(config).values())) if fast else config
+    return override(chosen, {"choice": {"quicker": ()}})
 
 
 def assigned(text: str) -> dict[str, Any]:

@@ -29,7 +29,6 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "auto": _FAST
     | {
         "method": _FAST["method"] | {"latent": 500},
-        "tiling": _FAST["tiling"] | {"encoder": "image", "stride": 32},
         "evidence": {"enabled": True},
         "threshold": {"rule": "conformal", "mask": "pasted"},
         "choice": {
@@ -40,7 +39,8 @@ PRESETS: dict[Preset, dict[str, Any]] = {
                 "method.name=l2",
                 "method.name=gmm tiling.stride=96",
             ),
-            "strides": (48, 64),
+            # Averages need patches whose places differ by no multiple of 16, the network's own grid.
+            "quicker": ("tiling.stride=64 tiling.encoder=image", "tiling.stride=60", "tiling.stride=44"),
         },
         "check": {"enabled": True},
     },
@@ -54,14 +54,3 @@ def preset(name: Preset, method: str = USUAL) -> Config:
     chosen, settings = PRESETS[name], method_type(method)
     own = {key: value for key, value in chosen["method"].items() if key in settings.model_fields}
     return override(parse(chosen | {"method": {"name": method, **own}}), dict(settings.usual))
-
-
-def paced(config: Config, *, fast: bool) -> Config:
-    """The settings with the widest stride that every pixel is seen twice with along each side, or with the narrowest
-    that an encoder of whole images takes, instead of one that is chosen.
-
-    Patches of 128 pixels: 64, or 16, which takes sixteen times as long.
-    """
-    patch = config.model.patch
-    stride = patch // 2 if fast else config.method.spacing(patch) or patch // 8
-    return override(config, {"tiling": {"stride": stride}, "choice": {"strides": ()}})
