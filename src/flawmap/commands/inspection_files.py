@@ -40,10 +40,10 @@ class _WholeFiles:
     def finish(self, masks: Iterable[Mask]) -> None:
         folder, name = writable_folder(self._target.parent), self._target.name
         whole = np.concatenate(list(masks))
-        write_image(folder / f"{name}_mask.png", whole)
+        write_image(folder / f"{name}_mask.png", whole, quick=True)
         if self._outputs.overlays:
             pixels = np.concatenate([band.image for band in self._bands])
-            write_image(folder / f"{name}_overlay.png", overlay(pixels, whole))
+            write_image(folder / f"{name}_overlay.png", overlay(pixels, whole), quick=True)
         if self._outputs.residuals:
             write_image(folder / f"{name}_residual.tif", np.concatenate([band.residual for band in self._bands]))
 
@@ -74,7 +74,7 @@ class _BandFiles:
             if self._reduced is not None:
                 self._reduced.add_mask(mask)
         if self._reduced is not None:
-            write_image(self._folder / f"{self._name}_overlay.png", self._reduced.picture())
+            write_image(self._folder / f"{self._name}_overlay.png", self._reduced.picture(), quick=True)
 
 
 @contextmanager

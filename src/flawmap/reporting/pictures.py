@@ -64,11 +64,12 @@ def overlay(
         if layer is not None and layer.shape != size:
             raise InputError(f"{name} must be {shape_text(size)}, as large as the image, got {shape_text(layer.shape)}")
     levels = np.rint(np.clip(image, 0, 1) * np.float32(255)).astype(np.uint8)
-    picture: Picture = np.broadcast_to(levels, (*size, 3)).copy()
+    picture = levels if levels.shape[2] == 3 else np.asarray(cv2.cvtColor(levels, cv2.COLOR_GRAY2RGB), np.uint8)
     width = width or max(1, round(max(size) / 512))
+    dots = picture.reshape(-1, 3)
     if truth is not None:
-        picture[_outline(truth, width, gap=width)] = TRUTH
-    picture[_outline(mask, width)] = DETECTED
+        dots[np.flatnonzero(_outline(truth, width, gap=width))] = TRUTH
+    dots[np.flatnonzero(_outline(mask, width))] = DETECTED
     return picture
 
 
