@@ -30,7 +30,10 @@ STAGES = {
     "bands": ("scoring.detector:Detector._bands", "scoring.detector:Detector._maps"),
     "regions": ("scoring.inspection:InspectionBuilder.add", "scoring.inspection:InspectionBuilder.masks"),
     "overlay": ("commands.inspection_files:overlay",),
-    "writing": ("commands.inspection_files:write_image",),
+    "writing": ("commands.inspection_files:write_image", "commands.inspection_files:writable_folder"),
+    "headers": ("commands.inspect:bytes_needed", "commands.inspect:pixels_of"),
+    "listing": ("reporting.logs:InspectionLog.add", "reporting.logs:InspectionLog.__exit__"),
+    "report": ("commands.inspect:write_pages", "commands.report:_overlay"),
 }
 REST = "rest"
 

@@ -205,13 +205,20 @@ def fitted(values: Levels, most: int) -> EncodedPicture:
 
 def encoded(values: Levels) -> EncodedPicture:
     """A picture as a file: PNG for masks, drawings and small pictures, else JPEG."""
-    drawn = np.count_nonzero(np.bincount(values.ravel(), minlength=256)) <= DRAWN_VALUES
     height, width = values.shape[:2]
-    if not drawn and width * height > SMALL:
+    if width * height > SMALL and not _drawn(values):
         return _jpeg(values, JPEG_QUALITY)
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(values)).save(file, "PNG", optimize=True)
     return EncodedPicture("image/png", file.getvalue(), width, height)
+
+
+def _drawn(values: Levels) -> bool:
+    """Whether a picture has few values; most that have many show them in the first pixels."""
+    return all(
+        np.count_nonzero(np.bincount(part, minlength=256)) <= DRAWN_VALUES
+        for part in (values.ravel()[:SMALL], values.ravel())
+    )
 
 
 def _jpeg(values: Levels, quality: int) -> EncodedPicture:
