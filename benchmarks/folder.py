@@ -9,9 +9,9 @@ scores by evidence, as the preset `auto` has it, unless told otherwise. Default 
 `--plain` leaves out overlays and report. Stages are told apart by `stages.py`: core seconds of all threads. Memory is
 the process's own, MiB, resident, when a tenth, a half and all of the images are listed.
 
-With `--turns`, two ways of writing take turns as often as that, and no stages are told apart: pictures by a thread of
-their own, and by the thread that inspected the image, as it was before; milliseconds of an image, on all threads and on
-one.
+With `--turns`, two ways of writing take turns as often as that, without a report and without telling stages apart:
+pictures by a thread of their own, and by the thread that inspected the image, as it was before; milliseconds of an
+image, on all threads and on one.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def turns(inspect: Callable[..., object], count: int, repeats: int) -> list[Row]
 
     def before() -> None:
         with patch("flawmap.commands.inspect.pipelined_map", by_one_thread):
-            inspect()
+            inspect(report=False)
 
     rows = []
     for threads in dict.fromkeys((torch.get_num_threads(), 1)):
@@ -120,7 +120,7 @@ def turns(inspect: Callable[..., object], count: int, repeats: int) -> list[Row]
         rows += medians(
             "folder",
             f"{count} images, {threads} thread{'s' * (threads > 1)}",
-            {"written by the same thread": before, "by a thread of its own": inspect},
+            {"written by the same thread": before, "by a thread of its own": lambda: inspect(report=False)},
             repeats,
             warm=1,
         )
