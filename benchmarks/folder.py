@@ -133,7 +133,7 @@ def turns(inspect: Callable[..., object], count: int, repeats: int) -> list[Row]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
-    options.add_argument("--images", type=int, default=2000)
+    options.add_argument("--images", type=int, default=500)
     options.add_argument("--side", type=int, default=512, help="of an image, pixels")
     options.add_argument("--no-evidence", action="store_true", help="the residual is mapped as it is")
     options.add_argument("--plain", action="store_true", help="no overlays and no report")

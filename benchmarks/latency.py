@@ -1,6 +1,6 @@
 """One image in a warm process: how long it takes to its verdict, and which stage takes what of it.
 
-    python benchmarks/latency.py [--repeats 200] [--seconds 60] [--stages 15] [--size 1024x696] [--json FILE]
+    python benchmarks/latency.py [--repeats 200] [--seconds 30] [--stages 15] [--size 1024x696] [--json FILE]
 
 A model of table 1 with 500 latent dimensions is initialised on fibres like NanoTWICE's and scores by evidence, as the
 preset `auto` has it: two residuals at four scales, all eight with the same weight. The image has pasted defects; its
@@ -157,7 +157,7 @@ def stages_of(way: str, work: Work, repeats: int) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__, repeats=200)
-    options.add_argument("--seconds", type=float, default=60, help="for each way of scoring and number of threads")
+    options.add_argument("--seconds", type=float, default=30, help="for each way of scoring and number of threads")
     options.add_argument("--stages", type=int, default=15, help="repeats by which the stages are told apart")
     options.add_argument("--size", default="1024x696", help="of the image, WIDTHxHEIGHT, pixels")
     given = parsed(options, arguments)
