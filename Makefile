@@ -54,9 +54,9 @@ reproduce: $(VENV)/installed-dev
 	$(BIN)/flawmap reproduce literature --data $(FLAWMAP_DATA) -o docs/reproduction/literature \
 		--features $(SQUEEZENET) --feature-network squeezenet --jobs 2
 
-# Every table of docs/performance.md but the long ones, in a quarter of an hour. Wants a quiet machine.
+# Every table of docs/performance.md but the long ones, in twenty minutes. Wants a quiet machine.
 bench: $(VENV)/installed-dev
-	@for name in startup losses step engines inspection metrics disk; do \
+	@for name in startup losses step engines inspection latency folder metrics disk; do \
 		echo; echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # The same, as on a processor without AVX-512 and bfloat16.

@@ -21,7 +21,6 @@ import safetensors.torch
 import tifffile
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from flawmap.commands.cli import main
 from flawmap.imaging.formats import IMAGE_SUFFIXES
@@ -462,19 +461,15 @@ def test_disk_fills_up_while_inspecting(run: Run, monkeypatch: pytest.MonkeyPatc
     """An inspection stops there: the pictures before are whole, the lists hold their images, and no part is left."""
     a_model()
     good(3)
-    calls = 0
-    save = Image.Image.save
+    pictures = 0
+    write = Path.write_bytes
 
-    def fill_up(self: Image.Image, file: Any, **options: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls < 3:
-            save(self, file, **options)
-            return
-        Path(file).write_bytes(b"\x89PNG half")
-        raise OSError(errno.ENOSPC, NO_SPACE)
+    def fill_up(self: Path, data: bytes) -> int:
+        nonlocal pictures
+        pictures += data.startswith(b"\x89PNG")
+        return write(self, data) if pictures < 3 else half_written(self, data)
 
-    monkeypatch.setattr(Image.Image, "save", fill_up)
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
     assert run("inspect", "m.flawmap", "good", "-o", "out") == (
         2,
         f"error: {Path('out/1_mask.png')} cannot be written: {NO_SPACE}",

@@ -38,14 +38,18 @@ def loaded(name: str) -> Iterator[ModuleType]:
 SMALL: dict[str, list[str]] = {
     "disk": ["--repeats", "1", "--images", "4", "--size", "100x90", "--patch", "32"],
     "engines": ["--repeats", "1", "--patch", "32", "--latent", "4"],
+    "folder": ["--images", "3", "--side", "128"],
     "gpu": ["--device", "cpu", "--quick", "--compile", "no", "--minutes", "5"],
     "inspection": ["--repeats", "1", "--images", "2", "--size", "200x140"],
+    "latency": ["--repeats", "1", "--seconds", "0", "--stages", "1", "--size", "200x140"],
     "losses": ["--repeats", "1"],
     "metrics": ["--repeats", "1", "--maps", "8", "--size", "120x90"],
     "step": ["--repeats", "1", "--losses", "2"],
 }
 ABSENT = ("CUDA graphs need CUDA", "not compiled", "the package fused_ssim", "left out: ")
 CONSTANTS: dict[str, dict[str, Any]] = {
+    "folder": {"GOOD_SIDE": 128},
+    "latency": {"GOOD_SIDE": 128, "WAYS": {"once": {"encoder": "image", "stride": 64}}, "THREADS": (1,)},
     "losses": {"SHAPES": ((1, 1, 24, 24), (1, 3, 24, 24))},
     "step": {"SIZE": (150, 140)},
 }
@@ -73,6 +77,17 @@ def test_a_benchmark_runs(
         row for row in rows if not row["milliseconds"] and not row["figures"] and not row["note"].startswith(ABSENT)
     ] == []
     assert "variant" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_folders_compares_two_ways_of_writing(tmp_path: Path) -> None:
+    """In turns, for each number of threads."""
+    kept = tmp_path / "kept.json"
+    small = ["--images", "2", "--side", "128", "--turns", "1", "--no-evidence", "--json", str(kept)]
+    with loaded("folder") as module:
+        assert module.main(small) == 0
+    rows = json.loads(kept.read_text(encoding="utf-8"))["rows"]
+    assert len(rows) % 2 == 0
+    assert {row["variant"] for row in rows} == {"written by the same thread", "by a thread of its own"}
 
 
 @pytest.mark.cluster

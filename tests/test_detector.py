@@ -381,18 +381,20 @@ def test_a_model_without_a_threshold_says_so(trained: Artifact) -> None:
 
 
 def test_a_file_is_inspected_as_its_array(trained: Artifact, tmp_path: Path) -> None:
-    """inspect(path) and inspect(array, path=path) are one record, and so is the path as a string."""
+    """inspect(path) and inspect(array, path=path) are one record, and so are the path as a string and its bytes."""
     path = tmp_path / "image.png"
     Image.fromarray((image_of()[:, :, 0] * 255).astype(np.uint8)).save(path)
     detector = with_settings(trained)
     by_path, by_name = detector.inspect(path), detector.inspect(str(path))
     by_array = detector.inspect(detector.read(path).pixels, path=path)
-    for found in (by_name, by_array):
+    by_bytes = detector.inspect(path.read_bytes(), path=path)
+    for found in (by_name, by_array, by_bytes):
         assert found.to_dict() == by_path.to_dict()
         assert np.array_equal(found.residual, by_path.residual)
         assert np.array_equal(found.mask, by_path.mask)
     assert by_path.path == str(path)
     assert detector.inspect(image_of()).path is None
+    assert detector.inspect(path.read_bytes()).path is None
 
 
 def test_colour_is_scored_in_colour() -> None:

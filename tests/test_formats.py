@@ -17,9 +17,7 @@ from PIL import Image, ImageOps
 from flawmap.core.errors import InputError
 from flawmap.core.settings import ImageSettings
 from flawmap.imaging.codecs import read_header
-from flawmap.imaging.reading import (
-    read_image,
-)
+from flawmap.imaging.reading import opened_image, read_image
 
 AUTO = ImageSettings()
 RNG = np.random.default_rng(7)
@@ -255,6 +253,24 @@ def test_formats(  # noqa: PLR0917
     assert image.notes == notes
     assert header.stored == stored
     assert (header.height, header.width, header.channels) == image.pixels.shape
+
+
+@pytest.mark.parametrize("case", FORMATS, ids=lambda case: case[0])
+def test_a_file_s_bytes_are_that_file(tmp_path: Path, case: tuple[str, Write, Any, Any, Any]) -> None:
+    """Every value and note; cut in the middle, they are refused as the file is, by the name that is given."""
+    path = tmp_path / case[0]
+    case[1](path)
+    content, as_file = path.read_bytes(), read_image(path, AUTO)
+    with opened_image(content, AUTO) as image:
+        assert np.array_equal(image.pixels(), as_file.pixels)
+        assert (image.notes, image.path) == (as_file.notes, None)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError) as torn:
+        read_image(path, AUTO)
+    for given, name in ((path, path), (Path("camera/7"), "camera/7"), (None, "the image")):
+        with pytest.raises(InputError) as caught, opened_image(path.read_bytes(), AUTO, path=given) as image:
+            image.pixels()
+        assert str(caught.value) == str(torn.value).replace(str(path), str(name))
 
 
 @pytest.mark.parametrize("array", [GREY, RGB])

@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import flawmap
+from flawmap.commands import inspection_files
 from flawmap.commands.outputs import InspectionOutputs
-from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.errors import ConfigError, InputError, OutputError
 from flawmap.core.events import Events
 from flawmap.core.runtime import Runtime
 from flawmap.data.synthetic import good_images
@@ -418,6 +420,56 @@ def test_resuming_inspects_the_missing_images_alone(model: Path, tree: Path, tmp
     assert events.said == ["2 images were inspected before, 2 remain"]
     assert resumed == whole
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def slow_or_failing(monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None]) -> None:
+    """Something that happens before each picture is written."""
+
+    def picture(path: Path, values: NDArray[Any], *, quick: bool = False) -> None:
+        write(path)
+        write_image(path, values, quick=quick)
+
+    monkeypatch.setattr(inspection_files, "write_image", picture)
+
+
+def test_a_disk_that_fills_up_ends_the_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While pictures are written on another thread: the error names the picture, images before it are listed with all
+    of theirs, and resuming inspects the others."""
+    images, out = put(tmp_path / "in", cloth(6)), tmp_path / "out"
+
+    def full(path: Path) -> None:
+        if path.name == "003_overlay.png":
+            raise OutputError(f"{path} cannot be written: No space left on device")
+
+    with monkeypatch.context() as patch:
+        slow_or_failing(patch, full)
+        with pytest.raises(OutputError, match=r"003_overlay\.png cannot be written: No space left on device"):
+            flawmap.inspect(model, [images], out, runtime=PLAIN)
+    listed = [Path(line["path"]).stem for line in lines(out / "inspections.jsonl")]
+    assert listed == ["000", "001", "002"]
+    assert all((out / f"{name}_{kind}.png").is_file() for name in listed for kind in ("mask", "overlay"))
+    assert not (out / "003_overlay.png").exists()
+    assert not list(out.rglob(".part-*"))
+    flawmap.inspect(model, [images], out, runtime=PLAIN, resume=True)
+    flawmap.inspect(model, [images], tmp_path / "whole", runtime=PLAIN)
+    assert files_of(out) == files_of(tmp_path / "whole")
+
+
+def test_an_image_is_listed_when_its_pictures_are_there(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long they take to be written, and in the order of the images."""
+    images, out = put(tmp_path / "in", cloth(5)), tmp_path / "out"
+    slow_or_failing(monkeypatch, lambda path: time.sleep(0.02))
+    seen: list[str] = []
+
+    def listed(done: int, total: int, what: str) -> None:
+        seen.append(Path(what).stem)
+        assert [Path(line["path"]).stem for line in lines(out / "inspections.jsonl")] == seen
+        assert all((out / f"{name}_{kind}.png").is_file() for name in seen for kind in ("mask", "overlay"))
+
+    flawmap.inspect(model, [images], out, runtime=PLAIN, events=Heard(on_progress=listed))
+    assert seen == ["000", "001", "002", "003", "004"]
 
 
 def test_other_settings_do_not_resume(model: Path, tree: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,24 @@ def test_every_line_is_in_the_file_before_the_next_image(tmp_path: Path) -> None
             assert [line["path"] for line in lines(tmp_path)] == [f"{number}.png" for number in range(place + 1)]
 
 
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    """Lines stay in the file: a folder of many images takes what one of few does, while it runs and at its end."""
+    large = an_inspection("a.png", regions=60)
+    with InspectionLog(tmp_path, RUN) as log:
+        log.add(large)
+        tracemalloc.start()
+        for _ in range(300):
+            log.add(large)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tmp_path / "inspections.jsonl").stat().st_size > 1_500_000
+    assert held < 200_000
+    assert peak < 500_000
+    assert len(rows(tmp_path)) == 301 * len(large.regions)
+
+
 def test_an_interruption_keeps_the_finished_images(tmp_path: Path) -> None:
     """Ctrl-C passes through, and both lists hold what was finished."""
     with pytest.raises(KeyboardInterrupt), InspectionLog(tmp_path, RUN) as log:  # noqa: PT012 - the log ends within
@@ -106,7 +125,7 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     """A line without its end is no line; what stands before it is read."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"path": "1.png"}\n{"path": "2.p')
-    assert read_lines(path) == [{"path": "1.png"}]
+    assert list(read_lines(path)) == [{"path": "1.png"}]
 
 
 def test_resuming_keeps_what_was_done_and_tries_the_rest_again(tmp_path: Path) -> None:

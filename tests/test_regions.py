@@ -216,7 +216,7 @@ def test_many_regions_are_found_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> 
 
         return counted
 
-    monkeypatch.setattr(cv2, "connectedComponentsWithStats", counting(cv2.connectedComponentsWithStats))
+    monkeypatch.setattr(cv2, "connectedComponents", counting(cv2.connectedComponents))
     monkeypatch.setattr(np, "nonzero", counting(np.nonzero))
     values = np.random.default_rng(0).random((2048, 2048)).astype(np.float32)
     regions = find_regions(values > 0.97, values)

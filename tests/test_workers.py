@@ -1,8 +1,10 @@
 """Images side by side: the same as one after another, whatever happens in between."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from flawmap.core.errors import InputError
-from flawmap.core.parallel import LARGE_PIXELS, parallel_map
+from flawmap.core.parallel import LARGE_PIXELS, parallel_map, pipelined_map
 from flawmap.core.runtime import Runtime
 from flawmap.data.synthetic import texture
 from flawmap.imaging.threads import one_opencv_thread
@@ -151,3 +153,95 @@ def test_a_detector_gives_the_same_bits_side_by_side_and_alone(cores: int) -> No
     alone = [detector.score(image) for image in images]
     found = list(parallel_map(detector.score, images, pixels=lambda image: LARGE_PIXELS + (image.shape[1] % 20 > 0)))
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, alone, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------------- two steps
+
+
+def test_the_first_step_goes_on_while_the_last_one_works(cores: int) -> None:
+    """The last step of an item waits for the first one of the next item, and results keep the items' order."""
+    begun = [threading.Event() for _ in range(7)]
+    begun[6].set()  # there is none behind the last one
+
+    def first(item: int) -> int:
+        begun[item].set()
+        return 10 * item
+
+    def last(value: int) -> int:
+        assert begun[value // 10 + 1].wait(PATIENCE)
+        return value + 1
+
+    assert list(pipelined_map(first, last, range(6))) == [1, 11, 21, 31, 41, 51]
+    assert list(pipelined_map(first, last, [])) == []
+
+
+def test_the_last_steps_share_a_thread_that_has_no_first_one(cores: int) -> None:
+    """So no two of them run at once."""
+    threads = list(
+        pipelined_map(lambda _: threading.get_ident(), lambda first: (first, threading.get_ident()), range(9))
+    )
+    assert len({last for _, last in threads}) == 1
+    assert not {first for first, _ in threads} & {last for _, last in threads}
+
+
+def test_no_more_items_are_in_either_step_than_said(cores: int) -> None:
+    """However long the last step takes: memory holds threads + 2 of them."""
+    begun: list[int] = []
+    done: list[int] = []
+
+    def last(item: int) -> None:
+        time.sleep(0.005)  # the first step could run far ahead
+        assert len(begun) - len(done) <= cores + 2
+        done.append(item)
+
+    def first(item: int) -> int:
+        begun.append(item)
+        return item
+
+    for place, _ in enumerate(pipelined_map(first, last, range(20))):
+        assert len(begun) <= place + 2 + cores
+    assert sorted(done) == list(range(20))
+
+
+@pytest.mark.parametrize("step", ["first", "last"])
+def test_an_error_of_either_step_arrives_where_its_result_would(step: str, cores: int) -> None:
+    """What came before is handed back, what waits is not begun."""
+    begun: list[int] = []
+
+    def passes(own: str) -> Callable[[int], int]:
+        def work(item: int) -> int:
+            begun.append(item)
+            if own == step and item == 2:
+                raise ValueError("two")
+            return item
+
+        return work
+
+    results = pipelined_map(passes("first"), passes("last"), range(50))
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="two"):
+        next(results)
+    assert max(begun) <= 3 + cores
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("images", "last step"))]
+
+
+def test_an_interruption_ends_the_last_step_that_has_begun() -> None:
+    """Ctrl-C in the caller's loop: nothing is under way afterwards, nothing is left half done, nothing more begins."""
+    begun: list[int] = []
+    ended: list[int] = []
+
+    def last(item: int) -> None:
+        begun.append(item)
+        time.sleep(0.005)
+        ended.append(item)
+
+    def loop() -> None:
+        with closing(pipelined_map(lambda item: item, last, range(50))) as results:
+            for _ in results:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop()
+    assert begun == ended
+    assert len(begun) < 50
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("images", "last step"))]

@@ -164,7 +164,7 @@ def _beside(folder: Path, path: str) -> Path:
 
 
 def _png(mask: Any, place: Path) -> bytes:
-    write_image(place, mask)
+    write_image(place, mask, quick=True)
     return place.read_bytes()
 
 

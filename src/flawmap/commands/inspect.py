@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from flawmap.commands.inspection_files import inspection_files
+from flawmap.commands.inspection_files import Writing, inspection_files
 from flawmap.commands.inspection_items import Item, Pages, bytes_needed, items_of, pixels_of
 from flawmap.commands.outputs import InspectionOutputs, usable_folder
 from flawmap.commands.report import report as write_pages
 from flawmap.core.errors import ConfigError, InputError, OutputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.files import clean_stale_parts
-from flawmap.core.parallel import parallel_map
+from flawmap.core.parallel import pipelined_map
 from flawmap.core.records import Inspection
 from flawmap.core.runtime import Runtime
 from flawmap.imaging.reading import WHOLE_PIXELS, opened_image
@@ -28,6 +28,8 @@ from flawmap.scoring.inspection import InspectionBuilder
 from flawmap.scoring.model_file import load_artifact, model_sha256
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -113,17 +115,19 @@ def _inspect_all(
     done: dict[Item, InspectionRow],
     events: Events,
 ) -> None:
-    """Inspect images side by side; each is listed, in order, as soon as it is done."""
+    """Inspect images side by side, and write their pictures on another thread; each image is listed, in order, as soon
+    as its pictures are there."""
 
-    def look(item: Item) -> Inspection | InputError:
-        try:
-            return _inspect_item(detector, item, out, outputs)
-        except OutputError:
-            raise
-        except InputError as error:
-            return error
+    def look(item: Item) -> tuple[Inspection, Writing] | InputError:
+        return _attempted(lambda: _inspect_item(detector, item, out, outputs))
 
-    with one_opencv_thread(), closing(parallel_map(look, items, pixels=pixels_of)) as results:
+    def write(looked: tuple[Inspection, Writing] | InputError) -> Inspection | InputError:
+        if isinstance(looked, InputError):
+            return looked
+        inspection, writing = looked
+        return _attempted(writing) or inspection
+
+    with one_opencv_thread(), closing(pipelined_map(look, write, items, pixels=pixels_of)) as results:
         for number, (item, result) in enumerate(zip(items, results, strict=True), start=1):
             if isinstance(result, InputError):
                 record = records.fail(item.path, str(result), item.page)
@@ -135,8 +139,18 @@ def _inspect_all(
             events.progress(number, len(items), str(item))
 
 
-def _inspect_item(detector: Detector, item: Item, out: Path, outputs: InspectionOutputs) -> Inspection:
-    """Inspect an image by bands, and write its pictures."""
+def _attempted(step: Callable[[], Result]) -> Result | InputError:
+    """What a step of an image gives, or why it cannot; what the disk refuses ends the whole run."""
+    try:
+        return step()
+    except OutputError:
+        raise
+    except InputError as error:
+        return error
+
+
+def _inspect_item(detector: Detector, item: Item, out: Path, outputs: InspectionOutputs) -> tuple[Inspection, Writing]:
+    """Inspect an image by bands: what was found, and what is left to be written of its pictures."""
     with opened_image(item.path, detector.config.images, page=item.page) as image:
         height, width, _ = image.shape
         builder = InspectionBuilder(detector.point(outputs.threshold))
@@ -144,8 +158,8 @@ def _inspect_item(detector: Detector, item: Item, out: Path, outputs: Inspection
             for band in detector.scan(image):
                 builder.add(band)
                 files.add(band)
-            files.finish(builder.masks())
-        return builder.inspection(item.path, image.notes, detector.artifact.good_scores)
+            writing = files.finish(builder.masks())
+        return builder.inspection(item.path, image.notes, detector.artifact.good_scores), writing
 
 
 def _identity(model: Path, detector: Detector, outputs: InspectionOutputs) -> dict[str, Any]:

@@ -1,13 +1,19 @@
-"""The pictures of one inspected image, written while its bands arrive: mask, overlay and residual map."""
+"""The pictures of one inspected image: mask, overlay and residual map.
+
+Those of an image that is held whole are written after its last band, by any thread. A large image's are written while
+its bands arrive.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flawmap.commands.outputs import InspectionOutputs
 from flawmap.core.files import writable_folder
@@ -20,15 +26,19 @@ ENDINGS = ("_mask", "_overlay", "_residual")
 """What the names of an inspection's pictures end in."""
 
 
+Writing = Callable[[], None]
+"""What is left to be written. OutputError: the disk is full or refuses it. InputError: the values cannot be written."""
+
+
 class Files(Protocol):
     """Takes the bands of an image one below the other, and after the last one their masks."""
 
     def add(self, band: Band) -> None: ...
-    def finish(self, masks: Iterable[Mask]) -> None: ...
+    def finish(self, masks: Iterable[Mask]) -> Writing: ...
 
 
 class _WholeFiles:
-    """An image that is held whole: `NAME_mask.png`, `NAME_overlay.png`, `NAME_residual.tif`, written at the end."""
+    """An image that is held whole: `NAME_mask.png`, `NAME_overlay.png`, `NAME_residual.tif`, left to be written."""
 
     def __init__(self, target: Path, outputs: InspectionOutputs) -> None:
         self._target, self._outputs = target, outputs
@@ -37,15 +47,20 @@ class _WholeFiles:
     def add(self, band: Band) -> None:
         self._bands.append(band)
 
-    def finish(self, masks: Iterable[Mask]) -> None:
-        folder, name = writable_folder(self._target.parent), self._target.name
+    def finish(self, masks: Iterable[Mask]) -> Writing:
         whole = np.concatenate(list(masks))
-        write_image(folder / f"{name}_mask.png", whole)
+        pictures: dict[str, NDArray[Any]] = {"mask.png": whole}
         if self._outputs.overlays:
-            pixels = np.concatenate([band.image for band in self._bands])
-            write_image(folder / f"{name}_overlay.png", overlay(pixels, whole))
+            pictures["overlay.png"] = overlay(np.concatenate([band.image for band in self._bands]), whole)
         if self._outputs.residuals:
-            write_image(folder / f"{name}_residual.tif", np.concatenate([band.residual for band in self._bands]))
+            pictures["residual.tif"] = np.concatenate([band.residual for band in self._bands])
+        return partial(_write, self._target, pictures)
+
+
+def _write(target: Path, pictures: Mapping[str, NDArray[Any]]) -> None:
+    folder = writable_folder(target.parent)
+    for ending, values in pictures.items():
+        write_image(folder / f"{target.name}_{ending}", values, quick=True)
 
 
 class _BandFiles:
@@ -67,14 +82,15 @@ class _BandFiles:
         if self._reduced is not None:
             self._reduced.add_image(band.image)
 
-    def finish(self, masks: Iterable[Mask]) -> None:
+    def finish(self, masks: Iterable[Mask]) -> Writing:
         add_mask = self._files.enter_context(tiled_tiff(self._folder / f"{self._name}_mask.tif", self._size, np.uint8))
         for mask in masks:
             add_mask(mask.astype(np.uint8) * np.uint8(255))
             if self._reduced is not None:
                 self._reduced.add_mask(mask)
         if self._reduced is not None:
-            write_image(self._folder / f"{self._name}_overlay.png", self._reduced.picture())
+            write_image(self._folder / f"{self._name}_overlay.png", self._reduced.picture(), quick=True)
+        return lambda: None
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def report(folder: Path, model: Path | None = None, *, events: Events = SILENT) 
     path = folder / INSPECTIONS
     if not path.is_file():
         raise InputError(f"no inspection in {folder}; `flawmap inspect MODEL IMAGES -o {folder}` makes one")
-    lines = read_lines(path)
+    lines = [_without_places(line) for line in read_lines(path)]
     good = sorted((line for line in lines if "error" not in line), key=lambda line: -line["score"])
     failed = tuple((_name(line), line["error"]) for line in lines if "error" in line)
     shown = tuple(Shown(_name(line), _cells(line), _note(line), _pictures(folder, line)) for line in good)
@@ -109,6 +109,11 @@ def _same_model(folder: Path, run: Mapping[str, Any], model: Path) -> Artifact:
     return artifact.at_point(point) if point in artifact.points else artifact  # one without points took --threshold
 
 
+def _without_places(line: Line) -> Line:
+    """A line whose regions are their areas alone: of many images no more is held."""
+    return {key: [region["area"] for region in value] if key == "regions" else value for key, value in line.items()}
+
+
 def _flawed(good: Sequence[Line]) -> int:
     return sum(line["verdict"] == "flawed" for line in good)
 
@@ -124,7 +129,7 @@ def _cells(line: Line) -> tuple[str | Cell, ...]:
         number(line["p_value"], 4, reason="the model keeps no scores of good images"),
         count(len(line["regions"])),
         count(line["flawed_pixels"]),
-        count(max((region["area"] for region in line["regions"]), default=0)),
+        count(max(line["regions"], default=0)),
     )
 
 

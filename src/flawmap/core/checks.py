@@ -49,6 +49,7 @@ def image_array(image: NDArray[np.float32]) -> None:
 
 
 def finite(values: NDArray[np.float32], name: str) -> None:
-    bad = values.size - int(np.isfinite(values).sum())
-    if bad:
+    known = np.isfinite(values)
+    if not known.all():
+        bad = values.size - int(known.sum())
         raise InputError(f"{name} must be finite, got {bad} NaN or infinite values of {values.size}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from threading import Barrier
 from typing import TypeVar
 
@@ -19,20 +20,26 @@ LARGE_PIXELS = 2**22  # of an image; those above are computed one at a time, on 
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Last = TypeVar("Last")
 
 
 def parallel_map(
-    function: Callable[[Item], Result], items: Sequence[Item], *, pixels: Callable[[Item], int] = lambda _: 0
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    pixels: Callable[[Item], int] = lambda _: 0,
+    spare: int = 1,
 ) -> Generator[Result, None, None]:
     """The function's result for each item, in the items' order, computed by up to as many threads as torch has cores.
 
     The cores are divided evenly among the threads; one more has all of them, for large images. No thread changes its
-    number of cores after its start, so none disturbs another. At most threads + 1 items are in progress, even if the
-    caller consumes slowly. An error arrives in the place of its result and ends the work.
+    number of cores after its start, so none disturbs another. At most threads + spare items are in progress, even if
+    the caller consumes slowly. An error arrives in the place of its result and ends the work.
 
     Args:
         pixels: how many an item has; large ones wait for each other, and then get all cores. An item for which this
             raises an InputError counts as small.
+        spare: items that are done or wait while each thread has one.
     """
     pool = ImagePool(len(items))
 
@@ -46,12 +53,35 @@ def parallel_map(
     try:
         for item in items:
             waiting.append(pool.submit(function, item, large))
-            if len(waiting) > pool.threads:
+            if len(waiting) >= pool.threads + spare:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.close()
+
+
+def pipelined_map(
+    first: Callable[[Item], Result],
+    last: Callable[[Result], Last],
+    items: Sequence[Item],
+    *,
+    pixels: Callable[[Item], int] = lambda _: 0,
+) -> Generator[Last, None, None]:
+    """`parallel_map` of two steps. One more thread takes the last step, item after item, while the others take the
+    first one with the next items: what the last step waits for, a disk or a library's compression, costs them no time.
+
+    Results come in the items' order. At most threads + 2 items are in progress, in both steps together. An error of
+    either step arrives in the place of its result and ends the work; a step that has begun is ended.
+    """
+    thread = ThreadPoolExecutor(1, "last step")
+    try:
+        results = parallel_map(lambda item: thread.submit(last, first(item)), items, pixels=pixels, spare=2)
+        with closing(results):
+            for result in results:
+                yield result.result()
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 class ImagePool:

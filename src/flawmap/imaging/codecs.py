@@ -60,16 +60,20 @@ def decode(path: Path, pixel_limit: int, *, page: int | None = None) -> Decoded:
 
 
 @contextmanager
-def opened_rows(path: Path, pixel_limit: int, *, page: int | None = None) -> Iterator[Source]:
+def opened_rows(
+    path: Path, pixel_limit: int, *, page: int | None = None, content: bytes | None = None
+) -> Iterator[Source]:
     """An image file to be read by rows, of any size if it is a TIFF.
 
     What has to be decoded at once must keep to the limit: all of a file that is no TIFF, a TIFF that EXIF turns by a
     quarter, a row of a TIFF's strips or tiles. Rows are read fastest from the top down.
 
+    Args:
+        content: the file's bytes, where they are in memory; then the path names them alone.
     Raises:
         InputError: missing, foreign, damaged, of several pages, too large, or of a kind that is not supported.
     """
-    with _opened(path, page) as source:
+    with _opened(path, page, content) as source:
         _refuse_large(path, source, source.at_once, pixel_limit)
         yield source
 
@@ -86,9 +90,9 @@ def _refuse_large(path: Path, source: Source, at_once: int, pixel_limit: int) ->
 
 
 @contextmanager
-def _opened(path: Path, page: int | None) -> Iterator[Source]:
+def _opened(path: Path, page: int | None, content: bytes | None = None) -> Iterator[Source]:
     """The file's reader, open as long as the block; what it reads has the shape that its header says."""
-    with _file(path) as file:
+    with _file(path) if content is None else io.BytesIO(content) as file:
         with _system_errors(path):
             source = _source(path, file, page)
         header = source.header

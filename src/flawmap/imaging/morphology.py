@@ -123,10 +123,10 @@ class RegionGathering:
         _check_map(opened_residual, "opened_residual")
         check_mask(mask, opened_residual.shape, "mask")
         known = len(self._parents)
-        self._bands.append(_PackedBand.of(mask, known))
+        labels, tally = _components(mask, opened_residual, self._top)
+        self._bands.append(_PackedBand.of(mask, known, len(tally)))
         if mask.size == 0:
             return
-        labels, tally = _components(mask, opened_residual, self._top)
         tally["number"] = np.arange(known, known + len(tally))
         self._parents.extend(range(known, known + len(tally)))
         self._top += len(mask)
@@ -168,22 +168,27 @@ class RegionGathering:
 
 
 class _PackedBand(NamedTuple):
-    """A mask (h, W) in few bytes. number: of its first component."""
+    """A mask (h, W) in few bytes. number: of its first component. own: how many it has."""
 
     shape: tuple[int, int]
     bits: bytes
     number: int
+    own: int
 
     @classmethod
-    def of(cls, mask: Mask, number: int) -> _PackedBand:
-        return cls((mask.shape[0], mask.shape[1]), zlib.compress(np.packbits(mask).tobytes(), 1), number)
+    def of(cls, mask: Mask, number: int, own: int) -> _PackedBand:
+        return cls((mask.shape[0], mask.shape[1]), zlib.compress(np.packbits(mask).tobytes(), 1), number, own)
 
     def chosen(self, kept: Mask) -> Mask:
         """The mask's components that are kept, by their numbers."""
         bits = np.frombuffer(zlib.decompress(self.bits), np.uint8)
-        mask = np.unpackbits(bits, count=self.shape[0] * self.shape[1]).reshape(self.shape)
-        labels, count = label(mask.astype(np.bool_))
-        return np.append(False, kept[self.number : self.number + count])[labels]
+        mask = np.unpackbits(bits, count=self.shape[0] * self.shape[1]).reshape(self.shape).astype(np.bool_)
+        chosen = kept[self.number : self.number + self.own]
+        if not chosen.all():
+            labels, _ = label(mask)
+            places = np.flatnonzero(mask)
+            mask.reshape(-1)[places] = chosen[labels.ravel()[places] - 1]
+        return mask
 
 
 _Tally = NDArray[np.void]
@@ -195,19 +200,24 @@ _ENTRY = np.dtype([(name, np.float64) for name in (*_SUMS, *_LEAST, *_MOST)])  #
 
 def _components(mask: Mask, residual: FloatMap, top: int) -> tuple[NDArray[np.int32], _Tally]:
     """Labels from 1 of a band whose first row is `top`, and what they add up to."""
-    count, marked, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    labels: NDArray[np.int32] = np.asarray(marked, dtype=np.int32)
-    y, x = np.nonzero(labels)
-    owner, values = labels[y, x] - 1, residual[y, x]
-    tally = np.zeros(count - 1, _ENTRY)
-    tally["area"] = stats[1:, cv2.CC_STAT_AREA]
-    for name, weights in (("x", x), ("y", y + top), ("residual", values)):
-        tally[name] = np.bincount(owner, weights=weights, minlength=count - 1)
-    tally["left"], tally["top"] = stats[1:, cv2.CC_STAT_LEFT], stats[1:, cv2.CC_STAT_TOP] + top
-    tally["right"] = tally["left"] + stats[1:, cv2.CC_STAT_WIDTH]
-    tally["bottom"] = tally["top"] + stats[1:, cv2.CC_STAT_HEIGHT]
-    tally["peak"] = -np.inf
-    np.maximum.at(tally["peak"], owner, values)
+    labels, count = label(mask)
+    tally = np.zeros(count, _ENTRY)
+    if count == 0:
+        return labels, tally
+    places = np.flatnonzero(mask)
+    owner, values = labels.ravel()[places] - 1, residual.ravel()[places]
+    y, x = np.divmod(places, mask.shape[1])
+    y += top
+    for name, weights in (("area", None), ("x", x), ("y", y), ("residual", values)):
+        tally[name] = np.bincount(owner, weights)
+    short = owner.astype(np.uint16) if count <= np.iinfo(np.uint16).max else owner  # sorted in linear time
+    order, starts = np.argsort(short, kind="stable"), (np.cumsum(tally["area"]) - tally["area"]).astype(np.int64)
+    for gather, ends in (
+        (np.minimum, {"left": x, "top": y}),
+        (np.maximum, {"right": x + 1, "bottom": y + 1, "peak": values}),
+    ):
+        for name, each in ends.items():
+            tally[name] = gather.reduceat(each[order], starts)
     return labels, tally
 
 

@@ -127,9 +127,16 @@ class ImageRows:
 
 
 @contextmanager
-def opened_image(path: Path, settings: ImageSettings, *, page: int | None = None) -> Iterator[ImageRows]:
-    """An image file to be read by bands of rows, one for at most WHOLE_PIXELS pixels; see `opened_rows`."""
-    with opened_rows(path, settings.pixel_limit, page=page) as rows:
+def opened_image(
+    file: Path | bytes, settings: ImageSettings, *, page: int | None = None, path: Path | None = None
+) -> Iterator[ImageRows]:
+    """An image file, or its bytes, to be read by bands of rows, one for at most WHOLE_PIXELS pixels; see `opened_rows`.
+
+    path: names bytes.
+    """
+    content, path = (file, path) if isinstance(file, bytes) else (None, file)
+    name = path or Path("the image")
+    with opened_rows(name, settings.pixel_limit, page=page, content=content) as rows:
         header = rows.header
         shape = header.height, header.width, {"grey": 1, "colour": 3, "auto": header.channels}[settings.mode]
         notes: list[str] = []
@@ -138,7 +145,7 @@ def opened_image(path: Path, settings: ImageSettings, *, page: int | None = None
             clipped = 0
             for window in windows(shape[0], shape[0] if header.pixels <= WHOLE_PIXELS else band_rows(shape[1]), 0):
                 decoded = rows.read(window.first, window.last)
-                scaled = _converted(decoded, settings, str(path))
+                scaled = _converted(decoded, settings, str(name))
                 clipped += scaled.clipped
                 notes[:] = _notes(decoded, scaled, clipped, settings.mode)
                 del decoded

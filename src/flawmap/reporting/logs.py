@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -40,7 +40,8 @@ class InspectionLog:
     """What inspecting many images found: `inspections.jsonl` and, when the block ends, `regions.csv` in a folder.
 
     Each line of the JSON is complete and out of this process before the next image is listed, so a killed run leaves
-    the lines of the images that were done. `kept` holds the lines of an earlier run that this one goes on with.
+    the lines of the images that were done. They stay in the file alone: memory does not grow with their number. `kept`
+    holds the lines of an earlier run that this one goes on with.
 
     Args:
         run: what decides the results, as JSON's types. resume: go on with the lines that are there.
@@ -52,7 +53,6 @@ class InspectionLog:
     def __init__(self, folder: Path, run: Mapping[str, Any], *, resume: bool = False) -> None:
         self._folder, self._run, self._resume = folder, dict(run), resume
         self._lock = FileLock(folder / LOCK)
-        self._lines: list[dict[str, Any]] = []
         self._file: BinaryIO
         self.kept: tuple[dict[str, Any], ...] = ()
 
@@ -68,9 +68,8 @@ class InspectionLog:
             if self._resume and path.exists():
                 self._check_run()
                 self.kept = tuple(line for line in read_lines(path) if "error" not in line)
-            self._lines = list(self.kept)
             with atomic(path) as part:  # a torn last line and images that could not be read are left out
-                part.write_bytes(b"".join(_line(line) for line in self._lines))
+                part.write_bytes(b"".join(map(_line, self.kept)))
             write_json(self._folder / RUN, self._run)  # after the lines: never beside those of another run
             self._write_regions()
             self._file = path.open("ab", buffering=0)
@@ -94,18 +93,19 @@ class InspectionLog:
         try:
             self._file.close()
             self._write_regions()
-            if not self._lines:
-                (self._folder / INSPECTIONS).unlink(missing_ok=True)
+            path = self._folder / INSPECTIONS
+            if path.stat().st_size == 0:
+                path.unlink()
         finally:
             self._lock.release()
 
     def _write_regions(self) -> None:
         """The regions of the images listed so far; no file where none is listed."""
-        if self._lines:
-            rows = [row for line in self._lines for row in _regions(line)]
-            write_csv(self._folder / REGIONS, REGION_COLUMNS, rows)
+        path, lines = self._folder / REGIONS, self._folder / INSPECTIONS
+        if lines.stat().st_size:
+            write_csv(path, REGION_COLUMNS, (row for line in read_lines(lines) for row in _regions(line)))
         else:
-            (self._folder / REGIONS).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def _append(self, line: dict[str, Any], page: int | None) -> dict[str, Any]:
         if page is not None:
@@ -119,7 +119,6 @@ class InspectionLog:
                 raise OutputError(f"{path} cannot be written: no space left; make room, and go on with --resume")
         except OSError as error:
             raise unwritable(path, error) from error
-        self._lines.append(line)
         return line
 
     def _check_run(self) -> None:
@@ -139,10 +138,12 @@ class InspectionLog:
             )
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a file of JSON lines; a last one that was torn is left out."""
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
-    return [json.loads(line) for line in whole.splitlines() if line.strip()]
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines of a file of JSON lines, one after the other; a last one that was torn is left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and line.strip():
+                yield json.loads(line)
 
 
 def write_history(history: Iterable[Any], path: Path) -> None:

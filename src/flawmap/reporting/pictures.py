@@ -64,11 +64,12 @@ def overlay(
         if layer is not None and layer.shape != size:
             raise InputError(f"{name} must be {shape_text(size)}, as large as the image, got {shape_text(layer.shape)}")
     levels = np.rint(np.clip(image, 0, 1) * np.float32(255)).astype(np.uint8)
-    picture: Picture = np.broadcast_to(levels, (*size, 3)).copy()
+    picture = levels if levels.shape[2] == 3 else np.asarray(cv2.cvtColor(levels, cv2.COLOR_GRAY2RGB), np.uint8)
     width = width or max(1, round(max(size) / 512))
+    dots = picture.reshape(-1, 3)
     if truth is not None:
-        picture[_outline(truth, width, gap=width)] = TRUTH
-    picture[_outline(mask, width)] = DETECTED
+        dots[np.flatnonzero(_outline(truth, width, gap=width))] = TRUTH
+    dots[np.flatnonzero(_outline(mask, width))] = DETECTED
     return picture
 
 
@@ -204,13 +205,20 @@ def fitted(values: Levels, most: int) -> EncodedPicture:
 
 def encoded(values: Levels) -> EncodedPicture:
     """A picture as a file: PNG for masks, drawings and small pictures, else JPEG."""
-    drawn = np.count_nonzero(np.bincount(values.ravel(), minlength=256)) <= DRAWN_VALUES
     height, width = values.shape[:2]
-    if not drawn and width * height > SMALL:
+    if width * height > SMALL and not _drawn(values):
         return _jpeg(values, JPEG_QUALITY)
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(values)).save(file, "PNG", optimize=True)
     return EncodedPicture("image/png", file.getvalue(), width, height)
+
+
+def _drawn(values: Levels) -> bool:
+    """Whether a picture has few values; most that have many show them in the first pixels."""
+    return all(
+        np.count_nonzero(np.bincount(part, minlength=256)) <= DRAWN_VALUES
+        for part in (values.ravel()[:SMALL], values.ravel())
+    )
 
 
 def _jpeg(values: Levels, quality: int) -> EncodedPicture:

@@ -90,16 +90,18 @@ class Detector:
         return joined(list(self.scan(_rows(image, path), opening=False, reconstruction=True)))
 
     def inspect(
-        self, image: Pixels | Path | str, *, path: Path | str | None = None, threshold: float | None = None
+        self, image: Pixels | Path | str | bytes, *, path: Path | str | None = None, threshold: float | None = None
     ) -> MappedInspection:
-        """Mask, regions, score and verdict of an image, given as a file or as (H, W, C) float32 in [0, 1].
+        """Mask, regions, score and verdict of an image: a file, a file's bytes, or (H, W, C) float32 in [0, 1].
 
-        threshold: instead of the model's own.
+        path: names bytes and arrays, in messages and where the region of interest is a folder of masks. threshold:
+        instead of the model's own.
         """
         point = self.point(threshold)
-        if not isinstance(image, str | Path):
+        if not isinstance(image, str | Path | bytes):
             return self._inspected(_rows(image, path), point)
-        with opened_image(Path(image), self.config.images) as rows:
+        name = None if path is None else Path(path)
+        with opened_image(image if isinstance(image, bytes) else Path(image), self.config.images, path=name) as rows:
             return self._inspected(rows, point)
 
     def point(self, threshold: float | None = None) -> OperatingPoint:

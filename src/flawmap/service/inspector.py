@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import imagecodecs
 import numpy as np
 
 from flawmap.core.errors import ConfigError, FlawmapError, InputError
@@ -204,7 +205,7 @@ def _is_large(job: Job) -> bool:
 
 def packed_map(found: MappedInspection) -> bytes:
     """The opened map as gzip of float32, little-endian, row by row."""
-    return gzip.compress(np.ascontiguousarray(found.residual, "<f4").tobytes(), compresslevel=1, mtime=0)
+    return bytes(imagecodecs.gzip_encode(np.ascontiguousarray(found.residual, "<f4").tobytes(), level=1))
 
 
 def unpacked_map(content: bytes, width: int, height: int) -> Any:

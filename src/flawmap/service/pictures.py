@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import tifffile
 from fastapi.responses import Response
-from PIL import Image
 
 from flawmap.core.documents import document
 from flawmap.core.records import MappedInspection
+from flawmap.imaging.png import png
 from flawmap.reporting.pictures import heatmap, overlay, picture
 from flawmap.scoring.inspection import Band, inspected
 from flawmap.service.inspector import Model, unpacked_map
@@ -31,13 +31,6 @@ def answer(name: str, result: Result, store: Store, model: Model) -> Response:
         tifffile.imwrite(file, _map(result, store), compression="zlib")
         return Response(file.getvalue(), media_type="image/tiff")
     return Response(png(_PNG[name](result, store, model)), media_type="image/png")
-
-
-def png(levels: Any) -> bytes:
-    """(H, W) or (H, W, 3) uint8 as a PNG."""
-    file = io.BytesIO()
-    Image.fromarray(levels).save(file, "PNG", compress_level=1)
-    return file.getvalue()
 
 
 def _map(result: Result, store: Store) -> Any:
