@@ -23,8 +23,9 @@ from flawmap.data.synthetic import texture
 from flawmap.evaluation.metrics import PixelMetrics
 from flawmap.imaging.morphology import opened
 from flawmap.imaging.reading import ImageRows
-from flawmap.methods.autoencoder import build_network, comparing, train_network
+from flawmap.methods.autoencoder import build_network, train_network
 from flawmap.methods.overrides import override, parse
+from flawmap.methods.reconstruction import comparing
 from flawmap.methods.residuals import Decoded
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import DEFAULT, Artifact, save_artifact

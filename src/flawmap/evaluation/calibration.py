@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
+from array_api_compat import array_namespace
 from numpy.typing import NDArray
-from torch import Tensor
 
+from flawmap.core.arrays import Array
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.records import Mask
@@ -70,10 +70,13 @@ def border_from_good(detector: Detector, regions: Sequence[ImageRegion]) -> Bord
     return border_profile(each(partial(_map, detector), regions), detector.config.model.patch // 2)
 
 
-def _map(detector: Detector, region: ImageRegion) -> tuple[Tensor, Mask] | None:
+def _map(detector: Detector, region: ImageRegion) -> tuple[Array, Mask] | None:
     """The residual map at the working scale, and where it counts."""
     parts = [(band[0], inside) for band, inside, _, _ in good_layers(detector, region)]
-    return (torch.cat([band for band, _ in parts]), np.concatenate([inside for _, inside in parts])) if parts else None
+    if not parts:
+        return None
+    bands, insides = zip(*parts, strict=True)
+    return array_namespace(*bands).concat(bands), np.concatenate(insides)
 
 
 def mask_level(detector: Detector, training: Sequence[ImageRegion]) -> float | None:

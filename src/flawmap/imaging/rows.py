@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -74,11 +75,8 @@ class RowBuffer(Generic[A]):
     def _joined(self, blocks: list[A]) -> A:
         if len(blocks) == 1:
             return blocks[0]
-        if isinstance(blocks[0], np.ndarray):
-            return np.concatenate(blocks, axis=self._axis)
-        import torch  # noqa: PLC0415 - who reads images and reports needs none
-
-        return torch.cat(blocks, dim=self._axis)
+        joined: A = array_namespace(*blocks).concat(blocks, axis=self._axis)
+        return joined
 
 
 def map_bands(blocks: Iterable[A], height: int, rows: int, margin: int, function: Callable[[A], A]) -> Iterator[A]:

@@ -11,11 +11,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-from torch import Tensor
 
+from flawmap.core.arrays import Array
 from flawmap.core.errors import ArtifactError, ConfigError
 from flawmap.core.files import sha256_of
 from flawmap.core.tensor_file import DIGEST, load_tensors, read_metadata, save_tensors
@@ -27,6 +27,9 @@ from flawmap.scoring.borders import BorderProfile, border_corrected
 from flawmap.scoring.evidence import EvidenceProfile
 from flawmap.scoring.exported import SUFFIXES, check_exported, identity_of, read_exported, write_exported
 from flawmap.scoring.operating_point import OperatingPoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 4
 KEY = "flawmap"  # of the header in safetensors' own metadata
@@ -146,7 +149,7 @@ class Artifact:
         """Scores of held-out good images, ascending; empty for a model that was not calibrated, or by hand."""
         return tuple(self.calibration.get("image_scores", ()))
 
-    def mapped(self, layers: Tensor, *, top: int, height: int) -> Tensor:
+    def mapped(self, layers: Array, *, top: int, height: int) -> Array:
         """What is mapped of the layers of a band of rows (L, h, w), at the working scale: (h, w).
 
         It is evidence, or else the first residual, with its border corrected if the model does.
