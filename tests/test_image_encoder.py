@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor
 
 from flawmap.core.errors import ConfigError
 from flawmap.core.runtime import Runtime

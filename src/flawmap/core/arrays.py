@@ -13,8 +13,6 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
-from array_api_compat import array_namespace, is_torch_array
-from array_api_compat import device as device_of
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -25,6 +23,24 @@ Array: TypeAlias = Any
 
 Given = ParamSpec("Given")
 Item = TypeVar("Item")
+
+
+def namespace_of(array: Array) -> Any:
+    """The functions of the array API standard for the array's library."""
+    if is_numpy(array):
+        return np  # follows the standard by itself
+    from array_api_compat import array_namespace  # noqa: PLC0415 - the array is torch's
+
+    return array_namespace(array)
+
+
+def is_numpy(array: Array) -> bool:
+    return isinstance(array, np.ndarray | np.generic)
+
+
+def device_of(array: Array) -> Any:
+    """Torch's device, or "cpu"."""
+    return "cpu" if is_numpy(array) else array.device
 
 
 def on_device(values: NDArray[Any], device: torch.device | None) -> Array:
@@ -38,7 +54,7 @@ def on_device(values: NDArray[Any], device: torch.device | None) -> Array:
 
 def as_numpy(array: Array) -> NDArray[Any]:
     """The values in rows that lie one behind the other, on the processor; a tensor's without its gradients."""
-    return np.ascontiguousarray(array.detach().cpu().numpy() if is_torch_array(array) else array)
+    return np.ascontiguousarray(array if is_numpy(array) else array.detach().cpu().numpy())
 
 
 def converted(values: NDArray[Any], dtype: Any, device: Any) -> Array:
@@ -58,37 +74,35 @@ def constant_like(values: Sequence[float] | NDArray[Any], array: Array) -> Array
 
 def beside(values: NDArray[np.int64], array: Array) -> Array:
     """Whole numbers as an array of the same library and device as another one."""
-    return on_device(values, array.device if is_torch_array(array) else None)
+    return on_device(values, None if is_numpy(array) else array.device)
 
 
 def zeros_of(array: Array, *shape: int) -> Array:
     """Zeros of this shape, of the same library, type and device as another array."""
-    return array_namespace(array).zeros(shape, dtype=array.dtype, device=device_of(array))
+    return namespace_of(array).zeros(shape, dtype=array.dtype, device=device_of(array))
 
 
 def unchanging(array: Array) -> Array:
     """The same values as a constant, when gradients are taken."""
-    return array.detach() if is_torch_array(array) else array
+    return array if is_numpy(array) else array.detach()
 
 
 def add_product(total: Array, first: Array, second: Array, factor: float = 1.0) -> None:
     """total += factor * first * second, in place."""
-    if is_torch_array(total):
-        total.addcmul_(first, second, value=factor)
-    else:
+    if is_numpy(total):
         total += factor * (first * second)
+    else:
+        total.addcmul_(first, second, value=factor)
 
 
 def interpolated(start: Array, end: Array, share: Array) -> Array:
     """start + share (end - start)."""
-    if is_torch_array(start):
-        return start.lerp(end, share)
-    return start + share * (end - start)
+    return start + share * (end - start) if is_numpy(start) else start.lerp(end, share)
 
 
 def without_autocast(array: Array) -> AbstractContextManager[object]:
     """The context in which torch computes in the types that it is given."""
-    if not is_torch_array(array):
+    if is_numpy(array):
         return nullcontext()
     import torch  # noqa: PLC0415 - the array is torch's
 

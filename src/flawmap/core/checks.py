@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
+from flawmap.core.arrays import Array, namespace_of
 from flawmap.core.errors import InputError
-
-if TYPE_CHECKING:
-    from flawmap.core.arrays import Array
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
@@ -23,7 +18,7 @@ def image_batch(batch: Array, name: str) -> None:
     if batch.ndim != 4:
         hint = f"; for one image pass {name}[None]" if batch.ndim == 3 else ""
         raise InputError(f"{name} must be (N, C, H, W), got {shape_text(tuple(batch.shape))}{hint}")
-    if not array_namespace(batch).isdtype(batch.dtype, "real floating"):
+    if not namespace_of(batch).isdtype(batch.dtype, "real floating"):
         raise InputError(
             f"{name} must be floating point in [0, 1], got {batch.dtype}; divide by the type's range first"
         )

@@ -10,10 +10,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from flawmap.core.arrays import Array
+from flawmap.core.arrays import Array, namespace_of
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.records import Mask
@@ -76,7 +75,7 @@ def _map(detector: Detector, region: ImageRegion) -> tuple[Array, Mask] | None:
     if not parts:
         return None
     bands, insides = zip(*parts, strict=True)
-    return array_namespace(*bands).concat(bands), np.concatenate(insides)
+    return namespace_of(bands[0]).concat(bands), np.concatenate(insides)
 
 
 def mask_level(detector: Detector, training: Sequence[ImageRegion]) -> float | None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
+
+from flawmap.core.arrays import namespace_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +76,7 @@ class RowBuffer(Generic[A]):
     def _joined(self, blocks: list[A]) -> A:
         if len(blocks) == 1:
             return blocks[0]
-        joined: A = array_namespace(*blocks).concat(blocks, axis=self._axis)
+        joined: A = namespace_of(blocks[0]).concat(blocks, axis=self._axis)
         return joined
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from flawmap.core.arrays import Array
 from flawmap.core.group import ALONE, Group
 from flawmap.core.runtime import Runtime
 from flawmap.core.settings import MethodSettings
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from flawmap.core.arrays import Array
     from flawmap.methods.config import Config
     from flawmap.nets.engines import Graph
 

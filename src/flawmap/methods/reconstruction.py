@@ -11,9 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from array_api_compat import array_namespace
-
-from flawmap.core.arrays import Array
+from flawmap.core.arrays import Array, namespace_of
 from flawmap.core.errors import ConfigError
 from flawmap.core.runtime import Runtime
 from flawmap.core.settings import WINDOWED
@@ -75,7 +73,7 @@ def comparing(config: Config, decode: Decode, device: torch.device | None, preci
     parts = [residual_of(settings) for settings in config.parts]
 
     def residuals(image: Array, decoded: Decoded) -> Array:
-        return array_namespace(image).stack([part(image, decoded) for part in parts], axis=1)
+        return namespace_of(image).stack([part(image, decoded) for part in parts], axis=1)
 
     def score(patches: Array, *features: Array) -> PatchScores:
         decoded = decode(patches, *features)

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
-from array_api_compat import array_namespace
-
-from flawmap.core.arrays import Array
+from flawmap.core.arrays import Array, namespace_of
 from flawmap.core.checks import same_shape
 from flawmap.core.errors import InputError
 from flawmap.core.settings import LATENT, LatentName, ResidualSettings
@@ -52,7 +50,7 @@ def l2_residual(image: Array, reconstruction: Array, settings: ResidualSettings)
     image, reconstruction: (N, C, H, W). Returns (N, H, W); 0 = the same, larger is worse.
     """
     same_shape(image, reconstruction, "image", "reconstruction")
-    xp = array_namespace(image)
+    xp = namespace_of(image)
     return xp.mean(xp.square(_float32(reconstruction) - image), axis=1)
 
 
@@ -65,7 +63,7 @@ def l1_residual(image: Array, reconstruction: Array, settings: ResidualSettings)
         Schlegl et al. 2017, arXiv:1703.05921, eq. 3; Baur et al. 2018, arXiv:1804.04488.
     """
     same_shape(image, reconstruction, "image", "reconstruction")
-    xp = array_namespace(image)
+    xp = namespace_of(image)
     return xp.mean(xp.abs(_float32(reconstruction) - image), axis=1)
 
 
@@ -116,7 +114,7 @@ def probability_residual(image: Array, decoded: Decoded, settings: ResidualSetti
         )
     same_shape(image, mean, "image", "reconstruction")
     same_shape(mean, variance, "reconstruction", "variance")
-    xp = array_namespace(image)
+    xp = namespace_of(image)
     least = xp.clip(_float32(noise), LEAST_NOISE, None)
     distance = xp.square(_float32(mean) - image)
     return 0.5 * xp.mean(xp.log1p(variance / least) + distance / (variance + least), axis=1)
@@ -169,13 +167,13 @@ def _rebuilt(decoded: Decoded) -> Array:
 
 
 def _float32(array: Array) -> Array:
-    xp = array_namespace(array)
+    xp = namespace_of(array)
     return xp.astype(array, xp.float32, copy=False)
 
 
 def _disagreement(alike: Array) -> Array:
     """(N, C, H, W) in [-1, 1] to (N, H, W) in [0, 1]; rounding may lift the similarity of equal windows above 1."""
-    xp = array_namespace(alike)
+    xp = namespace_of(alike)
     return xp.clip((1 - xp.mean(alike, axis=1)) / 2, 0, 1)
 
 

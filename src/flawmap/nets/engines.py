@@ -14,9 +14,7 @@ from importlib import import_module
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union
 
-from array_api_compat import array_namespace
-
-from flawmap.core.arrays import Array, as_numpy
+from flawmap.core.arrays import Array, as_numpy, namespace_of
 from flawmap.core.cores import own_cores
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.runtime import Runtime, known_precision
@@ -190,7 +188,7 @@ def _compiled_once(compiled: Callable[[int, tuple[int, ...]], Any]) -> Run:
     def run(batch: Array) -> Array:
         with lock:
             ready = cached(own_cores(), tuple(batch.shape))
-        return array_namespace(batch).asarray(ready(as_numpy(batch)))
+        return namespace_of(batch).asarray(ready(as_numpy(batch)))
 
     return run
 

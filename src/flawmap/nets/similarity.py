@@ -13,10 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from array_api_compat import array_namespace
-from array_api_compat import device as device_of
-
-from flawmap.core.arrays import Array, add_product, unchanging, without_autocast
+from flawmap.core.arrays import Array, add_product, device_of, namespace_of, unchanging, without_autocast
 from flawmap.core.checks import image_batch, same_shape
 from flawmap.core.errors import InputError
 from flawmap.core.settings import SSIMSettings
@@ -55,7 +52,7 @@ def similarity(p: Array, q: Array, settings: SSIMSettings, border: Border = "ref
     if not is_product(settings):
         return powered(similarity_parts(p, q, settings, border), settings)
     p, q = prepared(p, q, settings)
-    xp, (number, channels, height, width) = array_namespace(p), p.shape
+    xp, (number, channels, height, width) = namespace_of(p), p.shape
     with without_autocast(p):
         pairs = plane_pairs(p.reshape(-1, height, width), q.reshape(-1, height, width))
         planes = [xp.moveaxis(Compared.of(*pair, settings, border).similarity, 0, 1) for pair in pairs]
@@ -68,7 +65,7 @@ def similarity_parts(
     """Luminance, contrast and structure apart (eq. 5-7), as `similarity` takes and returns them. means: those whose
     gradients are known, where gradients are taken."""
     p, q = prepared(p, q, settings)
-    xp, (c1, c2) = array_namespace(p), constants(settings)
+    xp, (c1, c2) = namespace_of(p), constants(settings)
     with without_autocast(p):
         (p, offset_p), (q, offset_q) = _centred(p), _centred(q)
         mean_p, mean_q, square_p, square_q, product = (
@@ -144,7 +141,7 @@ class Compared(NamedTuple):
     @classmethod
     def of(cls, p: Array, q: Array, settings: SSIMSettings, border: Border) -> Compared:
         """p, q: (M, H, W)."""
-        xp, (c1, c2) = array_namespace(p), constants(settings)
+        xp, (c1, c2) = namespace_of(p), constants(settings)
         p, q = xp.moveaxis(p, 1, 0), xp.moveaxis(q, 1, 0)
         stack = xp.empty((len(p), 4, *p.shape[1:]), dtype=p.dtype, device=device_of(p))
         values, squares = stack[:, :2], stack[:, 2:]
@@ -189,7 +186,7 @@ def prepared(p: Array, q: Array, settings: SSIMSettings) -> tuple[Array, Array]:
             f"image must be at least as large as the {settings.size}x{settings.size} window, got {width}x{height}; "
             "use a smaller window or a larger image"
         )
-    xp = array_namespace(p, q)
+    xp = namespace_of(p)
     dtype = xp.float64 if xp.float64 in (p.dtype, q.dtype) else xp.float32
     return xp.astype(p, dtype, copy=False), xp.astype(q, dtype, copy=False)
 
@@ -199,19 +196,19 @@ def _centred(image: Array) -> tuple[Array, Array]:
 
     Variances and covariance do not depend on it, so it counts as a constant when gradients are taken.
     """
-    offset = array_namespace(image).mean(unchanging(image), axis=(-2, -1), keepdims=True)
+    offset = namespace_of(image).mean(unchanging(image), axis=(-2, -1), keepdims=True)
     return image - offset, offset
 
 
 def _root(variance: Array) -> Array:
     """The root of a variance that rounding may have pushed below 0, with a gradient of 0 instead of infinity there."""
-    xp = array_namespace(variance)
+    xp = namespace_of(variance)
     positive = variance > xp.finfo(variance.dtype).smallest_normal
     return xp.where(positive, xp.sqrt(xp.where(positive, variance, 1.0)), 0.0)
 
 
 def _power(values: Array, exponent: float) -> Array:
-    xp = array_namespace(values)
+    xp = namespace_of(values)
     if exponent == 1:
         return values
     if exponent == 0:

@@ -11,11 +11,9 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
-from array_api_compat import device as device_of
 from numpy.typing import NDArray
 
-from flawmap.core.arrays import Array, converted
+from flawmap.core.arrays import Array, converted, device_of, namespace_of
 
 Border = Literal["valid", "reflect"]
 Floats = NDArray[np.float64]
@@ -39,7 +37,7 @@ def window_means(stack: Array, weights: tuple[float, ...], border: Border, adjoi
         border: `reflect` keeps the size, and needs sides above K / 2; `valid` gives (H - K + 1, ..., W - K + 1).
         adjoint: take the transpose of this linear map instead.
     """
-    xp, device = array_namespace(stack), device_of(stack)
+    xp, device = namespace_of(stack), device_of(stack)
     rows, *others, columns = stack.shape
     down, across = (_tiles(side, weights, border, adjoint, stack.dtype, device) for side in (rows, columns))
     lines = stack.reshape(-1, columns)

@@ -8,10 +8,9 @@ from itertools import chain, tee
 from pathlib import Path
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from flawmap.core.arrays import Array, as_numpy, on_device, without_gradients
+from flawmap.core.arrays import Array, as_numpy, namespace_of, on_device, without_gradients
 from flawmap.core.checks import image_array
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.records import FloatMap, MappedInspection
@@ -210,7 +209,7 @@ class Detector:
         top, number = 0, self.scorer.parts * len(self.config.scales)
         for rows in self._layers(blocks, size, target, reconstruction=reconstruction):
             mapped = self.artifact.mapped(rows[:number], top=top, height=target[0])
-            yield array_namespace(rows).concat((mapped[None], rows[number:]))
+            yield namespace_of(rows).concat((mapped[None], rows[number:]))
             top += rows.shape[1]
 
     @without_gradients

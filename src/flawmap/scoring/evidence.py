@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 from pydantic import Field
 
-from flawmap.core.arrays import Array, beside, constant_like, interpolated
+from flawmap.core.arrays import Array, beside, constant_like, interpolated, namespace_of
 from flawmap.core.settings import Settings
 from flawmap.scoring.borders import distances
 
@@ -69,7 +68,7 @@ class Tail(Settings):
 
     def __call__(self, values: Array) -> Array:
         """The evidence of values of any shape: 0 for the least of good ones, larger is rarer."""
-        xp = array_namespace(values)
+        xp = namespace_of(values)
         table, exponents = (constant_like(given, values) for given in (self.values, self.evidence))
         place = xp.clip(xp.searchsorted(table, values), 1, len(table) - 1)
         low, high = table[place - 1], table[place]
@@ -141,7 +140,7 @@ class EvidenceProfile(Settings):
         whole = height or rows
         reach = max(len(layer.mean) for layer in self.layers)
         places = beside(distances(whole, width, reach, top=top, rows=rows), residuals)
-        total = array_namespace(residuals).zeros_like(residuals[0])
+        total = namespace_of(residuals).zeros_like(residuals[0])
         for layer, residual in zip(self.layers, residuals, strict=True):
             if layer.weight > 0:
                 total += layer.weight * layer.evidence(residual, places)
@@ -151,11 +150,11 @@ class EvidenceProfile(Settings):
 def z_scores(residual: Array, mean: Sequence[float], spread: Sequence[float], places: Array) -> Array:
     """(h, W): how many spreads of good images a residual lies above their mean, at that distance from the border."""
     middle, width = (constant_like(given, residual) for given in (mean, spread))
-    near = array_namespace(residual).clip(places, None, len(mean) - 1)
+    near = namespace_of(residual).clip(places, None, len(mean) - 1)
     return (residual - middle[near]) / width[near]
 
 
 def damped(evidence: Array) -> Array:
     """Evidence of one layer as it counts in the sum: beyond BODY, where few good values were seen, by its logarithm."""
-    xp = array_namespace(evidence)
+    xp = namespace_of(evidence)
     return xp.where(evidence > BODY, BODY + xp.log1p(xp.clip(evidence - BODY, 0, None)), evidence)

@@ -10,9 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import tee
 
-from array_api_compat import array_namespace
-
-from flawmap.core.arrays import Array, zeros_of
+from flawmap.core.arrays import Array, namespace_of, zeros_of
 from flawmap.core.settings import TilingSettings
 from flawmap.imaging.rows import RowBuffer, band_rows, windows
 from flawmap.methods.interface import ImageEncoder, PatchScorer
@@ -61,7 +59,7 @@ def score_rows(
     for window in windows(size[0], band_rows(size[1]), math.ceil(3 * max(scales))):
         band = mapped.take(window.first, window.last)
         layers = [smoothed(residual, scale)[None] for residual in band[: scorer.parts] for scale in scales]
-        yield array_namespace(band).concat((*layers, band[scorer.parts :]))[:, window.inner]
+        yield namespace_of(band).concat((*layers, band[scorer.parts :]))[:, window.inner]
 
 
 def _merged(
@@ -84,7 +82,7 @@ def _merged(
             parts.append(_per_pixel(scores.residual, grid.patch))
         if reconstruction and scores.reconstruction is not None:
             parts.append(scores.reconstruction)
-        yield merger.add(array_namespace(patches).concat(parts, axis=1)[: len(patches)])
+        yield merger.add(namespace_of(patches).concat(parts, axis=1)[: len(patches)])
 
 
 def _batches(
@@ -126,7 +124,7 @@ def _compared(
     for window in windows(size[0], band_rows(size[1]), scorer.context):
         shown, merged = (rows.take(window.first, window.last) for rows in (image, rebuilt))
         residuals = scorer.compare(shown[None], merged[None])[0]
-        found = array_namespace(shown).concat((residuals, merged)) if reconstruction else residuals
+        found = namespace_of(shown).concat((residuals, merged)) if reconstruction else residuals
         yield found[:, window.inner]
 
 
@@ -134,13 +132,13 @@ def _filled(batch: Array, count: int) -> Array:
     """A batch of so many patches: those that it lacks are black."""
     if len(batch) == count:
         return batch
-    return array_namespace(batch).concat((batch, zeros_of(batch, count - len(batch), *batch.shape[1:])))
+    return namespace_of(batch).concat((batch, zeros_of(batch, count - len(batch), *batch.shape[1:])))
 
 
 def _per_pixel(residual: Array, side: int) -> Array:
     """(N, K, P, P): a patch's one residual counts for all of its pixels."""
     if residual.ndim == 1:
-        return array_namespace(residual).broadcast_to(residual[:, None, None, None], (len(residual), 1, side, side))
+        return namespace_of(residual).broadcast_to(residual[:, None, None, None], (len(residual), 1, side, side))
     return residual if residual.ndim == 4 else residual[:, None]
 
 

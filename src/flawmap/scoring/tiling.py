@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from flawmap.core.arrays import Array, add_product, constant_like, zeros_of
+from flawmap.core.arrays import Array, add_product, constant_like, namespace_of, zeros_of
 from flawmap.core.checks import shape_text
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.imaging.rows import RowBuffer
@@ -86,7 +85,7 @@ def patch_batches(blocks: Iterable[Array], grid: Grid, size: tuple[int, int], co
         first = down[places[0][0]]
         rows = image.take(first, down[places[-1][0]] + side)
         corners = [(down[row] - first, across[column]) for row, column in places]
-        yield array_namespace(rows).stack([rows[:, y : y + side, x : x + side] for y, x in corners])
+        yield namespace_of(rows).stack([rows[:, y : y + side, x : x + side] for y, x in corners])
 
 
 class Merger:
@@ -123,7 +122,7 @@ class Merger:
         last = self._merged + rows == len(self._down)
         if rows == 0 or (number * math.prod(patches.shape[1:]) < HELD and not last):
             return zeros_of(patches, patches.shape[1], 0, self._size[1])
-        xp = array_namespace(patches)
+        xp = namespace_of(patches)
         waiting = xp.concat(self._waiting) if len(self._waiting) > 1 else patches
         self._waiting = [xp.asarray(waiting[rows * columns :], copy=True)] if number > rows * columns else []
         return self._rows(waiting[: rows * columns].reshape(rows, columns, *patches.shape[1:]))
@@ -140,7 +139,7 @@ class Merger:
             add_product(strips[..., x : x + side], tiles[:, column], window)
         held = self._total if self._total is not None else zeros_of(tiles, tiles.shape[2], 0, width)
         new = tops[-1] + side - self._top - held.shape[1]
-        total = array_namespace(tiles).concat((held, zeros_of(tiles, tiles.shape[2], new, width)), axis=1)
+        total = namespace_of(tiles).concat((held, zeros_of(tiles, tiles.shape[2], new, width)), axis=1)
         for strip, y in zip(strips, tops, strict=True):
             total[:, y - self._top : y - self._top + side] += strip
         self._merged += len(tiles)
