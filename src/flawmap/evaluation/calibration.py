@@ -18,7 +18,6 @@ from flawmap.core.events import SILENT, Events
 from flawmap.core.records import Mask
 from flawmap.core.settings import ThresholdSettings
 from flawmap.data.splits import ImageRegion
-from flawmap.evaluation.evidence import evidence_from_good
 from flawmap.evaluation.histograms import ScoreHistogram, grouped, quantile_from_good
 from flawmap.evaluation.pasting import Turn, good_part, score_part, turns, with_defect
 from flawmap.evaluation.scans import each, evenly, good_layers, in_parallel, scan_good
@@ -46,6 +45,8 @@ def calibrated(
         held_out: other good images or areas, for the threshold; without them it has none.
     """
     if detector.config.evidence.enabled:
+        from flawmap.evaluation.evidence import evidence_from_good  # noqa: PLC0415 - of a training, with torch
+
         evidence = evidence_from_good(detector, training, held_out)
         detector = replace(detector, artifact=detector.artifact.with_evidence(evidence))
     if detector.config.residual.border_correction:
