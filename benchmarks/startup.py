@@ -5,8 +5,8 @@
 
 "times" is how many times as fast as `import torch`, which nothing of the first table needs; in the tables of first
 verdicts, as fast as the model file by PyTorch. A first verdict is the first line of `inspections.jsonl`; "CPU" is what
-all threads used until then, "end" the end of the command, after the pages, and "MiB" the most resident memory. Linux. SRC: the `src` of another version, which takes
-turns. "encoder once": `tiling.encoder=image` at a stride of 64.
+all threads used until then, "end" the end of the command, after the pages, and "MiB" the most resident memory. "encoder
+once": `tiling.encoder=image` at a stride of 64. SRC: the `src` of another version, which takes turns. On Linux alone.
 
 Python's caches of compiled modules are on, in a folder of their own, and filled before anything is measured.
 """
@@ -46,7 +46,6 @@ MODELS = {
     "ONNX Runtime, encoder once": "once.onnx",
 }
 
-
 WATCHER = """
 import json, os, resource, subprocess, sys, time
 rows, *command = sys.argv[1:]
@@ -57,7 +56,8 @@ while not (os.path.exists(rows) and os.path.getsize(rows)):
         sys.exit("no verdict")
     time.sleep(0.002)
 verdict = time.perf_counter() - started
-used = sum(map(int, open(f"/proc/{child.pid}/stat").read().rpartition(")")[2].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+figures = open(f"/proc/{child.pid}/stat").read().rpartition(")")[2].split()
+used = (int(figures[11]) + int(figures[12])) / os.sysconf("SC_CLK_TCK")
 code = child.wait()
 peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 print(json.dumps([verdict, used, time.perf_counter() - started, peak]))
