@@ -210,11 +210,30 @@ def test_an_inspection_without_torch(once: Path, name: str, torch_is: str, tmp_p
             assert own[key] == other[key]
 
 
-@pytest.mark.parametrize("command", [["info", "m.onnx"], ["watch", "m.xml", "flawed", "--once", "-q"]])
+def test_a_model_file_without_torch(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights are torch's: the package is named, and the way out."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["inspect", str(made / "m.flawmap"), str(made / "flawed"), "-o", str(tmp_path / "o"), "-q"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {made / 'm.flawmap'} needs the package torch, which is not installed; use an exported model, .onnx or "
+        ".xml, or pip install torch\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["info", "m.onnx"],
+        ["watch", "m.xml", "flawed", "--once", "-q"],
+        ["calibrate", "m.onnx", "--set-threshold", "3", "-o", "c.onnx", "-q"],
+    ],
+)
 def test_other_commands_without_torch(
     made: Path, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model is described, and a folder watched."""
+    """A model is described, calibrated by hand, and watches a folder."""
     monkeypatch.chdir(tmp_path)
     given = [str(made / part) if (made / part).exists() else part for part in command]
     done = subprocess.run(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors
 
 from flawmap.core.arrays import Array
-from flawmap.core.errors import ArtifactError, ConfigError
+from flawmap.core.errors import ArtifactError, ConfigError, InputError
 from flawmap.core.files import sha256_of
 from flawmap.core.tensor_file import DIGEST, load_tensors, read_metadata, save_tensors
 from flawmap.methods.config import Config
@@ -229,7 +229,8 @@ def save_artifact(artifact: Artifact, path: Path) -> None:
 
 
 def load_artifact(path: Path) -> Artifact:
-    """The model of a `.flawmap` file or an exported one. ArtifactError if it is missing, damaged, foreign or newer."""
+    """The model of a `.flawmap` file or an exported one. ArtifactError if it is missing, damaged, foreign or newer;
+    InputError: a `.flawmap` file, and torch is not installed."""
     if path.suffix.lower() in SUFFIXES:
         text, graph = read_exported(path)
         header = _header(path, text)
@@ -238,6 +239,11 @@ def load_artifact(path: Path) -> Artifact:
     header = read_header(path)
     try:
         _, weights = load_tensors(path, KEY, "copy it again or train anew")
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{path} needs the package {error.name}, which is not installed; use an exported model, .onnx or .xml, or "
+            f"pip install {error.name}"
+        ) from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         if isinstance(error, ArtifactError):
             raise
