@@ -382,7 +382,7 @@ def test_an_image_scores_the_same_whatever_else_is_scored() -> None:
 def test_a_patch_is_sampled_the_same_whatever_shares_its_batch() -> None:
     """Mean and spread of a patch, bit for bit, with others and in another place; batches are of one size."""
     network, patches, others = initialised(), cloth(32), rand(27, 1, PATCH, PATCH, seed=4)
-    decode = sampled(config_of(), network, torch.device("cpu"), "float32")
+    decode = sampled(config_of(), network, torch.device("cpu"), torch.float32)
     with torch.no_grad():
         whole, mixed, moved = (
             decode(batch) for batch in (patches, torch.cat((patches[:5], others)), patches.roll(9, 0))
