@@ -123,7 +123,8 @@ def mapped(case: Case, settings: ResidualSettings, smoothing: float) -> Tensor:
     residual = residual_of(settings)(
         torch.from_numpy(image)[None, None], Decoded(torch.from_numpy(rebuilt)[None, None])
     )
-    return smoothed(residual[0], smoothing)
+    found: Tensor = smoothed(residual[0], smoothing)
+    return found
 
 
 def rebuilt(detector: Detector, image: Pixels, mask: Mask) -> Case:

@@ -17,15 +17,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from flawmap.core.device import autocast, has_bfloat16
+from flawmap.core.device import autocast, has_bfloat16, name_of
 from flawmap.core.errors import InputError
 from flawmap.methods.autoencoder import build_network
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.nets.engines import Run, all_layers, start_engine
+from flawmap.nets.engines import Run, start_engine
 from flawmap.nets.initialisation import initialise
+from flawmap.nets.layers import all_layers
 from measuring import Row, medians, parsed, parser, report
 
 VARIANTS = (
@@ -48,11 +49,12 @@ def initialised(config: Config, patches: Tensor) -> Autoencoder:
 
 def started(engine: str, network: Autoencoder, precision: torch.dtype) -> Run:
     """The network in an engine, as a detector runs it. InputError: the engine is not installed."""
-    run = start_engine(engine, all_layers(network), precision)
+    run = start_engine(engine, all_layers(network), name_of(precision))
 
     def reconstruct(patches: Tensor) -> Tensor:
         with autocast(CPU, precision):
-            return run(patches.contiguous(memory_format=torch.channels_last)).float()
+            found: Tensor = run(patches.contiguous(memory_format=torch.channels_last))
+        return found.float()
 
     return reconstruct
 

@@ -46,23 +46,25 @@ try:
     from torch import Tensor, nn
     from torch.utils.flop_counter import FlopCounterMode
 
-    from flawmap.core.device import autocast, choose_device, choose_precision, describe_machine
+    from flawmap.core.device import autocast, choose_device, choose_precision, describe_machine, name_of
     from flawmap.core.errors import ConfigError
     from flawmap.core.settings import SSIMSettings
     from flawmap.data.patches import PatchSource, TrainingImage
     from flawmap.data.synthetic import good_images
-    from flawmap.methods.autoencoder import BATCH_ELSEWHERE, build_network, comparing, train_network
+    from flawmap.methods.autoencoder import BATCH_ELSEWHERE, build_network, train_network
     from flawmap.methods.config import Config
     from flawmap.methods.interface import FitContext, Progress
     from flawmap.methods.losses import loss_of
     from flawmap.methods.overrides import override
     from flawmap.methods.presets import preset
+    from flawmap.methods.reconstruction import comparing
     from flawmap.methods.residuals import Decoded, residual_of
     from flawmap.methods.settings import StructuralSettings
     from flawmap.nets.autoencoder import Autoencoder
-    from flawmap.nets.filters import Border, gaussian_weights
+    from flawmap.nets.filters import gaussian_weights
     from flawmap.nets.initialisation import initialise
     from flawmap.nets.ssim import ssim, window_weights
+    from flawmap.nets.window_means import Border
     from flawmap.scoring.pipeline import score_rows, smoothed
     from flawmap.scoring.tiling import Grid, Merger, patch_batches
     from measuring import (
@@ -692,7 +694,7 @@ def own_reconstruction(
 def own_score(bench: Bench, precision: torch.dtype, batch: int, image: Tensor) -> Tensor:
     """pipeline.score_rows of an image (C, H, W) as `Detector` calls it."""
     reconstruct, config = own_reconstruction(bench, bench.trained, precision, batch), bench.config
-    scorer = comparing(config, lambda patches: Decoded(reconstruct(patches)), bench.where, precision, batch)
+    scorer = comparing(config, lambda patches: Decoded(reconstruct(patches)), bench.where, name_of(precision), batch)
     size, grid = (image.shape[1], image.shape[2]), Grid(config.model.patch, config.tiling.stride)
     bands = score_rows([image], size, scorer, grid, config.tiling, scales=config.scales)
     return torch.cat(list(bands), dim=1)[0]
@@ -756,7 +758,8 @@ def parts(bench: Bench, image: Tensor) -> None:
     auto = choose_precision("auto", bench.where)
 
     def split() -> Tensor:
-        return next(patch_batches([image], grid, size, len(grid.positions(size))))
+        patches: Tensor = next(patch_batches([image], grid, size, len(grid.positions(size))))
+        return patches
 
     with torch.no_grad():
         patches = split()

@@ -34,7 +34,8 @@ from flawmap.imaging.writing import write_image
 from flawmap.methods.autoencoder import build_network
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
-from flawmap.nets.ssim import CONSTANTS, window_weights
+from flawmap.nets.similarity import CONSTANTS
+from flawmap.nets.ssim import window_weights
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import DEFAULT, Artifact, save_artifact
 from flawmap.scoring.operating_point import OperatingPoint
@@ -117,9 +118,9 @@ def operations(network: nn.Module, side: int) -> int:
     return sum(found)
 
 
-def rate(precision: torch.dtype) -> float:
+def rate(precision: str) -> float:
     """Operations a second of a large product of matrices."""
-    matrix = torch.randn(PRODUCT, PRODUCT).to(precision)
+    matrix = torch.randn(PRODUCT, PRODUCT).to(getattr(torch, precision))
     (row,) = medians("", "", {"product": lambda: matrix @ matrix}, 7)
     assert row.milliseconds is not None
     return 2e3 * PRODUCT**3 / row.milliseconds
@@ -134,7 +135,7 @@ def whole_image(detector: Detector, path: Path, repeats: int) -> list[Row]:
         "patch by patch, float32": lambda: by_patches(network, detector, path),
         "flawmap, float32": lambda: exact.inspect(path),
     }
-    if detector.scorer.precision != torch.float32:
+    if detector.scorer.precision != "float32":
         works["flawmap"] = lambda: detector.inspect(path)
     rows = medians("inspection", "file to mask", works, repeats, warm=1)
     image = detector.read(path).pixels

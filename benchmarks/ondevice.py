@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from flawmap.core.settings import SSIMSettings
-from flawmap.nets.filters import _rows
-from flawmap.nets.ssim import constants, window_weights
+from flawmap.nets.similarity import constants
+from flawmap.nets.ssim import window_weights
+from flawmap.nets.window_means import _rows
 from flawmap.scoring.tiling import Grid, Weights, _profile
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -44,7 +45,8 @@ class KeptBands:
 
     def __init__(self, size: tuple[int, int], weights: Tensor, where: torch.device) -> None:
         """size: (height, width). weights: (K,) of the window along one axis."""
-        self.down, self.across = (_rows(0, side, weights, side, "reflect").float().to(where) for side in size)
+        bands = (torch.from_numpy(_rows(0, side, weights.numpy(), side, "reflect")) for side in size)
+        self.down, self.across = (band.float().to(where) for band in bands)
 
     def blur(self, maps: Tensor) -> Tensor:
         """(..., H, W) to the same, with reflected borders."""
@@ -117,7 +119,7 @@ class Tables:
         self.grid, self.size = grid, size
         offsets = [grid.offsets(side) for side in size]
         self.tops, self.lefts = (torch.tensor(first, device=where) for first in offsets)
-        profile = _profile(grid.patch, weights)
+        profile = torch.from_numpy(_profile(grid.patch, weights))
         self.window = torch.outer(profile, profile).to(where)
         self.down, self.across = (
             covering(first, grid.patch, side).to(where) for first, side in zip(offsets, size, strict=True)

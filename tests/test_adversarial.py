@@ -41,8 +41,8 @@ from flawmap.methods.search import scorer, search_losses, searched
 from flawmap.methods.settings import AnoGANSettings
 from flawmap.methods.table import METHODS
 from flawmap.nets.adversarial import AdversarialAutoencoder, Discriminator, GenerativePair, feature_distance
-from flawmap.nets.autoencoder import NetworkShape
 from flawmap.nets.initialisation import initialise, initialise_pair
+from flawmap.nets.layer_table import NetworkShape
 from flawmap.scoring.detector import Detector
 
 pytestmark = pytest.mark.usefixtures("one_thread")

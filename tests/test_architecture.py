@@ -108,6 +108,33 @@ def test_help_and_argument_errors_do_not_load_torch(arguments: list[str]) -> Non
     assert not {"torch", "matplotlib", "cv2"} & loaded
 
 
+WITH_TORCH = {
+    "core": {"device", "distributed"},
+    "nets": {
+        *("adversarial", "autoencoder", "backbone", "export", "filters", "initialisation", "layers", "pretrained"),
+        *("resnet", "ssim", "transposed", "variational"),
+    },
+    "evaluation": {"choice", "evidence"},
+    "commands": {
+        *("demo", "export", "fleet", "fleet_file", "fleet_steps", "retrain", "train", "trials"),
+    },
+}
+"""Modules that may import torch, in rooms whose others may not: a room that is not listed has none."""
+
+
+def test_what_an_exported_model_needs_is_free_of_torch() -> None:
+    """Whatever reads, scores, decides, draws, serves and writes is imported without torch."""
+    modules = [
+        f"flawmap.{room}.{path.stem}"
+        for room in ROOMS
+        for path in (SOURCE / room).glob("*.py")
+        if room not in ("methods", "cluster") and path.stem not in {"__init__", *WITH_TORCH.get(room, ())}
+    ]
+    modules.append("flawmap.methods.reconstruction")
+    code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)"
+    assert "torch" not in loaded_after(code)
+
+
 def test_using_the_library_loads_no_extra() -> None:
     """A detector loads without matplotlib and without any extra."""
     assert not ({"matplotlib"} | EXTRAS) & loaded_after("import flawmap\nflawmap.Detector")

@@ -22,8 +22,9 @@ from flawmap.data.synthetic import texture
 from flawmap.evaluation.calibration import BORDER_IMAGES, border_from_good
 from flawmap.evaluation.scans import evenly
 from flawmap.imaging.writing import write_image
-from flawmap.methods.autoencoder import build_network, comparing
+from flawmap.methods.autoencoder import build_network
 from flawmap.methods.overrides import override, parse
+from flawmap.methods.reconstruction import comparing
 from flawmap.methods.residuals import Decoded
 from flawmap.scoring.borders import border_corrected, border_profile, distances
 from flawmap.scoring.detector import Detector
@@ -99,7 +100,7 @@ def test_distances_that_no_pixel_has() -> None:
     """A region that leaves out some distances gets them from their neighbours; small maps give short profiles."""
     residual = torch.full((11, 11), 2.0)
     residual[distances(11, 11, 9) == 0] = 6.0
-    inside = (distances(11, 11, 9) != 1).numpy()
+    inside = distances(11, 11, 9) != 1
     assert border_profile([(residual, inside)], 9) == (3.0, 2.0, 1.0, 1.0, 1.0, 1.0)
 
 

@@ -23,8 +23,9 @@ from flawmap.data.synthetic import texture
 from flawmap.evaluation.metrics import PixelMetrics
 from flawmap.imaging.morphology import opened
 from flawmap.imaging.reading import ImageRows
-from flawmap.methods.autoencoder import build_network, comparing, train_network
+from flawmap.methods.autoencoder import build_network, train_network
 from flawmap.methods.overrides import override, parse
+from flawmap.methods.reconstruction import comparing
 from flawmap.methods.residuals import Decoded
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import DEFAULT, Artifact, save_artifact
@@ -145,7 +146,7 @@ def test_a_score_depends_on_its_image_alone(trained: Artifact) -> None:
 def test_a_score_repeats_bit_for_bit_in_every_precision(trained: Artifact, precision: str) -> None:
     """A fixed choice of precision gives the same bits every time; the network alone runs in it."""
     detector = Detector.of(with_settings(trained).artifact, Runtime(device="cpu", precision=precision))
-    assert str(detector.scorer.precision) == f"torch.{precision}"
+    assert detector.scorer.precision == precision
     score = detector.score(image_of())
     assert score.dtype == np.float32
     assert np.array_equal(detector.score(image_of()), score)

@@ -32,8 +32,9 @@ from flawmap.methods.interface import PatchScores
 from flawmap.methods.overrides import override, parse
 from flawmap.methods.presets import preset
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.nets.engines import COMPILED, ENGINES, all_layers, onnx_model, start_engine
+from flawmap.nets.engines import COMPILED, ENGINES, start_engine
 from flawmap.nets.initialisation import initialise
+from flawmap.nets.layers import all_layers, onnx_model
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact, save_artifact
 from flawmap.scoring.operating_point import OperatingPoint
@@ -136,7 +137,7 @@ def test_the_model_holds_the_weights_as_they_are() -> None:
 def test_an_engine_reconstructs_as_torch(engine: str, config: Config) -> None:
     """To 1e-4 in any number of patches; a variational network decodes its mean."""
     network = initialised(config)
-    reconstruct = start_engine(engine, all_layers(network), torch.float32)
+    reconstruct = start_engine(engine, all_layers(network), "float32")
     for count in (1, 5, 2):
         patches = random_patches(config, count, seed=count)
         found = reconstruct(patches)
@@ -165,7 +166,7 @@ def test_an_engine_s_maps_are_those_of_torch(engine: str, config: Config) -> Non
 def test_openvino_in_bfloat16_is_close_to_float32() -> None:
     """`auto` takes bfloat16 where it is native. A residual moves, so it is bfloat16 indeed, by less than 0.03."""
     detector = detector_of(settings(), "openvino", precision="auto")
-    assert detector.scorer.precision == torch.bfloat16
+    assert detector.scorer.precision == "bfloat16"
     difference = np.abs(detector.score(image_of()) - detector_of(settings(), "torch").score(image_of()))
     assert 1e-6 < difference.max() < 0.03
 
@@ -202,7 +203,7 @@ def test_many_sizes_of_batches() -> None:
     """OpenVINO compiles for every size that it meets, keeps a few, and compiles again when one comes back."""
     network = initialised(settings())
     reconstruct, patches = (
-        start_engine("openvino", all_layers(network), torch.float32),
+        start_engine("openvino", all_layers(network), "float32"),
         random_patches(settings(), COMPILED + 2),
     )
     for count in (*range(1, COMPILED + 3), 1):
@@ -212,7 +213,7 @@ def test_many_sizes_of_batches() -> None:
 @OPENVINO
 def test_openvino_reports_nothing() -> None:
     """The package that reports an import of openvino is never loaded, and can be afterwards by who wants it."""
-    start_engine("openvino", all_layers(initialised(settings())), torch.float32)
+    start_engine("openvino", all_layers(initialised(settings())), "float32")
     assert "openvino" in sys.modules
     assert "openvino_telemetry" not in sys.modules
 
@@ -319,7 +320,7 @@ def test_a_missing_package(engine: str, package: str, tmp_path: Path, monkeypatc
 @OPENVINO
 def test_bfloat16_where_openvino_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would run in float32 without a word, and the figures would be said to be of bfloat16."""
-    start_engine("openvino", all_layers(initialised(settings())), torch.float32)
+    start_engine("openvino", all_layers(initialised(settings())), "float32")
     monkeypatch.setattr(sys.modules["openvino"].Core, "get_property", lambda *_: ["FP32"])
     assert message_of(lambda: detector_of(settings(), "openvino", "bfloat16"), ConfigError) == (
         "the engine openvino has no bfloat16 on this processor; use --precision float32, or --engine torch"
@@ -331,4 +332,4 @@ def test_onnxruntime_takes_float32_by_itself(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("flawmap.core.device.has_bfloat16", lambda device: True)
     monkeypatch.setattr("flawmap.methods.autoencoder.start_engine", lambda engine, layers, precision: layers.layers)
     detector = Detector.of(artifact_of(settings()), Runtime(engine="onnxruntime"))
-    assert (detector.scorer.device, detector.scorer.precision) == (torch.device("cpu"), torch.float32)
+    assert (detector.scorer.device, detector.scorer.precision) == (torch.device("cpu"), "float32")

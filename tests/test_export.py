@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -170,6 +172,74 @@ def test_every_command_takes_it(made: Path, tmp_path: Path, capsys: pytest.Captu
         assert before == after
         assert version_hash(target) != version_hash(made / name), "another threshold is another model"
         assert load_artifact(target).threshold == 3
+
+
+WITHOUT_TORCH = """
+import sys
+if sys.argv[1] == "blocked":
+    sys.modules["torch"] = None  # an import of it fails
+from flawmap.commands.cli import main
+code = main(sys.argv[2:])
+print(code, sys.modules.get("torch") is None)
+"""
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml", "once.onnx"])
+@pytest.mark.parametrize("torch_is", ["blocked", "free"])
+def test_an_inspection_without_torch(once: Path, name: str, torch_is: str, tmp_path: Path) -> None:
+    """Where torch cannot be imported, and where it can, none is: the same rows as those of the .flawmap file."""
+    command = ["inspect", str(once / name), str(once / "flawed"), "-q", "-o"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, torch_is, *command, str(tmp_path / "ours")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("0 True", "")
+    command[1] = str((once / name).with_suffix(".flawmap"))
+    assert main([*command, str(tmp_path / "theirs"), "--precision", "float32"]) == 0
+    ours, theirs = (
+        [json.loads(line) for line in (tmp_path / folder / "inspections.jsonl").read_text().splitlines()]
+        for folder in ("ours", "theirs")
+    )
+    assert len(ours) == 3
+    for own, other in zip(ours, theirs, strict=True):
+        assert own["score"] == pytest.approx(other["score"], rel=1e-4)
+        assert [region["box"] for region in own["regions"]] == [region["box"] for region in other["regions"]]
+        for key in ("path", "verdict", "flawed_pixels", "p_value", "threshold"):
+            assert own[key] == other[key]
+
+
+def test_a_model_file_without_torch(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights are torch's: the package is named, and the way out."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["inspect", str(made / "m.flawmap"), str(made / "flawed"), "-o", str(tmp_path / "o"), "-q"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {made / 'm.flawmap'} needs the package torch, which is not installed; use an exported model, .onnx or "
+        ".xml, or pip install torch\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["info", "m.onnx"],
+        ["watch", "m.xml", "flawed", "--once", "-q"],
+        ["calibrate", "m.onnx", "--set-threshold", "3", "-o", "c.onnx", "-q"],
+    ],
+)
+def test_other_commands_without_torch(
+    made: Path, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model is described, calibrated by hand, and watches a folder."""
+    monkeypatch.chdir(tmp_path)
+    given = [str(made / part) if (made / part).exists() else part for part in command]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "blocked", *given], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("0 True", "")
 
 
 def test_the_terminal_says_what_was_compared(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

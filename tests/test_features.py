@@ -37,8 +37,9 @@ from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.methods.settings import FeatureMatchingSettings
 from flawmap.nets import weights
-from flawmap.nets.autoencoder import Autoencoder, NetworkShape
+from flawmap.nets.autoencoder import Autoencoder
 from flawmap.nets.initialisation import initialise
+from flawmap.nets.layer_table import NetworkShape
 from flawmap.nets.pretrained import (
     LAYERS,
     MEAN,

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from flawmap.core.errors import InputError
 from flawmap.core.settings import ResidualName, ResidualSettings, SSIMSettings
-from flawmap.methods.autoencoder import build_network, comparing
+from flawmap.methods.autoencoder import build_network
 from flawmap.methods.config import Config
 from flawmap.methods.losses import l2_loss, loss_of, ssim_loss
 from flawmap.methods.overrides import parse
+from flawmap.methods.reconstruction import comparing
 from flawmap.methods.residuals import RESIDUALS, Decoded, l2_residual, residual_of, ssim_residual
 from flawmap.methods.settings import L2Settings, StructuralSettings
 from flawmap.methods.table import METHODS
@@ -49,7 +50,7 @@ def residual_function(settings: ResidualSettings) -> Callable[[Tensor, Tensor], 
 
 def score_image(image: Tensor, reconstruct: Callable[[Tensor], Tensor], config: Config) -> tuple[Tensor, Tensor]:
     """The whole map and reconstruction of an image (C, H, W), with a function in place of a network."""
-    scorer = comparing(config, lambda patches: Decoded(reconstruct(patches)), torch.device("cpu"), torch.float32, 32)
+    scorer = comparing(config, lambda patches: Decoded(reconstruct(patches)), torch.device("cpu"), "float32", 32)
     size = image.shape[1], image.shape[2]
     grid = Grid(config.model.patch, config.tiling.stride)
     whole = torch.cat(list(score_rows([image], size, scorer, grid, config.tiling, reconstruction=True)), dim=1)

@@ -13,8 +13,9 @@ from torch.nn import functional
 from flawmap.core.errors import InputError
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import KINDS, texture
-from flawmap.nets.autoencoder import SLOPE, Autoencoder, NetworkShape, encoder_layers
+from flawmap.nets.autoencoder import SLOPE, Autoencoder
 from flawmap.nets.initialisation import initialise
+from flawmap.nets.layer_table import NetworkShape, encoder_layers
 from flawmap.nets.transposed import TransposedConvolution
 
 TABLE_1 = [  # channels and side of each layer's output, for patches of 128 pixels

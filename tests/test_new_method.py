@@ -55,7 +55,7 @@ def score_components(config: Config, state: State, runtime: Runtime) -> PatchSco
         flat = patches.flatten(1) - mean
         return PatchScores((flat - flat @ basis.T @ basis).square().mean(1))
 
-    return PatchScorer(score, torch.device("cpu"), torch.float32, batch=64)
+    return PatchScorer(score, torch.device("cpu"), "float32", batch=64)
 
 
 # --- two optimisers, and gradients while scoring
@@ -109,7 +109,7 @@ def score_adversarial(config: Config, state: State, runtime: Runtime) -> PatchSc
         made = generator(latent).detach()
         return PatchScores((made - patches).square().mean(1), made)
 
-    return PatchScorer(score, torch.device("cpu"), torch.float32, batch=16)
+    return PatchScorer(score, torch.device("cpu"), "float32", batch=16)
 
 
 ROWS = {

@@ -21,8 +21,9 @@ from flawmap.core.records import MappedInspection
 from flawmap.core.runtime import Runtime
 from flawmap.data.synthetic import texture
 from flawmap.imaging.reading import ImageRows
-from flawmap.methods.autoencoder import build_network, comparing
+from flawmap.methods.autoencoder import build_network
 from flawmap.methods.overrides import override, parse
+from flawmap.methods.reconstruction import comparing
 from flawmap.methods.residuals import Decoded
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.inspection import Band, inspected

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from flawmap.core.errors import InputError
 from flawmap.core.settings import SSIMSettings
-from flawmap.nets import filters as module
+from flawmap.nets import window_means as module
 from flawmap.nets.filters import blur, blur_adjoint, gaussian_weights
-from flawmap.nets.ssim import constants, mean_ssim, ssim, ssim_parts, window_weights
+from flawmap.nets.similarity import constants
+from flawmap.nets.ssim import mean_ssim, ssim, ssim_parts, window_weights
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other packages warn of at import is not ours
@@ -483,7 +484,7 @@ def test_the_mean_is_that_of_the_map(
     monkeypatch: pytest.MonkeyPatch, chunk: int, exponents: tuple[float, float, float], border: Border
 ) -> None:
     """Value and gradients of `mean_ssim` are those of the map's mean, however many planes are taken at once."""
-    monkeypatch.setattr("flawmap.nets.ssim.CHUNK", chunk)
+    monkeypatch.setattr("flawmap.nets.similarity.CHUNK", chunk)
     alpha, beta, gamma = exponents
     settings = SSIMSettings(alpha=alpha, beta=beta, gamma=gamma)
     p, q = (image.requires_grad_() for image in textures(3, 3, 24, 30))

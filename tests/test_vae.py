@@ -23,7 +23,7 @@ from flawmap.core.settings import ResidualSettings
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import texture
 from flawmap.methods import gradient
-from flawmap.methods.autoencoder import build_network, comparing, sampled, train_network
+from flawmap.methods.autoencoder import build_network, sampled, train_network
 from flawmap.methods.checkpoint import load_checkpoint
 from flawmap.methods.config import Config
 from flawmap.methods.gradient import Trained
@@ -31,10 +31,12 @@ from flawmap.methods.interface import FitContext, Patches, Progress
 from flawmap.methods.losses import l2_loss
 from flawmap.methods.overrides import override, parse
 from flawmap.methods.presets import preset
+from flawmap.methods.reconstruction import comparing
 from flawmap.methods.residuals import LEAST_NOISE, Decoded, l2_residual, probability_residual, residual_of
-from flawmap.nets.autoencoder import Autoencoder, NetworkShape
+from flawmap.nets.autoencoder import Autoencoder
 from flawmap.nets.initialisation import LOG_VARIANCE as INITIAL_LOG_VARIANCE
 from flawmap.nets.initialisation import initialise
+from flawmap.nets.layer_table import NetworkShape
 from flawmap.nets.variational import LOG_VARIANCE, MEMORY, Posterior, VariationalAutoencoder, fixed_noise, kl_to_prior
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact, save_artifact
@@ -401,7 +403,7 @@ def test_samples_of_one_batch_alone_are_held_in_memory() -> None:
         seen.append(len(patches))
         return Decoded(patches + 0.1, torch.zeros_like(patches), torch.tensor(0.005))
 
-    scorer = comparing(config, decode, torch.device("cpu"), torch.float32, 32)
+    scorer = comparing(config, decode, torch.device("cpu"), "float32", 32)
     grid = Grid(PATCH, config.tiling.stride)
     bands = list(score_rows([rand(1, 120, 120)], (120, 120), scorer, grid, config.tiling))
     assert seen == [25, 25]

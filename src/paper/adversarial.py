@@ -23,8 +23,9 @@ from flawmap.methods.config import Config
 from flawmap.methods.interface import FitContext, Patches, State
 from flawmap.methods.settings import AnoGANSettings, BiGANSettings
 from flawmap.methods.table import METHODS
-from flawmap.nets.autoencoder import Autoencoder, NetworkShape
+from flawmap.nets.autoencoder import Autoencoder
 from flawmap.nets.initialisation import initialise
+from flawmap.nets.layer_table import NetworkShape
 
 Floats = NDArray[np.float64]
 PatchArray = NDArray[np.float32]

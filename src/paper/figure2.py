@@ -20,8 +20,9 @@ from torch import Tensor
 
 from flawmap.core.settings import ResidualSettings, SSIMSettings
 from flawmap.methods.residuals import l2_residual
-from flawmap.nets.filters import Border
-from flawmap.nets.ssim import CONSTANTS, ssim, ssim_parts
+from flawmap.nets.similarity import CONSTANTS
+from flawmap.nets.ssim import ssim, ssim_parts
+from flawmap.nets.window_means import Border
 from paper.claims import Claim
 from paper.figures import Panel, draw_panels
 
@@ -66,7 +67,7 @@ def measure() -> dict[str, Any]:
 
     Returns:
         "window": K. "l2": for each pair the least and the largest residual of all pixels. "paper" and "wang", the
-        constants of eq. 5-7 (`nets.ssim.CONSTANTS`): for each pair the mean of l, c, s and their product, under
+        constants of eq. 5-7 (`nets.similarity.CONSTANTS`): for each pair the mean of l, c, s and their product, under
         "luminance", "contrast", "structure", "ssim", over the windows that lie wholly inside.
     """
     made = pairs()

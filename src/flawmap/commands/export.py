@@ -131,7 +131,8 @@ def _samples(detector: Detector, images: Sequence[Path]) -> Samples:
     def encode(image: Tensor) -> Tensor:
         assert scorer.encoder is not None
         whole.append(image)
-        return scorer.encoder.encode(image)
+        features: Tensor = scorer.encoder.encode(image)
+        return features
 
     encoder = None if scorer.encoder is None else replace(scorer.encoder, encode=encode)
     watched = replace(detector, scorer=replace(scorer, score=record, encoder=encoder))

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from flawmap.commands.inspection_files import Writing, inspection_files
 from flawmap.commands.inspection_items import Item, Pages, bytes_needed, items_of, pixels_of
 from flawmap.commands.outputs import InspectionOutputs, usable_folder
-from flawmap.commands.report import report as write_pages
 from flawmap.core.errors import ConfigError, InputError, OutputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.files import clean_stale_parts
@@ -101,6 +100,8 @@ def inspect(
             events.message(f"{len(done)} of {len(items)} images are done and listed in {out}; go on with --resume")
             raise
     if report:
+        from flawmap.commands.report import report as write_pages  # noqa: PLC0415 - after the last verdict
+
         write_pages(out, model, events=events)
     return tuple(done[item] for item in items)
 

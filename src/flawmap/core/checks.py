@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
+from flawmap.core.arrays import Array, namespace_of
 from flawmap.core.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(str(side) for side in shape) + ")"
 
 
-def image_batch(batch: Tensor, name: str) -> None:
+def image_batch(batch: Array, name: str) -> None:
     """Refuse anything but floating point (N, C, H, W)."""
     if batch.ndim != 4:
         hint = f"; for one image pass {name}[None]" if batch.ndim == 3 else ""
         raise InputError(f"{name} must be (N, C, H, W), got {shape_text(tuple(batch.shape))}{hint}")
-    if not batch.is_floating_point():
+    if not namespace_of(batch).isdtype(batch.dtype, "real floating"):
         raise InputError(
             f"{name} must be floating point in [0, 1], got {batch.dtype}; divide by the type's range first"
         )
 
 
-def same_shape(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
+def same_shape(first: Array, second: Array, first_name: str, second_name: str) -> None:
     if first.shape != second.shape:
         raise InputError(
             f"{first_name} and {second_name} must have one shape, "

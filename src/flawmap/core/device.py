@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from flawmap.core.errors import ConfigError
+from flawmap.core.runtime import known_precision
 
 MEMBERSHIPS, CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # of Linux
 
@@ -43,13 +44,14 @@ def choose_device(name: str) -> torch.device:
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """`auto` takes bfloat16 where the device computes it natively, else float32. The network alone runs in it."""
-    if name == "float32":
-        return torch.float32
-    if name == "bfloat16":
-        return torch.bfloat16
-    if name != "auto":
-        raise ConfigError(f"precision must be auto, float32 or bfloat16, got {name!r}")
-    return torch.bfloat16 if has_bfloat16(device) else torch.float32
+    if known_precision(name) == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+    return torch.float32 if name == "float32" else torch.bfloat16
+
+
+def name_of(precision: torch.dtype) -> str:
+    """ "float32" or "bfloat16"."""
+    return str(precision).removeprefix("torch.")
 
 
 def has_bfloat16(device: torch.device) -> bool:

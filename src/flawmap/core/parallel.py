@@ -1,7 +1,7 @@
 """Images side by side: each on cores of its own, results handed back in order.
 
 Cores that share a network's small layers wait for each other hundreds of times in an image. Cores with an image each
-do not, and one reads, labels and writes while another is in the network. Torch is imported with the first thread.
+do not, and one reads, labels and writes while another is in the network.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import closing
 from threading import Barrier
 from typing import TypeVar
 
+from flawmap.core.cores import own_cores, use_cores
 from flawmap.core.errors import InputError
 
 AT_ONCE = 8  # images, for the sake of memory
@@ -30,7 +31,8 @@ def parallel_map(
     pixels: Callable[[Item], int] = lambda _: 0,
     spare: int = 1,
 ) -> Generator[Result, None, None]:
-    """The function's result for each item, in the items' order, computed by up to as many threads as torch has cores.
+    """The function's result for each item, in the items' order, computed by up to as many threads as the caller has
+    cores.
 
     The cores are divided evenly among the threads; one more has all of them, for large images. No thread changes its
     number of cores after its start, so none disturbs another. At most threads + spare items are in progress, even if
@@ -86,12 +88,10 @@ def pipelined_map(
 
 class ImagePool:
     """Threads with an even share of the cores each, and one with all of them. threads: at most so many images at once;
-    fewer where torch has fewer cores."""
+    fewer where the caller has fewer cores."""
 
     def __init__(self, threads: int = AT_ONCE) -> None:
-        import torch  # noqa: PLC0415 - the command line imports this module for --help
-
-        cores = torch.get_num_threads()
+        cores = own_cores()
         self.threads = max(1, min(cores, threads, AT_ONCE))
         self._even, self._whole = _pool(self.threads, max(1, cores // self.threads)), _pool(1, cores)
 
@@ -112,15 +112,9 @@ class ImagePool:
 
 
 def _pool(threads: int, cores: int) -> ThreadPoolExecutor:
-    """Threads for each of which torch computes on so many cores; the caller's own number stays what it is."""
-    import torch  # noqa: PLC0415 - as above
-
-    def start() -> None:
-        torch.get_num_threads()  # a new thread takes over the default at its first use, whatever was set before
-        torch.set_num_threads(cores)
-
-    default, all_started = torch.get_num_threads(), Barrier(threads)
-    pool = ThreadPoolExecutor(threads, "images", initializer=start)
+    """Threads with so many cores each; the caller's own number stays what it is."""
+    default, all_started = own_cores(), Barrier(threads)
+    pool = ThreadPoolExecutor(threads, "images", initializer=use_cores, initargs=(cores,))
     list(pool.map(lambda _: all_started.wait(), range(threads)))
-    torch.set_num_threads(default)  # for threads that are started later
+    use_cores(default)  # for threads that are started later
     return pool

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flawmap.core.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -16,3 +18,10 @@ class Runtime:
     device: str = "auto"
     precision: str = "auto"
     engine: str = "auto"
+
+
+def known_precision(name: str) -> str:
+    """The name itself. ConfigError: there is no such precision."""
+    if name not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f"precision must be auto, float32 or bfloat16, got {name!r}")
+    return name

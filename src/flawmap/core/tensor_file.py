@@ -6,15 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
 
 from flawmap.core.errors import ArtifactError
 from flawmap.core.files import atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DIGEST = "sha256"  # in the header: of its other parts and of the tensors
 
@@ -25,10 +25,12 @@ def save_tensors(path: Path, key: str, header: Mapping[str, Any], tensors: Mappi
     Args:
         key: the header's name in the file's metadata. header: JSON's types, finite numbers.
     """
+    from safetensors.torch import save  # noqa: PLC0415 - headers are read without torch
+
     # A .contiguous() copy: safetensors stores values in row order, whatever their layout in memory.
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = _text({**header, DIGEST: digest_of(header, stored)})
-    blob = safetensors.torch.save(stored, metadata={key: text})  # one entry: safetensors keeps no order of several
+    blob = save(stored, metadata={key: text})  # one entry: safetensors keeps no order of several
     with atomic(path, durable=True) as part:
         part.write_bytes(blob)
 
@@ -54,12 +56,14 @@ def load_tensors(path: Path, key: str, remedy: str) -> tuple[dict[str, Any], dic
 
 def read_metadata(path: Path, key: str) -> str | None:
     """The text of the header alone, unchecked and quick. None: the file has no such header."""
-    with safetensors.safe_open(path, framework="pt") as file:
+    with safetensors.safe_open(path, framework="np") as file:
         return (file.metadata() or {}).get(key)
 
 
 def digest_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over a header and tensors: their names, types, shapes and bytes."""
+    import torch  # noqa: PLC0415 - as above
+
     digest = hashlib.sha256(_text(header).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

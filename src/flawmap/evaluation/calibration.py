@@ -10,16 +10,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from flawmap.core.arrays import Array, namespace_of
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.events import SILENT, Events
 from flawmap.core.records import Mask
 from flawmap.core.settings import ThresholdSettings
 from flawmap.data.splits import ImageRegion
-from flawmap.evaluation.evidence import evidence_from_good
 from flawmap.evaluation.histograms import ScoreHistogram, grouped, quantile_from_good
 from flawmap.evaluation.pasting import Turn, good_part, score_part, turns, with_defect
 from flawmap.evaluation.scans import each, evenly, good_layers, in_parallel, scan_good
@@ -47,6 +45,8 @@ def calibrated(
         held_out: other good images or areas, for the threshold; without them it has none.
     """
     if detector.config.evidence.enabled:
+        from flawmap.evaluation.evidence import evidence_from_good  # noqa: PLC0415 - of a training, with torch
+
         evidence = evidence_from_good(detector, training, held_out)
         detector = replace(detector, artifact=detector.artifact.with_evidence(evidence))
     if detector.config.residual.border_correction:
@@ -70,10 +70,13 @@ def border_from_good(detector: Detector, regions: Sequence[ImageRegion]) -> Bord
     return border_profile(each(partial(_map, detector), regions), detector.config.model.patch // 2)
 
 
-def _map(detector: Detector, region: ImageRegion) -> tuple[Tensor, Mask] | None:
+def _map(detector: Detector, region: ImageRegion) -> tuple[Array, Mask] | None:
     """The residual map at the working scale, and where it counts."""
     parts = [(band[0], inside) for band, inside, _, _ in good_layers(detector, region)]
-    return (torch.cat([band for band, _ in parts]), np.concatenate([inside for _, inside in parts])) if parts else None
+    if not parts:
+        return None
+    bands, insides = zip(*parts, strict=True)
+    return namespace_of(bands[0]).concat(bands), np.concatenate(insides)
 
 
 def mask_level(detector: Detector, training: Sequence[ImageRegion]) -> float | None:

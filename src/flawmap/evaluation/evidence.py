@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
+from flawmap.core.arrays import as_numpy
 from flawmap.core.errors import InputError
 from flawmap.core.records import Mask
 from flawmap.data.defects import add_flaws
@@ -131,8 +132,8 @@ def _sums(detector: Detector, region: ImageRegion, reach: int) -> Sums | None:
     count, values, squares, kept, places = np.zeros(reach), [], [], [], []
     random = np.random.default_rng(0)
     for band, inside, top, (height, width) in good_layers(detector, region):
-        near = distances(height, width, reach, top=top, rows=band.shape[1]).numpy()[inside]
-        layers = band.double().cpu().numpy()[:, inside]
+        near = distances(height, width, reach, top=top, rows=band.shape[1])[inside]
+        layers = as_numpy(band).astype(np.float64)[:, inside]
         count += np.bincount(near, minlength=reach)
         values.append([np.bincount(near, layer, reach) for layer in layers])
         squares.append([np.bincount(near, layer * layer, reach) for layer in layers])
@@ -177,7 +178,7 @@ def _pasted_into(detector: Detector, layers: Sequence[Layer], turn: Turn) -> tup
     where = mask if mask.shape == size else to_size(mask.astype(np.float32), size) > 0.5
     if not where.any():
         return None
-    random, places = np.random.default_rng(turn.seed), distances(*size, len(layers[0].mean))
+    random, places = np.random.default_rng(turn.seed), torch.from_numpy(distances(*size, len(layers[0].mean)))
 
     def drawn(chosen: Mask) -> Floats:
         pixels = np.flatnonzero(chosen)
@@ -192,7 +193,7 @@ def _sum_histogram(detector: Detector, profile: EvidenceProfile, region: ImageRe
     """The histogram of the weighted sum of a good image's evidence."""
     total = ScoreHistogram.empty()
     for band, inside, top, (height, _) in good_layers(detector, region):
-        summed = profile.weighted(band, top=top, height=height).cpu().numpy()
+        summed = as_numpy(profile.weighted(band, top=top, height=height))
         total = total + ScoreHistogram.of(summed[inside])
     return total if len(total.bins) else None
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from torch import Tensor
 
+from flawmap.core.arrays import Array
 from flawmap.core.errors import InputError
 from flawmap.core.parallel import parallel_map
 from flawmap.core.records import Inspection, Mask
@@ -156,7 +156,7 @@ def part_of(image: ImageRows, box: Box | None, settings: RegionOfInterest) -> tu
     return (image, roi) if box is None else (image.cut(box), roi.cut(box))
 
 
-def good_layers(detector: Detector, region: ImageRegion) -> Iterator[tuple[Tensor, Mask, int, tuple[int, int]]]:
+def good_layers(detector: Detector, region: ImageRegion) -> Iterator[tuple[Array, Mask, int, tuple[int, int]]]:
     """Bands of an image's layers (L, h, w), where they count, their first row, and (height, width) of the whole.
 
     No pixel that counts has a share outside of the region of interest. Nothing: the area lies outside.

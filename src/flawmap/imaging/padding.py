@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from flawmap.core.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from flawmap.core.records import FloatMap
 
 
 def padding_of(height: int, width: int, patch: int, *, pad: bool) -> tuple[int, int, int, int]:
@@ -39,18 +38,22 @@ def rim_of(side: int, multiple: int) -> int:
     return -side % multiple
 
 
-def with_rim(blocks: Iterable[Tensor], down: int, across: int) -> Iterator[Tensor]:
-    """Blocks of rows (C, h, W) with as many pixels more below and to the right, which reflect the image's own.
+def reflected(rows: FloatMap, padding: tuple[int, int, int, int]) -> FloatMap:
+    """An array (H, W, C) with pixels more at its left, right, top and bottom, which reflect its own."""
+    left, right, top, bottom = padding
+    return np.pad(rows, ((top, bottom), (left, right), (0, 0)), mode="reflect") if any(padding) else rows
+
+
+def with_rim(blocks: Iterable[FloatMap], down: int, across: int) -> Iterator[FloatMap]:
+    """Blocks of rows (h, W, C) with as many pixels more below and to the right, which reflect the image's own.
 
     The image is larger than that in both directions.
     """
-    import torch  # noqa: PLC0415 - who only reads images needs none
-
-    held: Tensor | None = None  # the last rows
+    held: FloatMap | None = None  # the last rows
     for rows in blocks:
-        wide = torch.cat((rows, rows[..., -1 - across : -1].flip(-1)), dim=-1) if across else rows
-        held = wide if held is None else torch.cat((held, wide), dim=1)
-        held = held[:, -1 - down :]
+        wide = np.concatenate((rows, rows[:, -1 - across : -1][:, ::-1]), axis=1) if across else rows
+        held = wide if held is None else np.concatenate((held, wide))
+        held = held[-1 - down :]
         yield wide
     if down and held is not None:
-        yield held[:, :-1].flip(1)
+        yield held[:-1][::-1]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from flawmap.core.arrays import namespace_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -74,11 +76,8 @@ class RowBuffer(Generic[A]):
     def _joined(self, blocks: list[A]) -> A:
         if len(blocks) == 1:
             return blocks[0]
-        if isinstance(blocks[0], np.ndarray):
-            return np.concatenate(blocks, axis=self._axis)
-        import torch  # noqa: PLC0415 - who reads images and reports needs none
-
-        return torch.cat(blocks, dim=self._axis)
+        joined: A = namespace_of(blocks[0]).concat(blocks, axis=self._axis)
+        return joined
 
 
 def map_bands(blocks: Iterable[A], height: int, rows: int, margin: int, function: Callable[[A], A]) -> Iterator[A]:

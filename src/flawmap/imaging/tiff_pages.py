@@ -6,12 +6,13 @@ import json
 import math
 import struct
 from pathlib import Path
-from typing import IO, Any, NamedTuple
-
-import tifffile
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from flawmap.core.errors import InputError
 from flawmap.imaging.decoded import decoding
+
+if TYPE_CHECKING:
+    import tifffile
 
 _SUBFILE_TYPE = 254  # the tag NewSubfileType
 _REDUCED, _TRANSPARENCY = 1, 4  # its bits
@@ -28,6 +29,8 @@ class Place(NamedTuple):
 
 def opened_pages(path: Path, file: IO[bytes]) -> tuple[tifffile.TiffFile, list[Place]]:
     """The file and its pages; smaller copies and transparency masks beside a page don't count."""
+    import tifffile  # noqa: PLC0415 - who reads other formats needs none
+
     with decoding(path, "TIFF"):
         tiff = tifffile.TiffFile(file, name=path.name)
         directories = _directories(tiff)

@@ -10,7 +10,6 @@ from queue import Full, Queue
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -50,6 +49,8 @@ def write_image(path: Path, values: NDArray[Any], *, quick: bool = False) -> Non
                 Image.fromarray(stored).save(part, format="PNG", compress_level=COMPRESSION)
     elif kind == "f" and plain.ndim == 2:
         _needs(path, suffix, (".tif", ".tiff"), values)
+        import tifffile  # noqa: PLC0415 - masks of most images are PNG
+
         with atomic(path) as part:
             tifffile.imwrite(part, plain.astype(np.float32), compressionargs={"level": COMPRESSION}, **_DEFLATED)
     else:
@@ -121,6 +122,8 @@ def _arriving(queue: Queue[NDArray[Any] | None]) -> Iterator[NDArray[Any]]:
 
 
 def _write(part: Path, pieces: Iterator[NDArray[Any]], shape: tuple[int, int], dtype: type[np.generic]) -> None:
+    import tifffile  # noqa: PLC0415 - as above
+
     with tifffile.TiffWriter(part, bigtiff=True) as writer:
         # More workers would gather hundreds of megabytes of tiles.
         writer.write(pieces, shape=shape, dtype=dtype, tile=(TILE, TILE), maxworkers=1, **_DEFLATED)

@@ -23,8 +23,8 @@ from flawmap.methods.gradient import Objective, train
 from flawmap.methods.interface import FitContext, Patches, State
 from flawmap.methods.settings import AdversarialSettings, AnoGANSettings, L1AdversarialSettings
 from flawmap.nets.adversarial import AdversarialAutoencoder, Discriminator, GenerativePair
-from flawmap.nets.autoencoder import NetworkShape
 from flawmap.nets.initialisation import initialise, initialise_pair
+from flawmap.nets.layer_table import NetworkShape
 
 Judged = tuple[Tensor, ...]
 """What a discriminator judges: patches (N, C, P, P), and latent vectors (N, D, 1, 1) if it is joint."""

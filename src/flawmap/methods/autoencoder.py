@@ -1,8 +1,7 @@
 """Autoencoders as a method: l2, ssim, vae and fm differ in their network, loss and residual alone; bigan and
 l1-adversarial, which `flawmap.methods.adversarial` trains, score as they do.
 
-A patch's reconstruction is compared with the patch. Which residual compares them, and whether overlapping
-reconstructions or overlapping residuals are averaged, is up to the settings.
+How a reconstruction is compared with its patch: `flawmap.methods.reconstruction`.
 """
 
 from __future__ import annotations
@@ -15,16 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from flawmap.core.checks import shape_text
-from flawmap.core.device import autocast
+from flawmap.core.device import autocast, choose_device, choose_precision, name_of
 from flawmap.core.errors import ArtifactError, ConfigError
 from flawmap.core.runtime import Runtime
-from flawmap.core.settings import LATENT, WINDOWED
+from flawmap.core.settings import LATENT
 from flawmap.methods.config import Config
 from flawmap.methods.gradient import Objective, Trained, train
-from flawmap.methods.interface import FitContext, ImageEncoder, Patches, PatchScorer, PatchScores, State
+from flawmap.methods.interface import FitContext, ImageEncoder, Patches, PatchScorer, State
 from flawmap.methods.latent import COMPARED, Latent, encoded, good_posterior, without_good
 from flawmap.methods.losses import loss_of
-from flawmap.methods.residuals import BEYOND, Decoded, residual_of
+from flawmap.methods.reconstruction import Decode, beyond_engines, comparing, network_shape
+from flawmap.methods.residuals import Decoded
 from flawmap.methods.settings import (
     AdversarialSettings,
     AutoencoderSettings,
@@ -33,33 +33,18 @@ from flawmap.methods.settings import (
     VariationalSettings,
 )
 from flawmap.nets.adversarial import AdversarialAutoencoder
-from flawmap.nets.autoencoder import Autoencoder, NetworkShape, reach, spacing
-from flawmap.nets.engines import (
-    ENGINES,
-    Graph,
-    Run,
-    Runnable,
-    all_layers,
-    choose_engine,
-    engine_for,
-    half_layers,
-    start_engine,
-)
+from flawmap.nets.autoencoder import Autoencoder
+from flawmap.nets.engines import ENGINES, Run, engine_for, engine_precision, start_engine
 from flawmap.nets.initialisation import initialise
+from flawmap.nets.layer_table import reach, spacing
+from flawmap.nets.layers import Layers, all_layers, half_layers
 from flawmap.nets.variational import VariationalAutoencoder, fixed_noise
 from flawmap.nets.weights import weights_summary
 
 BATCH_ELSEWHERE = 256  # patches at once on a GPU: fewer leave it waiting for the host
 
 Initialise = Callable[[Autoencoder, Tensor, int], None]
-Decode = Callable[..., Decoded]
-"""Patches (N, C, P, P), and their features where the image is encoded once, to what the network makes of them."""
 Network = TypeVar("Network", bound=nn.Module)
-
-
-def network_shape(config: Config) -> NetworkShape:
-    """What the settings say of the method's network."""
-    return NetworkShape(config.model.patch, config.model.channels or 1, _settings(config).latent)
 
 
 def build_network(config: Config) -> Autoencoder:
@@ -149,19 +134,13 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
             installed.
     """
     names = [part.name for part in config.parts]
-    engine = engine_for(runtime.engine, state.graph)
-    if state.graph is not None and runtime.precision == "auto":
-        runtime = replace(runtime, precision="float32")  # as it was compared when it was exported
-    beyond = next((BEYOND[name] for name in names if name in BEYOND), None)
-    device, precision = choose_engine(replace(runtime, engine=engine), beyond=beyond)
-    if state.graph is None:
-        network = restored(config, state.tensors)
-        placed = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        *encoder, rest = _layers(config, placed)
-    else:
-        *encoder, rest = _graphs(config, state.graph)
-    run = start_engine(engine, rest, precision)
-    if "probability" in names or "features" in names:  # of torch alone, which runs no exported network
+    engine = engine_for(runtime.engine, None)
+    device, precision = _where(replace(runtime, engine=engine), config)
+    network = restored(config, state.tensors)
+    placed = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    *encoder, rest = _layers(config, placed)
+    run = start_engine(engine, rest, name_of(precision))
+    if "probability" in names or "features" in names:  # of torch alone
         decode = (sampled if "probability" in names else matched)(config, placed, device, precision)
     else:
         # The patches, or their features.
@@ -169,28 +148,25 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     if any(name in LATENT for name in names):
         decode = measured(config, placed, state.tensors, decode, precision)
     batch = ENGINES[engine].batch if device.type == "cpu" else BATCH_ELSEWHERE
-    found = comparing(config, decode, device, precision, batch)
+    found = comparing(config, decode, device, name_of(precision), batch)
     if not encoder:
         return found
-    encode, shape = start_engine(engine, encoder[0], precision), network_shape(config)
+    encode, shape = start_engine(engine, encoder[0], name_of(precision)), network_shape(config)
     own = ImageEncoder(lambda image: _run(encode, image, device, precision), spacing(shape), reach(shape))
     return replace(found, encoder=own)
 
 
-def _layers(config: Config, network: Autoencoder) -> tuple[Runnable, ...]:
+def _where(runtime: Runtime, config: Config) -> tuple[torch.device, torch.dtype]:
+    """The device and the precision of an engine; `auto` takes what the engine can do. ConfigError: it cannot."""
+    if runtime.engine == "torch":
+        device = choose_device(runtime.device)
+        return device, choose_precision(runtime.precision, device)
+    return torch.device("cpu"), getattr(torch, engine_precision(runtime, beyond=beyond_engines(config)))
+
+
+def _layers(config: Config, network: Autoencoder) -> tuple[Layers, ...]:
     """What an engine runs: the network, or its encoder and what follows."""
     return half_layers(network) if config.tiling.encoder == "image" else (all_layers(network),)
-
-
-def _graphs(config: Config, graph: Graph) -> tuple[Runnable, ...]:
-    """The same of an exported network. ConfigError: it was exported for the other kind of `tiling.encoder`."""
-    exported = "patches" if graph.encoder is None else "image"
-    if exported != config.tiling.encoder:
-        raise ConfigError(
-            f"the exported network has tiling.encoder {exported}, got {config.tiling.encoder}; use the .flawmap file, "
-            "or leave it as it is"
-        )
-    return (graph,) if graph.encoder is None else (graph.encoder, graph)
 
 
 def restored(config: Config, tensors: dict[str, Tensor]) -> Autoencoder:
@@ -205,33 +181,6 @@ def filled(network: Network, tensors: dict[str, Tensor]) -> Network:
     except RuntimeError as error:
         raise ArtifactError(f"the weights do not fit the settings beside them: {error}") from None
     return network.eval()
-
-
-def comparing(config: Config, decode: Decode, device: torch.device, precision: torch.dtype, batch: int) -> PatchScorer:
-    """The scorer of any function that reconstructs patches (N, C, P, P), by the residual of the settings."""
-    parts = [residual_of(settings) for settings in config.parts]
-
-    def residuals(image: Tensor, decoded: Decoded) -> Tensor:
-        return torch.stack([part(image, decoded) for part in parts], dim=1)
-
-    def score(patches: Tensor, *features: Tensor) -> PatchScores:
-        decoded = decode(patches, *features)
-        own = residuals(patches, decoded) if config.averages_residuals else None
-        return PatchScores(own, decoded.reconstruction)
-
-    if config.averages_residuals:
-        return PatchScorer(score, device, precision, batch, parts=len(parts))
-    # A whole window, not half of one: a last band may be a row.
-    context = max(settings.ssim.size if settings.name in WINDOWED else 0 for settings in config.parts)
-    return PatchScorer(
-        score,
-        device,
-        precision,
-        batch,
-        lambda image, rebuilt: residuals(image, Decoded(rebuilt)),
-        context,
-        len(parts),
-    )
 
 
 def sampled(config: Config, network: Autoencoder, device: torch.device, precision: torch.dtype) -> Decode:
@@ -289,7 +238,8 @@ def matched(config: Config, network: Autoencoder, device: torch.device, precisio
 
 def _run(run: Run, given: Tensor, device: torch.device, precision: torch.dtype) -> Tensor:
     with autocast(device, precision):
-        return run(given.contiguous(memory_format=torch.channels_last)).float().contiguous()
+        found: Tensor = run(given.contiguous(memory_format=torch.channels_last))
+    return found.float().contiguous()
 
 
 def _features(network: Autoencoder, patches: Tensor, features: Tensor | None = None) -> Tensor:

@@ -101,7 +101,7 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
         whole = functional.interpolate(found[:, None], size=(side, side), mode="bilinear", align_corners=False)
         return PatchScores(whole[:, 0])
 
-    return PatchScorer(score, device, torch.float32, BATCH)
+    return PatchScorer(score, device, "float32", BATCH)
 
 
 def described(patches: Tensor, backbone: Backbone, settings: FeatureDictionarySettings) -> Tensor:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from flawmap.core.arrays import Array
     from flawmap.methods.config import Config
     from flawmap.nets.engines import Graph
 
@@ -100,8 +101,8 @@ class PatchScores(NamedTuple):
     (N, C, P, P).
     """
 
-    residual: Tensor | None
-    reconstruction: Tensor | None = None
+    residual: Array | None
+    reconstruction: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class ImageEncoder:
     W / spacing). reach: pixels beyond its own square, of side `spacing`, that a feature depends on.
     """
 
-    encode: Callable[[Tensor], Tensor]
+    encode: Callable[[Array], Array]
     spacing: int
     reach: int
 
@@ -124,6 +125,8 @@ class PatchScorer:
     score: patches (N, C, P, P) float32 in [0, 1] to their scores; batches are of one size. It runs without gradients,
     unless it enables them itself. encoder: given where an image is encoded once; then score takes the patches' features
     (N, F, P / spacing, P / spacing), too.
+    device: where the tensors lie that it takes and gives; None: it takes and gives NumPy's arrays. precision: of the
+    network's arithmetic, "float32" or "bfloat16".
     compare: given where overlapping reconstructions are averaged before they are compared (Bergmann et al. 2019,
     section 4.2): an image and its reconstruction, (1, C, H, W) each, to (1, K, H, W). None: the residuals of patches
     are averaged.
@@ -132,10 +135,10 @@ class PatchScorer:
     """
 
     score: Callable[..., PatchScores]
-    device: torch.device
-    precision: torch.dtype
+    device: torch.device | None
+    precision: str
     batch: int
-    compare: Callable[[Tensor, Tensor], Tensor] | None = None
+    compare: Callable[[Array, Array], Array] | None = None
     context: int = 0
     parts: int = 1
     encoder: ImageEncoder | None = None

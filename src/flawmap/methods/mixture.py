@@ -85,7 +85,7 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
         maps = [surprise(patches, level, mixture, settings.side) for level, mixture in levels]
         return PatchScores(torch.stack(maps, dim=1))
 
-    return PatchScorer(score, device, torch.float32, BATCH, parts=len(levels))
+    return PatchScorer(score, device, "float32", BATCH, parts=len(levels))
 
 
 def surprise(patches: Tensor, level: int, mixture: Level, side: int) -> Tensor:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
-
+from flawmap.core.arrays import Array, namespace_of
 from flawmap.core.checks import same_shape
 from flawmap.core.errors import InputError
 from flawmap.core.settings import LATENT, LatentName, ResidualSettings
-from flawmap.methods.latent import MEASURES, Latent
-from flawmap.nets.ssim import ssim, ssim_parts
+from flawmap.nets.similarity import similarity, similarity_parts
+
+if TYPE_CHECKING:
+    from flawmap.methods.latent import Latent
 
 LEAST_NOISE = 1e-6  # variance of a pixel; rounding to 8 bits is of this size, and below it nothing is measured
 
@@ -26,33 +27,34 @@ class Decoded(NamedTuple):
     features: (N, H, W), how far a discriminator's features of both differ; None: there is no discriminator.
     """
 
-    reconstruction: Tensor | None
-    variance: Tensor | None = None
-    noise: Tensor | None = None
+    reconstruction: Array | None
+    variance: Array | None = None
+    noise: Array | None = None
     latent: Latent | None = None
-    features: Tensor | None = None
+    features: Array | None = None
 
 
-Residual = Callable[[Tensor, Decoded, ResidualSettings], Tensor]
+Residual = Callable[[Array, Decoded, ResidualSettings], Array]
 
 
-def residual_of(settings: ResidualSettings) -> Callable[[Tensor, Decoded], Tensor]:
+def residual_of(settings: ResidualSettings) -> Callable[[Array, Decoded], Array]:
     """The residual that the settings name: (N, C, H, W) images, and what a network made of them, to (N, H, W)."""
     assert settings.name is not None  # Config.mapped names it
     function = RESIDUALS[settings.name]
     return lambda image, decoded: function(image, decoded, settings)
 
 
-def l2_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
+def l2_residual(image: Array, reconstruction: Array, settings: ResidualSettings) -> Array:
     """Squared difference per pixel, mean over channels.
 
     image, reconstruction: (N, C, H, W). Returns (N, H, W); 0 = the same, larger is worse.
     """
     same_shape(image, reconstruction, "image", "reconstruction")
-    return (reconstruction.float() - image).square().mean(dim=1)
+    xp = namespace_of(image)
+    return xp.mean(xp.square(_float32(reconstruction) - image), axis=1)
 
 
-def l1_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
+def l1_residual(image: Array, reconstruction: Array, settings: ResidualSettings) -> Array:
     """Absolute difference per pixel, mean over channels.
 
     image, reconstruction: (N, C, H, W). Returns (N, H, W); 0 = the same, larger is worse.
@@ -61,10 +63,11 @@ def l1_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSetting
         Schlegl et al. 2017, arXiv:1703.05921, eq. 3; Baur et al. 2018, arXiv:1804.04488.
     """
     same_shape(image, reconstruction, "image", "reconstruction")
-    return (reconstruction.float() - image).abs().mean(dim=1)
+    xp = namespace_of(image)
+    return xp.mean(xp.abs(_float32(reconstruction) - image), axis=1)
 
 
-def ssim_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSettings) -> Tensor:
+def ssim_residual(image: Array, reconstruction: Array, settings: ResidualSettings) -> Array:
     """Local structural disagreement: (1 - SSIM) / 2 per pixel, mean over channels.
 
     With an `l2_weight`, that times the squared difference is added: SSIM looks at structure and hardly at brightness,
@@ -76,13 +79,13 @@ def ssim_residual(image: Tensor, reconstruction: Tensor, settings: ResidualSetti
     References:
         Wang et al. 2004, doi:10.1109/TIP.2003.819861; Bergmann et al. 2019, eq. 4-8.
     """
-    structural = _disagreement(ssim(image, reconstruction, settings.ssim, border="reflect"))
+    structural = _disagreement(similarity(image, reconstruction, settings.ssim, border="reflect"))
     if settings.l2_weight == 0:
         return structural
     return structural + settings.l2_weight * l2_residual(image, reconstruction, settings)
 
 
-def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSettings) -> Tensor:
+def probability_residual(image: Array, decoded: Decoded, settings: ResidualSettings) -> Array:
     """The reconstruction probability: -log p(x) per pixel, shifted by a constant to start at 0; mean over channels.
 
     p is a Gaussian at the samples' mean. Its variance is the samples' own, s^2, which is how much the decoder
@@ -111,12 +114,13 @@ def probability_residual(image: Tensor, decoded: Decoded, settings: ResidualSett
         )
     same_shape(image, mean, "image", "reconstruction")
     same_shape(mean, variance, "reconstruction", "variance")
-    least = noise.float().clamp(min=LEAST_NOISE)
-    distance = (mean.float() - image).square()
-    return 0.5 * (torch.log1p(variance / least) + distance / (variance + least)).mean(dim=1)
+    xp = namespace_of(image)
+    least = xp.clip(_float32(noise), LEAST_NOISE, None)
+    distance = xp.square(_float32(mean) - image)
+    return 0.5 * xp.mean(xp.log1p(variance / least) + distance / (variance + least), axis=1)
 
 
-def features_residual(image: Tensor, decoded: Decoded, settings: ResidualSettings) -> Tensor:
+def features_residual(image: Array, decoded: Decoded, settings: ResidualSettings) -> Array:
     """How far the discriminator's features of a patch and of its reconstruction differ.
 
     Its mean over a patch is the discrimination loss of the papers, up to a constant. Returns (N, H, W), at least 0;
@@ -138,32 +142,39 @@ def features_residual(image: Tensor, decoded: Decoded, settings: ResidualSetting
 def _part(name: str) -> Residual:
     """One part of SSIM by itself: (1 - luminance) / 2 and so on, as `ssim_residual`."""
     return lambda image, decoded, settings: _disagreement(
-        ssim_parts(image, _rebuilt(decoded), settings.ssim, border="reflect")._asdict()[name]
+        similarity_parts(image, _rebuilt(decoded), settings.ssim, border="reflect")._asdict()[name]
     )
 
 
 def _of_patches(name: LatentName) -> Residual:
     """A measure of the latent distribution: a patch's one value at each of its pixels."""
 
-    def residual(image: Tensor, decoded: Decoded, settings: ResidualSettings) -> Tensor:
+    def residual(image: Array, decoded: Decoded, settings: ResidualSettings) -> Array:
         if decoded.latent is None:
             raise InputError(
                 f"the residual {name} needs the latent distribution, got a reconstruction alone; use a network that "
                 "has one (vae), or map l2"
             )
-        return MEASURES[name](decoded.latent)[:, None, None].expand(-1, *image.shape[-2:])
+        measure = import_module("flawmap.methods.latent").MEASURES[name]  # of networks that torch runs
+        return measure(decoded.latent)[:, None, None].expand(-1, *image.shape[-2:])
 
     return residual
 
 
-def _rebuilt(decoded: Decoded) -> Tensor:
+def _rebuilt(decoded: Decoded) -> Array:
     assert decoded.reconstruction is not None  # the scorer decodes where a residual compares
     return decoded.reconstruction
 
 
-def _disagreement(similarity: Tensor) -> Tensor:
+def _float32(array: Array) -> Array:
+    xp = namespace_of(array)
+    return xp.astype(array, xp.float32, copy=False)
+
+
+def _disagreement(alike: Array) -> Array:
     """(N, C, H, W) in [-1, 1] to (N, H, W) in [0, 1]; rounding may lift the similarity of equal windows above 1."""
-    return ((1 - similarity.mean(dim=1)) / 2).clamp(0, 1)
+    xp = namespace_of(alike)
+    return xp.clip((1 - xp.mean(alike, axis=1)) / 2, 0, 1)
 
 
 RESIDUALS: dict[str, Residual] = {
@@ -171,7 +182,7 @@ RESIDUALS: dict[str, Residual] = {
     "ssim": lambda image, decoded, settings: ssim_residual(image, _rebuilt(decoded), settings),
     **{name: _part(name) for name in ("luminance", "contrast", "structure")},
     "probability": probability_residual,
-    **{name: _of_patches(name) for name in MEASURES},
+    **{name: _of_patches(name) for name in LATENT},
     "l1": lambda image, decoded, settings: l1_residual(image, _rebuilt(decoded), settings),
     "features": features_residual,
 }

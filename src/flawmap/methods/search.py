@@ -11,13 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flawmap.core.device import autocast, choose_device, choose_precision
+from flawmap.core.device import autocast, choose_device, choose_precision, name_of
 from flawmap.core.errors import ConfigError
 from flawmap.core.runtime import Runtime
 from flawmap.methods.adversarial import build_pair
-from flawmap.methods.autoencoder import BATCH_ELSEWHERE, comparing, filled
+from flawmap.methods.autoencoder import BATCH_ELSEWHERE, filled
 from flawmap.methods.config import Config
 from flawmap.methods.interface import PatchScorer, State
+from flawmap.methods.reconstruction import comparing
 from flawmap.methods.residuals import Decoded
 from flawmap.methods.settings import AnoGANSettings
 from flawmap.nets.adversarial import GenerativePair, feature_distance
@@ -42,7 +43,8 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
             ours, theirs = (placed.discriminator.features(batch) for batch in (patches, made))
         return Decoded(made.float().contiguous(), features=feature_distance(ours, theirs, config.model.patch))
 
-    return comparing(config, decode, device, precision, BATCH if device.type == "cpu" else BATCH_ELSEWHERE)
+    batch = BATCH if device.type == "cpu" else BATCH_ELSEWHERE
+    return comparing(config, decode, device, name_of(precision), batch)
 
 
 def searched(network: GenerativePair, patches: Tensor, settings: AnoGANSettings) -> Tensor:

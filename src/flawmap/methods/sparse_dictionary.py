@@ -78,7 +78,7 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
         rare = torch.where(mean < settings.darkest, 0, rare).view(len(patches), len(corners), len(corners))
         return PatchScores(spread(rare, corners, settings.window, config.model.patch))
 
-    return PatchScorer(score, device, torch.float32, BATCH)
+    return PatchScorer(score, device, "float32", BATCH)
 
 
 def starts(length: int, side: int, step: int) -> list[int]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from flawmap.core.runtime import Runtime
 from flawmap.core.settings import MethodSettings
-from flawmap.methods.interface import Method
+from flawmap.methods.interface import Method, PatchScorer, State
 from flawmap.methods.settings import (
     AnoGANSettings,
     BiGANSettings,
@@ -21,6 +22,9 @@ from flawmap.methods.settings import (
     VariationalSettings,
 )
 
+if TYPE_CHECKING:
+    from flawmap.methods.config import Config
+
 
 def when_called(module: str, name: str) -> Callable[..., Any]:
     """A function of a module of this room, which is imported at the first call: settings and help need no torch."""
@@ -32,8 +36,17 @@ def when_called(module: str, name: str) -> Callable[..., Any]:
 
 
 def row(settings: type[MethodSettings], fitting: str, scoring: str | None = None) -> Method:
-    """A line of the table. fitting, scoring: the modules of `fit` and of `scorer`; None: the same one."""
-    return Method(settings, when_called(fitting, "fit"), when_called(scoring or fitting, "scorer"))
+    """A line of the table. fitting, scoring: the modules of `fit` and of `scorer`; None: the same one.
+
+    All exported networks reconstruct patches, so they share one scorer, which needs no torch.
+    """
+    trained, exported = when_called(scoring or fitting, "scorer"), when_called("reconstruction", "exported_scorer")
+
+    def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
+        found: PatchScorer = (trained if state.graph is None else exported)(config, state, runtime)
+        return found
+
+    return Method(settings, when_called(fitting, "fit"), scorer)
 
 
 METHODS: dict[str, Method] = {

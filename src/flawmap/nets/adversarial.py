@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flawmap.nets.autoencoder import SLOPE, Autoencoder, NetworkShape, encoder_layers, stack
+from flawmap.nets.autoencoder import SLOPE, Autoencoder, stack
+from flawmap.nets.layer_table import NetworkShape, encoder_layers
 
 FEATURES = 64  # channels of the features
 

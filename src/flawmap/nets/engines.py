@@ -12,23 +12,20 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union
 
-import torch
-from torch import Tensor, nn
-
-from flawmap.core.device import choose_device, choose_precision
+from flawmap.core.arrays import Array, as_numpy, namespace_of
+from flawmap.core.cores import own_cores
 from flawmap.core.errors import ConfigError, InputError
-from flawmap.core.runtime import Runtime
-from flawmap.nets.autoencoder import Autoencoder, spacing
+from flawmap.core.runtime import Runtime, known_precision
+
+if TYPE_CHECKING:
+    from flawmap.nets.layers import Layers
 
 BATCH = 32  # patches at once on a CPU at most: more exceed its caches, and SSIM and samples need several times as much
-Run = Callable[[Tensor], Tensor]
+Run = Callable[[Array], Array]
 """What a network does: (N, C, P, P) patches to their reconstructions, or a part of that."""
 
-Shape = tuple[int | str, ...]
-
-OPSET, IR_VERSION = 13, 8  # of the ONNX model: old enough for every release of both engines that is taken
 COMPILED = 4  # networks that an engine keeps compiled, for batch sizes and numbers of cores; a detector needs two
 
 
@@ -44,38 +41,8 @@ class Graph(NamedTuple):
     encoder: Graph | None = None
 
 
-class Layers(NamedTuple):
-    """A network on its device, or a part of it: layers in a row. given, made: what goes in and comes out, with names
-    for the sides of any length."""
-
-    layers: nn.Sequential
-    given: tuple[str, Shape]
-    made: tuple[str, Shape]
-
-
-Runnable = Layers | Graph
+Runnable = Union["Layers", Graph]
 """What an engine can run."""
-
-
-def all_layers(network: Autoencoder) -> Layers:
-    """Patches to reconstructions. A network that gives a distribution decodes its mean, as its `forward` does."""
-    (patch, channels, _), layers = network.shape, nn.Sequential(*network.encoder, *network.decoder)
-    shape: Shape = ("N", channels, patch, patch)
-    return Layers(layers, ("patches", shape), ("reconstructions", shape))
-
-
-def half_layers(network: Autoencoder) -> tuple[Layers, Layers]:
-    """Images to features, and patches' features to reconstructions."""
-    *before, last = network.encoder
-    assert isinstance(last, nn.Conv2d)
-    patch, channels, _ = network.shape
-    side, number = patch // spacing(network.shape), last.in_channels
-    image = Layers(
-        nn.Sequential(*before), ("image", (1, channels, "H", "W")), ("features", (1, number, "rows", "columns"))
-    )
-    rest = nn.Sequential(last, *network.decoder)
-    ends = ("features", ("N", number, side, side)), ("reconstructions", ("N", channels, patch, patch))
-    return image, Layers(rest, *ends)
 
 
 class Engine(NamedTuple):
@@ -85,7 +52,7 @@ class Engine(NamedTuple):
     batch: patches that a detector gives it at once on a CPU. Engines that are quick with one take one.
     """
 
-    start: Callable[[Any, torch.dtype], Run]
+    start: Callable[[Any, str], Run]
     batch: int
     formats: tuple[str, ...] = ()
 
@@ -115,19 +82,16 @@ def refuse_engine(engine: str, method: str) -> None:
         raise ConfigError(f"the method {method} has no network that {engine} could run; leave --engine out")
 
 
-def choose_engine(runtime: Runtime, *, beyond: str | None = None) -> tuple[torch.device, torch.dtype]:
-    """Where and in which precision an engine runs a network; `auto` takes what the engine can do.
+def engine_precision(runtime: Runtime, *, beyond: str | None = None) -> str:
+    """The precision in which an engine other than torch runs a network; `auto` takes what the engine can do.
 
     Args:
         beyond: what the model does that torch alone does, as "the residual probability decodes samples"; None: nothing.
     Raises:
-        ConfigError: there is no such engine, or it cannot run there, in that precision, or this model.
+        ConfigError: the engine cannot run there, in that precision, or this model.
     """
-    engine, device, precision = engine_for(runtime.engine, None), runtime.device, runtime.precision
-    if engine == "torch":
-        where = choose_device(device)
-        return where, choose_precision(precision, where)
-    if device != "auto" and not device.startswith("cpu"):
+    engine, device, precision = runtime.engine, runtime.device, runtime.precision
+    if device.split(":")[0] not in ("auto", "cpu"):
         raise ConfigError(
             f"the engine {engine} runs on the CPU, got the device {device}; use --device cpu, or --engine torch"
         )
@@ -138,11 +102,16 @@ def choose_engine(runtime: Runtime, *, beyond: str | None = None) -> tuple[torch
             "the engine onnxruntime computes in float32, got the precision bfloat16; "
             "use --precision float32, or --engine openvino"
         )
-    where = choose_device("cpu" if device == "auto" else device)
-    return where, choose_precision("float32" if (engine, precision) == ("onnxruntime", "auto") else precision, where)
+    if precision != "auto":
+        return known_precision(precision)
+    if engine == "onnxruntime":
+        return "float32"
+    from flawmap.core.device import choose_device, choose_precision, name_of  # noqa: PLC0415 - torch knows the processor
+
+    return name_of(choose_precision("auto", choose_device("cpu")))
 
 
-def start_engine(engine: str, network: Runnable, precision: torch.dtype) -> Run:
+def start_engine(engine: str, network: Runnable, precision: str) -> Run:
     """Layers on their device and in evaluation mode, or an exported network, as the engine runs them.
 
     Raises:
@@ -156,68 +125,17 @@ def start_engine(engine: str, network: Runnable, precision: torch.dtype) -> Run:
         ) from None
 
 
-# --------------------------------------------------------------------------------------------------------------- model
+def _torch(network: Layers, precision: str) -> Run:
+    from flawmap.nets.layers import cast  # noqa: PLC0415 - torch runs layers alone
+
+    return cast(network, precision)
 
 
-def onnx_model(network: Layers) -> bytes:
-    """Layers as an ONNX model with their weights in float32. Training is not described."""
-    from onnx import TensorProto, helper  # noqa: PLC0415 - an extra
-
-    layers = list(network.layers)
-    names = [network.given[0], *(f"layer{number}" for number in range(1, len(layers))), network.made[0]]
-    nodes, weights = [], []
-    for layer, before, after in zip(layers, names, names[1:], strict=False):
-        node, constants = _node(layer, before, after)
-        nodes.append(node)
-        weights += constants
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (network.given, network.made)
-    ]
-    graph = helper.make_graph(nodes, "autoencoder", ends[:1], ends[1:], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    data: bytes = model.SerializeToString()
-    return data
-
-
-def _node(layer: nn.Module, before: str, after: str) -> tuple[Any, list[Any]]:
-    """ONNX's node for a layer, from the value before it to the one after it, and its constants."""
-    from onnx import helper, numpy_helper  # noqa: PLC0415 - an extra
-
-    if isinstance(layer, nn.LeakyReLU):
-        return helper.make_node("LeakyRelu", [before], [after], alpha=layer.negative_slope), []
-    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)  # the networks of table 1 have no others
-    constants = [
-        numpy_helper.from_array(values.detach().float().cpu().numpy(), f"{after}.{name}")
-        for name, values in layer.named_parameters()
-    ]
-    node = helper.make_node(
-        "Conv" if isinstance(layer, nn.Conv2d) else "ConvTranspose",
-        [before, *(constant.name for constant in constants)],
-        [after],
-        kernel_shape=layer.kernel_size,
-        strides=layer.stride,
-        pads=[int(pad) for pad in layer.padding] * 2,
-    )
-    return node, constants
-
-
-# ------------------------------------------------------------------------------------------------------------- engines
-
-
-def _torch(network: Layers, precision: torch.dtype) -> Run:
-    """The layers themselves, their weights cast once instead of at every batch; the detector runs them under
-    autocast."""
-    for layer in network.layers:
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            layer.to(precision)
-    return network.layers
-
-
-def _onnxruntime(network: Runnable, precision: torch.dtype) -> Run:
+def _onnxruntime(network: Runnable, precision: str) -> Run:
     import onnxruntime  # noqa: PLC0415 - an extra
 
     onnxruntime.disable_telemetry_events()  # builds for Windows report to their maker otherwise
-    model = network.model if isinstance(network, Graph) else onnx_model(network)
+    model = _graph(network).model
 
     def compiled(threads: int, shape: tuple[int, ...]) -> Any:
         options = onnxruntime.SessionOptions()
@@ -229,15 +147,15 @@ def _onnxruntime(network: Runnable, precision: torch.dtype) -> Run:
     return _compiled_once(compiled)
 
 
-def _openvino(network: Runnable, precision: torch.dtype) -> Run:
+def _openvino(network: Runnable, precision: str) -> Run:
     core = imported_openvino().Core()
-    if precision == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError(
             "the engine openvino has no bfloat16 on this processor; use --precision float32, or --engine torch"
         )
-    graph = network if isinstance(network, Graph) else Graph("onnx", onnx_model(network))
+    graph = _graph(network)
     model = core.read_model(graph.model, graph.weights)
-    hint = "bf16" if precision == torch.bfloat16 else "f32"
+    hint = "bf16" if precision == "bfloat16" else "f32"
 
     def compiled(threads: int, shape: tuple[int, ...]) -> Any:
         """The network for one shape of batch: with a free batch size it would be slower."""
@@ -250,18 +168,27 @@ def _openvino(network: Runnable, precision: torch.dtype) -> Run:
     return _compiled_once(compiled)
 
 
+def _graph(network: Runnable) -> Graph:
+    """An exported network as it is, layers as an ONNX model."""
+    if isinstance(network, Graph):
+        return network
+    from flawmap.nets.layers import onnx_model  # noqa: PLC0415 - an exported network has no layers of torch
+
+    return Graph("onnx", onnx_model(network))
+
+
 def _compiled_once(compiled: Callable[[int, tuple[int, ...]], Any]) -> Run:
     """Runs batches by what `compiled` makes for a number of cores and a shape of batch; the last ones are kept.
 
-    Threads that ask for the same one wait until it is made. Engines compute on as many cores as torch has in the
-    calling thread: threads with an image each divide the cores.
+    Threads that ask for the same one wait until it is made. Engines compute on as many cores as the calling thread may
+    use: threads with an image each divide the cores.
     """
     cached, lock = lru_cache(COMPILED)(compiled), Lock()
 
-    def run(batch: Tensor) -> Tensor:
+    def run(batch: Array) -> Array:
         with lock:
-            ready = cached(torch.get_num_threads(), tuple(batch.shape))
-        return torch.from_numpy(ready(batch.contiguous().numpy()))
+            ready = cached(own_cores(), tuple(batch.shape))
+        return namespace_of(batch).asarray(ready(as_numpy(batch)))
 
     return run
 

@@ -15,15 +15,8 @@ from torch import Tensor
 
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.nets.engines import (
-    Graph,
-    Layers,
-    all_layers,
-    half_layers,
-    imported_openvino,
-    onnx_model,
-    unreported,
-)
+from flawmap.nets.engines import Graph, imported_openvino, unreported
+from flawmap.nets.layers import Layers, all_layers, half_layers, onnx_model
 
 Format = Literal["onnx", "openvino"]
 

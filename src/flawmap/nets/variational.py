@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flawmap.nets.autoencoder import Autoencoder, Drawn, NetworkShape, encoder_layers
+from flawmap.nets.autoencoder import Autoencoder, Drawn
+from flawmap.nets.layer_table import NetworkShape, encoder_layers
 
 LOG_VARIANCE = (-10.0, 4.0)  # limits: standard deviations of 0.007 to 7.4 times the prior's, so that exp stays finite
 MEMORY = 0.99  # fraction of the noise that a step keeps

@@ -7,9 +7,7 @@ here before it is written. Imports neither torch nor NumPy.
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
-import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,6 +141,9 @@ def _checked_scheme(url: str) -> None:
 
 def _download(url: str, name: str, events: Events) -> bytearray:
     """The content at an address; every megabyte is progress. InputError: it cannot be fetched, or is too long."""
+    import http.client  # noqa: PLC0415 - of a download alone
+    import urllib.request  # noqa: PLC0415
+
     content = bytearray()
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:

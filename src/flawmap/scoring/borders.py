@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from flawmap.core.arrays import Array, as_numpy, beside, constant_like
 from flawmap.core.records import Mask
 
 BorderProfile = tuple[float, ...]
@@ -19,7 +19,7 @@ BorderProfile = tuple[float, ...]
 of the interior. Never below 1. The last entry applies to all larger distances. Pixels at the working scale."""
 
 
-def border_profile(residuals: Iterable[tuple[Tensor, Mask | None]], reach: int) -> BorderProfile:
+def border_profile(residuals: Iterable[tuple[Array, Mask | None]], reach: int) -> BorderProfile:
     """The profile of residual maps of good images.
 
     Args:
@@ -32,8 +32,8 @@ def border_profile(residuals: Iterable[tuple[Tensor, Mask | None]], reach: int) 
     sums, counts = np.zeros(reach), np.zeros(reach)
     for residual, inside in residuals:
         where = np.ones(residual.shape, np.bool_) if inside is None else inside
-        places = distances(residual.shape[0], residual.shape[1], reach).numpy()[where]
-        sums += np.bincount(places, residual.double().cpu().numpy()[where], minlength=reach)
+        places = distances(residual.shape[0], residual.shape[1], reach)[where]
+        sums += np.bincount(places, as_numpy(residual).astype(np.float64)[where], minlength=reach)
         counts += np.bincount(places, minlength=reach)
     known = np.flatnonzero(counts)
     if not len(known) or sums[known[-1]] <= 0:
@@ -42,23 +42,22 @@ def border_profile(residuals: Iterable[tuple[Tensor, Mask | None]], reach: int) 
     return tuple(float(ratio) for ratio in np.maximum(means / means[-1], 1))
 
 
-def border_corrected(residual: Tensor, profile: Sequence[float], *, top: int = 0, height: int | None = None) -> Tensor:
+def border_corrected(residual: Array, profile: Sequence[float], *, top: int = 0, height: int | None = None) -> Array:
     """A residual map (H, W) divided by a profile: a border counts like the middle, which stays as it is.
 
     top, height: of a map that is a band of rows, the row where it begins and the height of the whole.
     """
-    ratios = torch.tensor(profile, dtype=residual.dtype, device=residual.device)
     rows, width = residual.shape
     places = distances(height or rows, width, len(profile), top=top, rows=rows)
-    return residual / ratios[places.to(residual.device)]
+    return residual / constant_like(profile, residual)[beside(places, residual)]
 
 
-def distances(height: int, width: int, reach: int, *, top: int = 0, rows: int | None = None) -> Tensor:
+def distances(height: int, width: int, reach: int, *, top: int = 0, rows: int | None = None) -> NDArray[np.int64]:
     """(H, W) int64: pixels between a pixel and the nearest border, 0 at it, at most reach - 1.
 
     top, rows: for a band of `rows` rows that begins there; None: all that follow.
     """
-    down, across = torch.arange(top, height if rows is None else top + rows), torch.arange(width)
-    nearest = torch.minimum(down, height - 1 - down)[:, None]
-    columns = torch.minimum(across, width - 1 - across)
-    return torch.minimum(nearest, columns).clamp(max=reach - 1)
+    down, across = np.arange(top, height if rows is None else top + rows), np.arange(width)
+    nearest = np.minimum(down, height - 1 - down)[:, None]
+    columns = np.minimum(across, width - 1 - across)
+    return np.minimum(np.minimum(nearest, columns), reach - 1)

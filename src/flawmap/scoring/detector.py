@@ -8,17 +8,15 @@ from itertools import chain, tee
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
+from flawmap.core.arrays import Array, as_numpy, namespace_of, on_device, without_gradients
 from flawmap.core.checks import image_array
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.core.records import FloatMap, MappedInspection
 from flawmap.core.runtime import Runtime
 from flawmap.imaging.morphology import opened
-from flawmap.imaging.padding import padding_of, rim_of, with_rim
+from flawmap.imaging.padding import padding_of, reflected, rim_of, with_rim
 from flawmap.imaging.reading import ImageRows, LoadedImage, Pixels, opened_image, read_image, to_channels
 from flawmap.imaging.resize import resized_bands, scale_of_part, working_size
 from flawmap.imaging.roi import Box, Roi, find_roi
@@ -72,7 +70,7 @@ class Detector:
     @property
     def precision_name(self) -> str:
         """The precision of the network's arithmetic: "float32" or "bfloat16"."""
-        return str(self.scorer.precision).removeprefix("torch.")
+        return self.scorer.precision
 
     def read(self, path: Path | str) -> LoadedImage:
         """An image file as this detector wants it: (H, W, C) float32 in [0, 1] at its own size."""
@@ -153,7 +151,7 @@ class Detector:
         """(h, w) of a region's box at the working scale."""
         return self._sizes(image, roi)[1]
 
-    def working_layers(self, image: ImageRows, roi: Roi) -> Iterator[Tensor]:
+    def working_layers(self, image: ImageRows, roi: Roi) -> Iterator[Array]:
         """Bands (L, h, w) of a region's box at the working scale: each residual at each scale, neither corrected nor
         opened."""
         size, target = self._sizes(image, roi)
@@ -192,7 +190,7 @@ class Detector:
         (height, width, _), (left, top, right, bottom) = image.shape, roi.box
         size, target = self._sizes(image, roi)
         scored = self._scored(_cut(pixels, roi.box), size, target, reconstruction=reconstruction)
-        blocks: Iterator[FloatMap] = (_array(rows.permute(1, 2, 0)) for rows in scored)
+        blocks: Iterator[FloatMap] = map(_pixels, scored)
         depth = 1
         if reconstruction:
             first = next(blocks)
@@ -205,36 +203,36 @@ class Detector:
             yield placed
         yield from _zeros(height - bottom, width, depth)
 
-    @torch.no_grad()
+    @without_gradients
     def _scored(
         self, blocks: Iterator[Pixels], size: tuple[int, int], target: tuple[int, int], *, reconstruction: bool
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Array]:
         """Bands (1 + C, h, w) at the working scale: what is mapped, and the reconstruction or nothing."""
         top, number = 0, self.scorer.parts * len(self.config.scales)
         for rows in self._layers(blocks, size, target, reconstruction=reconstruction):
             mapped = self.artifact.mapped(rows[:number], top=top, height=target[0])
-            yield torch.cat((mapped[None], rows[number:]))
+            yield namespace_of(rows).concat((mapped[None], rows[number:]))
             top += rows.shape[1]
 
-    @torch.no_grad()
+    @without_gradients
     def _layers(
         self, blocks: Iterator[Pixels], size: tuple[int, int], target: tuple[int, int], *, reconstruction: bool
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Array]:
         """Bands of `score_rows` at the working scale, without padding."""
         config, (height, width) = self.config, target
         small = resized_bands(blocks, size, target)
         padding = left, right, top, bottom = padding_of(height, width, config.model.patch, pad=config.tiling.pad)
         if top or bottom:  # lower than a patch: few rows, which reflect each other
             small = iter([np.concatenate(list(small))])
-        # A copy, always: torch warns of arrays that must not be written to.
-        tensors = (torch.from_numpy(np.array(rows.transpose(2, 0, 1), order="C")) for rows in small)
-        placed = (rows.to(self.scorer.device) for rows in tensors)
-        padded = (functional.pad(rows[None], padding, mode="reflect")[0] if any(padding) else rows for rows in placed)
+        padded = (reflected(rows, padding) for rows in small)
         full = top + height + bottom, left + width + right
         multiple = 1 if self.scorer.encoder is None else self.scorer.encoder.spacing
         down, across = (rim_of(side, multiple) for side in full)
+        rimmed = with_rim(padded, down, across) if down or across else padded
+        # A copy, always: torch warns of arrays that must not be written to.
+        copies = (np.array(rows.transpose(2, 0, 1), order="C") for rows in rimmed)
         scored = score_rows(
-            with_rim(padded, down, across) if down or across else padded,
+            (on_device(rows, self.scorer.device) for rows in copies),
             (full[0] + down, full[1] + across),
             self.scorer,
             Grid(config.model.patch, config.tiling.stride),
@@ -266,8 +264,9 @@ def _rows(image: Pixels, path: Path | str | None) -> ImageRows:
     return ImageRows.of(image, path=None if path is None else Path(path))
 
 
-def _array(tensor: Tensor) -> Pixels:
-    return np.ascontiguousarray(tensor.float().cpu().numpy())
+def _pixels(rows: Array) -> Pixels:
+    """Rows (C, h, W) as (h, W, C)."""
+    return np.ascontiguousarray(as_numpy(rows).transpose(1, 2, 0), np.float32)
 
 
 def _cut(bands: Iterable[Pixels], box: Box) -> Iterator[Pixels]:

@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
+from flawmap.core.arrays import Array, beside, constant_like, interpolated, namespace_of
 from flawmap.core.settings import Settings
 from flawmap.scoring.borders import distances
 
@@ -67,17 +66,16 @@ class Tail(Settings):
             scale=max(scale, least),
         )
 
-    def __call__(self, values: Tensor) -> Tensor:
+    def __call__(self, values: Array) -> Array:
         """The evidence of values of any shape: 0 for the least of good ones, larger is rarer."""
-        table, exponents = (
-            torch.tensor(given, dtype=values.dtype, device=values.device) for given in (self.values, self.evidence)
-        )
-        place = torch.searchsorted(table, values).clamp(1, len(table) - 1)
+        xp = namespace_of(values)
+        table, exponents = (constant_like(given, values) for given in (self.values, self.evidence))
+        place = xp.clip(xp.searchsorted(table, values), 1, len(table) - 1)
         low, high = table[place - 1], table[place]
-        share = ((values - low) / (high - low).clamp(min=torch.finfo(table.dtype).tiny)).clamp(0, 1)
-        inner = torch.lerp(exponents[place - 1], exponents[place], share)
-        excess = (values - table[-1]).clamp(min=0) / self.scale
-        beyond = excess if self.shape < 1e-6 else torch.log1p(self.shape * excess) / self.shape
+        share = xp.clip((values - low) / xp.clip(high - low, xp.finfo(table.dtype).smallest_normal, None), 0, 1)
+        inner = interpolated(exponents[place - 1], exponents[place], share)
+        excess = xp.clip(values - table[-1], 0, None) / self.scale
+        beyond = excess if self.shape < 1e-6 else xp.log1p(self.shape * excess) / self.shape
         return inner + beyond / float(np.log(10))
 
 
@@ -114,7 +112,7 @@ class Layer(Settings):
     tail: Tail
     weight: float = Field(ge=0)
 
-    def evidence(self, residual: Tensor, places: Tensor) -> Tensor:
+    def evidence(self, residual: Array, places: Array) -> Array:
         """What the layer adds to the sum for the weight 1. places: each pixel's distance to the border."""
         return damped(self.tail(z_scores(residual, self.mean, self.spread, places)))
 
@@ -125,7 +123,7 @@ class EvidenceProfile(Settings):
     layers: tuple[Layer, ...] = Field(min_length=1, strict=False)
     total: Tail
 
-    def evidence(self, residuals: Tensor, *, top: int = 0, height: int | None = None) -> Tensor:
+    def evidence(self, residuals: Array, *, top: int = 0, height: int | None = None) -> Array:
         """Layers (L, h, W), see `pipeline.score_rows`, to evidence (h, W), at least 0.
 
         top, height: of a band of rows, the row where it begins and the height of the whole.
@@ -136,26 +134,27 @@ class EvidenceProfile(Settings):
         """What each layer is worth, without tables."""
         return [{"part": layer.part, "scale": layer.scale, "weight": layer.weight} for layer in self.layers]
 
-    def weighted(self, residuals: Tensor, *, top: int = 0, height: int | None = None) -> Tensor:
+    def weighted(self, residuals: Array, *, top: int = 0, height: int | None = None) -> Array:
         """The sum over layers before its own tail."""
         rows, width = residuals.shape[-2:]
         whole = height or rows
         reach = max(len(layer.mean) for layer in self.layers)
-        places = distances(whole, width, reach, top=top, rows=rows).to(residuals.device)
-        total = torch.zeros_like(residuals[0])
+        places = beside(distances(whole, width, reach, top=top, rows=rows), residuals)
+        total = namespace_of(residuals).zeros_like(residuals[0])
         for layer, residual in zip(self.layers, residuals, strict=True):
             if layer.weight > 0:
                 total += layer.weight * layer.evidence(residual, places)
         return total
 
 
-def z_scores(residual: Tensor, mean: Sequence[float], spread: Sequence[float], places: Tensor) -> Tensor:
+def z_scores(residual: Array, mean: Sequence[float], spread: Sequence[float], places: Array) -> Array:
     """(h, W): how many spreads of good images a residual lies above their mean, at that distance from the border."""
-    middle, width = (torch.tensor(given, dtype=residual.dtype, device=residual.device) for given in (mean, spread))
-    near = places.clamp(max=len(mean) - 1)
+    middle, width = (constant_like(given, residual) for given in (mean, spread))
+    near = namespace_of(residual).clip(places, None, len(mean) - 1)
     return (residual - middle[near]) / width[near]
 
 
-def damped(evidence: Tensor) -> Tensor:
+def damped(evidence: Array) -> Array:
     """Evidence of one layer as it counts in the sum: beyond BODY, where few good values were seen, by its logarithm."""
-    return torch.where(evidence > BODY, BODY + torch.log1p((evidence - BODY).clamp(min=0)), evidence)
+    xp = namespace_of(evidence)
+    return xp.where(evidence > BODY, BODY + xp.log1p(xp.clip(evidence - BODY, 0, None)), evidence)

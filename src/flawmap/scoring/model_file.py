@@ -11,12 +11,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-from torch import Tensor
 
-from flawmap.core.errors import ArtifactError, ConfigError
+from flawmap.core.arrays import Array
+from flawmap.core.errors import ArtifactError, ConfigError, InputError
 from flawmap.core.files import sha256_of
 from flawmap.core.tensor_file import DIGEST, load_tensors, read_metadata, save_tensors
 from flawmap.methods.config import Config
@@ -27,6 +27,9 @@ from flawmap.scoring.borders import BorderProfile, border_corrected
 from flawmap.scoring.evidence import EvidenceProfile
 from flawmap.scoring.exported import SUFFIXES, check_exported, identity_of, read_exported, write_exported
 from flawmap.scoring.operating_point import OperatingPoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 4
 KEY = "flawmap"  # of the header in safetensors' own metadata
@@ -146,7 +149,7 @@ class Artifact:
         """Scores of held-out good images, ascending; empty for a model that was not calibrated, or by hand."""
         return tuple(self.calibration.get("image_scores", ()))
 
-    def mapped(self, layers: Tensor, *, top: int, height: int) -> Tensor:
+    def mapped(self, layers: Array, *, top: int, height: int) -> Array:
         """What is mapped of the layers of a band of rows (L, h, w), at the working scale: (h, w).
 
         It is evidence, or else the first residual, with its border corrected if the model does.
@@ -226,7 +229,8 @@ def save_artifact(artifact: Artifact, path: Path) -> None:
 
 
 def load_artifact(path: Path) -> Artifact:
-    """The model of a `.flawmap` file or an exported one. ArtifactError if it is missing, damaged, foreign or newer."""
+    """The model of a `.flawmap` file or an exported one. ArtifactError if it is missing, damaged, foreign or newer;
+    InputError: a `.flawmap` file, and torch is not installed."""
     if path.suffix.lower() in SUFFIXES:
         text, graph = read_exported(path)
         header = _header(path, text)
@@ -235,6 +239,11 @@ def load_artifact(path: Path) -> Artifact:
     header = read_header(path)
     try:
         _, weights = load_tensors(path, KEY, "copy it again or train anew")
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{path} needs the package {error.name}, which is not installed; use an exported model, .onnx or .xml, or "
+            f"pip install {error.name}"
+        ) from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         if isinstance(error, ArtifactError):
             raise

@@ -10,14 +10,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import tee
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
+from flawmap.core.arrays import Array, namespace_of, zeros_of
 from flawmap.core.settings import TilingSettings
 from flawmap.imaging.rows import RowBuffer, band_rows, windows
 from flawmap.methods.interface import ImageEncoder, PatchScorer
-from flawmap.nets.filters import blur, gaussian_weights
+from flawmap.nets.window_means import gaussian_window, window_means
 from flawmap.scoring.tiling import Grid, Merger, patch_batches
 
 
@@ -31,7 +28,7 @@ def batch_size(number: int, largest: int) -> int:
 
 
 def score_rows(
-    blocks: Iterable[Tensor],
+    blocks: Iterable[Array],
     size: tuple[int, int],
     scorer: PatchScorer,
     grid: Grid,
@@ -39,7 +36,7 @@ def score_rows(
     *,
     scales: Sequence[float] = (0.0,),
     reconstruction: bool = False,
-) -> Iterator[Tensor]:
+) -> Iterator[Array]:
     """Stride over an image, score every patch once, average where patches overlap, and map the residual.
 
     The one place that knows whether reconstructions are averaged and then compared (Bergmann et al. 2019, section
@@ -62,36 +59,35 @@ def score_rows(
     for window in windows(size[0], band_rows(size[1]), math.ceil(3 * max(scales))):
         band = mapped.take(window.first, window.last)
         layers = [smoothed(residual, scale)[None] for residual in band[: scorer.parts] for scale in scales]
-        yield torch.cat((*layers, band[scorer.parts :]))[:, window.inner]
+        yield namespace_of(band).concat((*layers, band[scorer.parts :]))[:, window.inner]
 
 
 def _merged(
-    blocks: Iterable[Tensor],
+    blocks: Iterable[Array],
     size: tuple[int, int],
     scorer: PatchScorer,
     grid: Grid,
     tiling: TilingSettings,
     *,
     reconstruction: bool,
-) -> Iterator[Tensor]:
+) -> Iterator[Array]:
     """Averages of overlapping patches: of residuals unless there is `compare`, and of reconstructions if asked for."""
     merger = Merger(grid, size, tiling.weights)
     count = batch_size(math.prod(map(len, grid.sides(size))), scorer.batch)
     for patches, *features in _batches(blocks, size, scorer.encoder, grid, count):
-        rest = (0, 0, 0, 0, 0, 0, 0, count - len(patches))
-        scores = scorer.score(*(functional.pad(part, rest) for part in (patches, *features)))
+        scores = scorer.score(*(_filled(part, count) for part in (patches, *features)))
         parts = []
         if scorer.compare is None:
             assert scores.residual is not None, "a method without compare() gives residuals"
             parts.append(_per_pixel(scores.residual, grid.patch))
         if reconstruction and scores.reconstruction is not None:
             parts.append(scores.reconstruction)
-        yield merger.add(torch.cat(parts, dim=1)[: len(patches)])
+        yield merger.add(namespace_of(patches).concat(parts, axis=1)[: len(patches)])
 
 
 def _batches(
-    blocks: Iterable[Tensor], size: tuple[int, int], encoder: ImageEncoder | None, grid: Grid, count: int
-) -> Iterator[tuple[Tensor, ...]]:
+    blocks: Iterable[Array], size: tuple[int, int], encoder: ImageEncoder | None, grid: Grid, count: int
+) -> Iterator[tuple[Array, ...]]:
     """Batches of patches, beside their features where there is an encoder, which sees the image once."""
     if encoder is None:
         yield from ((patches,) for patches in patch_batches(blocks, grid, size, count))
@@ -102,7 +98,7 @@ def _batches(
     yield from zip(patch_batches(seen, grid, size, count), features, strict=True)
 
 
-def _encoded(blocks: Iterable[Tensor], size: tuple[int, int], encoder: ImageEncoder) -> Iterator[Tensor]:
+def _encoded(blocks: Iterable[Array], size: tuple[int, int], encoder: ImageEncoder) -> Iterator[Array]:
     """The features of an image (F, h, w), by bands that see as far over their borders as a feature reaches."""
     image, spacing = RowBuffer(blocks, axis=1), encoder.spacing
     rows, margin = (-(-least // spacing) * spacing for least in (band_rows(size[1]), encoder.reach))
@@ -112,14 +108,14 @@ def _encoded(blocks: Iterable[Tensor], size: tuple[int, int], encoder: ImageEnco
 
 
 def _compared(
-    blocks: Iterable[Tensor],
+    blocks: Iterable[Array],
     size: tuple[int, int],
     scorer: PatchScorer,
     grid: Grid,
     tiling: TilingSettings,
     *,
     reconstruction: bool,
-) -> Iterator[Tensor]:
+) -> Iterator[Array]:
     """The residual of an image and its averaged reconstruction, and the latter if asked for."""
     assert scorer.compare is not None
     seen, again = tee(blocks)
@@ -128,17 +124,25 @@ def _compared(
     for window in windows(size[0], band_rows(size[1]), scorer.context):
         shown, merged = (rows.take(window.first, window.last) for rows in (image, rebuilt))
         residuals = scorer.compare(shown[None], merged[None])[0]
-        yield torch.cat((residuals, merged) if reconstruction else (residuals,))[:, window.inner]
+        found = namespace_of(shown).concat((residuals, merged)) if reconstruction else residuals
+        yield found[:, window.inner]
 
 
-def _per_pixel(residual: Tensor, side: int) -> Tensor:
+def _filled(batch: Array, count: int) -> Array:
+    """A batch of so many patches: those that it lacks are black."""
+    if len(batch) == count:
+        return batch
+    return namespace_of(batch).concat((batch, zeros_of(batch, count - len(batch), *batch.shape[1:])))
+
+
+def _per_pixel(residual: Array, side: int) -> Array:
     """(N, K, P, P): a patch's one residual counts for all of its pixels."""
     if residual.ndim == 1:
-        return residual[:, None, None, None].expand(-1, 1, side, side)
+        return namespace_of(residual).broadcast_to(residual[:, None, None, None], (len(residual), 1, side, side))
     return residual if residual.ndim == 4 else residual[:, None]
 
 
-def smoothed(residual: Tensor, sigma: float) -> Tensor:
+def smoothed(residual: Array, sigma: float) -> Array:
     """A residual map (H, W) after a Gaussian filter with this standard deviation in pixels, 0 = as it is.
 
     A flaw is a place where many neighbouring pixels disagree; texture that is reconstructed inexactly disagrees at
@@ -147,4 +151,4 @@ def smoothed(residual: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return residual
     radius = min(math.ceil(3 * sigma), min(residual.shape) - 1)
-    return blur(residual, gaussian_weights(2 * radius + 1, sigma), "reflect")
+    return window_means(residual, gaussian_window(2 * radius + 1, sigma), "reflect")

@@ -7,14 +7,16 @@ stride.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from flawmap.core.arrays import Array, add_product, constant_like, namespace_of, zeros_of
 from flawmap.core.checks import shape_text
 from flawmap.core.errors import ConfigError, InputError
 from flawmap.imaging.rows import RowBuffer
@@ -70,7 +72,7 @@ class Grid:
         return self.offsets(height), self.offsets(width)
 
 
-def patch_batches(blocks: Iterable[Tensor], grid: Grid, size: tuple[int, int], count: int) -> Iterator[Tensor]:
+def patch_batches(blocks: Iterable[Array], grid: Grid, size: tuple[int, int], count: int) -> Iterator[Array]:
     """The patches of an image that comes as blocks of rows (C, h, W), row by row, at most `count` at once.
 
     Returns: batches (n, C, P, P).
@@ -83,7 +85,7 @@ def patch_batches(blocks: Iterable[Tensor], grid: Grid, size: tuple[int, int], c
         first = down[places[0][0]]
         rows = image.take(first, down[places[-1][0]] + side)
         corners = [(down[row] - first, across[column]) for row, column in places]
-        yield torch.stack([rows[:, y : y + side, x : x + side] for y, x in corners])
+        yield namespace_of(rows).stack([rows[:, y : y + side, x : x + side] for y, x in corners])
 
 
 class Merger:
@@ -99,11 +101,11 @@ class Merger:
     def __init__(self, grid: Grid, size: tuple[int, int], weights: Weights = "uniform") -> None:
         self._grid, self._size, self._weights = grid, size, weights
         self._down, self._across = grid.sides(size)
-        self._waiting: list[Tensor] = []
-        self._total: Tensor | None = None  # weighted sums of the rows from `_top` on
+        self._waiting: list[Array] = []
+        self._total: Array | None = None  # weighted sums of the rows from `_top` on
         self._top = self._merged = 0  # rows of pixels that left, rows of patches in the sums
 
-    def add(self, patches: Tensor) -> Tensor:
+    def add(self, patches: Array) -> Array:
         """The rows (C, h, W) that are final once these patches are in, below those that left before; h may be 0.
 
         patches: (N, C, P, P), in the order of `patch_batches`.
@@ -118,25 +120,26 @@ class Merger:
         number = sum(map(len, self._waiting))
         rows = number // columns
         last = self._merged + rows == len(self._down)
-        if rows == 0 or (number * patches[0].numel() < HELD and not last):
-            return patches.new_zeros(patches.shape[1], 0, self._size[1])
-        waiting = torch.cat(self._waiting) if len(self._waiting) > 1 else patches
-        self._waiting = [waiting[rows * columns :].clone()] if number > rows * columns else []
+        if rows == 0 or (number * math.prod(patches.shape[1:]) < HELD and not last):
+            return zeros_of(patches, patches.shape[1], 0, self._size[1])
+        xp = namespace_of(patches)
+        waiting = xp.concat(self._waiting) if len(self._waiting) > 1 else patches
+        self._waiting = [xp.asarray(waiting[rows * columns :], copy=True)] if number > rows * columns else []
         return self._rows(waiting[: rows * columns].reshape(rows, columns, *patches.shape[1:]))
 
-    def _rows(self, tiles: Tensor) -> Tensor:
+    def _rows(self, tiles: Array) -> Array:
         """The rows that are final once these rows of patches (R, N, C, P, P) are in."""
         side, width = self._grid.patch, self._size[1]
-        profile = _profile(side, self._weights).to(tiles.device, tiles.dtype)
-        window = torch.outer(profile, profile)
+        profile = constant_like(_profile(side, self._weights), tiles)
+        window = profile[:, None] * profile
         tops = self._down[self._merged : self._merged + len(tiles)]
         # Columns of patches into strips, then the strips: an addition for each row and column, not for each patch.
-        strips = tiles.new_zeros(len(tops), tiles.shape[2], side, width)
+        strips = zeros_of(tiles, len(tops), tiles.shape[2], side, width)
         for column, x in enumerate(self._across):
-            strips[..., x : x + side].addcmul_(tiles[:, column], window)
-        held = self._total if self._total is not None else tiles.new_zeros(tiles.shape[2], 0, width)
+            add_product(strips[..., x : x + side], tiles[:, column], window)
+        held = self._total if self._total is not None else zeros_of(tiles, tiles.shape[2], 0, width)
         new = tops[-1] + side - self._top - held.shape[1]
-        total = torch.cat((held, tiles.new_zeros(tiles.shape[2], new, width)), dim=1)
+        total = namespace_of(tiles).concat((held, zeros_of(tiles, tiles.shape[2], new, width)), axis=1)
         for strip, y in zip(strips, tops, strict=True):
             total[:, y - self._top : y - self._top + side] += strip
         self._merged += len(tiles)
@@ -144,22 +147,23 @@ class Merger:
         final, self._total = total[:, : bottom - self._top], total[:, bottom - self._top :]
         down = _cover(self._down, self._top, bottom, profile)
         self._top = bottom
-        return final / torch.outer(down, _cover(self._across, 0, width, profile))
+        return final / (down[:, None] * _cover(self._across, 0, width, profile))
 
 
-def _profile(patch: int, weights: Weights) -> Tensor:
+def _profile(patch: int, weights: Weights) -> NDArray[np.float32]:
     """Weights along one side, positive everywhere, so that pixels seen by a single patch keep a value."""
     if weights == "uniform":
-        return torch.ones(patch)
-    centres = (torch.arange(patch, dtype=torch.float64) + 0.5) / patch
-    return torch.sin(torch.pi * centres).square().to(torch.float32)
+        return np.ones(patch, np.float32)
+    centres = (np.arange(patch, dtype=np.float64) + 0.5) / patch
+    found: NDArray[np.float32] = np.square(np.sin(np.pi * centres)).astype(np.float32)
+    return found
 
 
-def _cover(offsets: list[int], start: int, stop: int, profile: Tensor) -> Tensor:
+def _cover(offsets: list[int], start: int, stop: int, profile: Array) -> Array:
     """Sum of the weights that fall on pixels `start` to `stop` of one side: patches lie on a grid, so it separates."""
     patch = len(profile)
     begun = bisect_right(offsets, start - patch)
-    cover = profile.new_zeros(stop - start + 2 * patch)
+    cover = zeros_of(profile, stop - start + 2 * patch)
     for offset in offsets[begun : bisect_left(offsets, stop)]:
         place = offset - start + patch
         cover[place : place + patch] += profile
