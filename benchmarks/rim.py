@@ -35,7 +35,8 @@ from flawmap.methods.gradient import Objective, train
 from flawmap.methods.interface import FitContext
 from flawmap.methods.losses import loss_of
 from flawmap.methods.overrides import override
-from flawmap.nets.autoencoder import Autoencoder, spacing
+from flawmap.nets.autoencoder import Autoencoder
+from flawmap.nets.layer_table import spacing
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact
 from paper import plan
