@@ -13,6 +13,8 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from flawmap.core.settings import Settings
 from flawmap.scoring.borders import distances
+from flawmap.scoring.lookup import Lookup, entries
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +33,7 @@ TAIL_SHARE = 1e-2  # of the good values: those that the tail beyond the data is 
 TAIL_VALUES = 30  # good values beyond the end of a tail's table, where what is counted gives way to what is fitted
 HEAVIEST = 0.5  # shape of a tail at most: beyond it a fit has no finite variance
 ENTRIES = 200  # of a tail's table
+CHUNK = 1 << 16  # pixels at once on a CPU: what is made of them on the way then stays in its caches
 
 
 class Tail(Settings):
@@ -69,16 +73,38 @@ class Tail(Settings):
 
     def __call__(self, values: Tensor) -> Tensor:
         """The evidence of values of any shape: 0 for the least of good ones, larger is rarer."""
-        table, exponents = (
-            torch.tensor(given, dtype=values.dtype, device=values.device) for given in (self.values, self.evidence)
-        )
-        place = torch.searchsorted(table, values).clamp(1, len(table) - 1)
-        low, high = table[place - 1], table[place]
-        share = ((values - low) / (high - low).clamp(min=torch.finfo(table.dtype).tiny)).clamp(0, 1)
-        inner = torch.lerp(exponents[place - 1], exponents[place], share)
-        excess = (values - table[-1]).clamp(min=0) / self.scale
+        inner = _Inside.of(self.values, self.evidence, values.dtype, values.device)(values)
+        excess = (values - self.values[-1]).clamp_(min=0).div_(self.scale)
         beyond = excess if self.shape < 1e-6 else torch.log1p(self.shape * excess) / self.shape
         return inner + beyond / float(np.log(10))
+
+
+class _Inside(NamedTuple):
+    """A tail's table: linear between two entries, level beyond the ends. By the place among the entries, (K + 1,): the
+    entry below, how far the next one lies, and the evidence of both."""
+
+    lookup: Lookup
+    low: Tensor
+    width: Tensor
+    start: Tensor
+    end: Tensor
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def of(
+        cls, values: tuple[float, ...], evidence: tuple[float, ...], dtype: torch.dtype, device: torch.device
+    ) -> _Inside:
+        with torch.inference_mode(False):  # kept for callers of any mode
+            table, exponents = (torch.tensor(given, dtype=dtype, device=device) for given in (values, evidence))
+            place = torch.arange(len(table) + 1, device=device).clamp(1, len(table) - 1)
+            low, high = table[place - 1], table[place]
+            width = (high - low).clamp(min=torch.finfo(dtype).tiny)
+            return cls(Lookup.of(table), low, width, exponents[place - 1], exponents[place])
+
+    def __call__(self, values: Tensor) -> Tensor:
+        place = self.lookup.ranks(values)
+        share = (values - entries(self.low, place)).div_(entries(self.width, place)).clamp_(0, 1)
+        return torch.lerp(entries(self.start, place), entries(self.end, place), share)
 
 
 def pareto(excesses: Floats, counts: NDArray[np.int64]) -> tuple[float, float]:
@@ -130,7 +156,13 @@ class EvidenceProfile(Settings):
 
         top, height: of a band of rows, the row where it begins and the height of the whole.
         """
-        return self.total(self.weighted(residuals, top=top, height=height))
+        rows, width = residuals.shape[-2:]
+        at_once = rows if residuals.device.type != "cpu" else max(1, CHUNK // width)
+        bands = torch.split(residuals, at_once, dim=1)
+        whole, tops = height or rows, range(top, top + rows, at_once)
+        return torch.cat(
+            [self.total(self.weighted(band, top=first, height=whole)) for band, first in zip(bands, tops, strict=True)]
+        )
 
     def summary(self) -> list[dict[str, float]]:
         """What each layer is worth, without tables."""
@@ -141,7 +173,7 @@ class EvidenceProfile(Settings):
         rows, width = residuals.shape[-2:]
         whole = height or rows
         reach = max(len(layer.mean) for layer in self.layers)
-        places = distances(whole, width, reach, top=top, rows=rows).to(residuals.device)
+        places = distances(whole, width, reach, top=top, rows=rows).to(residuals.device, torch.int32)
         total = torch.zeros_like(residuals[0])
         for layer, residual in zip(self.layers, residuals, strict=True):
             if layer.weight > 0:
@@ -153,7 +185,7 @@ def z_scores(residual: Tensor, mean: Sequence[float], spread: Sequence[float], p
     """(h, W): how many spreads of good images a residual lies above their mean, at that distance from the border."""
     middle, width = (torch.tensor(given, dtype=residual.dtype, device=residual.device) for given in (mean, spread))
     near = places.clamp(max=len(mean) - 1)
-    return (residual - middle[near]) / width[near]
+    return (residual - entries(middle, near)).div_(entries(width, near))
 
 
 def damped(evidence: Tensor) -> Tensor:
