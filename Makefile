@@ -97,7 +97,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) -e '.[dev,tensorboard,export,serve,parquet,ray]'
+	$(PIP) -e '.[dev,tensorboard,export,kernels,serve,parquet,ray]'
 	touch $@ $(VENV)/installed
 
 clean:

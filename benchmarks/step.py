@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from flawmap.core.allocation import keep_freed_memory
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import good_images
 from flawmap.methods.autoencoder import build_network, objective_of
@@ -160,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = list(good_images("fibres", IMAGES, SIZE, SEED))
     source = PatchSource(map(TrainingImage, images), config.model.patch)
     loader = cycle(DataLoader(Crops(images, config.model.patch), BATCH, shuffle=True))
+    keep_freed_memory()  # as a training does; the plain script gains by it, too
     works = {
         "plain script": plain_step(plain_copy(initialised(config, source)), loader),
         "flawmap": flawmap_step(initialised(config, source), source, config),

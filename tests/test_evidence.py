@@ -203,6 +203,28 @@ def test_any_cut_into_bands_gives_the_same_evidence(trained: tuple[Artifact, Pat
     assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.parametrize("chunk", [1, 23 * 80, 10**9])
+def test_evidence_does_not_depend_on_how_much_is_computed_at_once(
+    chunk: int, trained: tuple[Artifact, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row by row, by pieces or in one: the same bits, and those of the sum's tail over the whole."""
+    profile = trained[0].evidence
+    assert profile is not None
+    layers = torch.rand(len(profile.layers), 50, 80, generator=torch.Generator().manual_seed(1))
+    whole = profile.total(profile.weighted(layers, top=40, height=97))
+    monkeypatch.setattr("flawmap.scoring.evidence.CHUNK", chunk)
+    assert torch.equal(profile.evidence(layers, top=40, height=97), whole)
+
+
+def test_the_table_of_a_tail_is_linear_between_its_entries() -> None:
+    """numpy's interpolation, in double precision, and level before the first entry."""
+    random = np.random.default_rng(0)
+    tail = tail_of(random.lognormal(size=5000))
+    values = random.uniform(-1, tail.values[-1], 3000)
+    found = tail(torch.from_numpy(values)).numpy()
+    np.testing.assert_allclose(found, np.interp(values, tail.values, tail.evidence), rtol=1e-12)
+
+
 def test_the_method_says_what_its_parts_are() -> None:
     """A named residual is the only part; without evidence there is one."""
     config = parse(SETTINGS)

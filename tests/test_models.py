@@ -14,6 +14,7 @@ from flawmap.core.errors import InputError
 from flawmap.data.patches import PatchSource, TrainingImage
 from flawmap.data.synthetic import KINDS, texture
 from flawmap.nets.autoencoder import SLOPE, Autoencoder
+from flawmap.nets.convolution import Convolution
 from flawmap.nets.initialisation import initialise
 from flawmap.nets.layer_table import NetworkShape, encoder_layers
 from flawmap.nets.transposed import TransposedConvolution
@@ -120,7 +121,7 @@ def test_leaky_relu_follows_every_layer_but_the_two_last() -> None:
     assert SLOPE == 0.2
     for part in (network.encoder, network.decoder):
         kinds = [type(layer) for layer in part]
-        convolution = nn.Conv2d if part is network.encoder else TransposedConvolution
+        convolution = Convolution if part is network.encoder else TransposedConvolution
         assert kinds == [convolution, nn.LeakyReLU] * 8 + [convolution]
         assert all(layer.negative_slope == 0.2 for layer in part if isinstance(layer, nn.LeakyReLU))
 

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from flawmap.core.allocation import keep_freed_memory
 from flawmap.core.device import autocast, choose_device, choose_precision
 from flawmap.core.errors import ConfigError, TrainingError
 from flawmap.core.group import ALONE, Group
@@ -122,6 +123,7 @@ def train(network: nn.Module, objective: Objective, patches: Patches, config: Co
         TrainingError: the loss turned NaN, or never left the plateau.
         ConfigError: resume from a checkpoint of other settings or other data; fewer patches a step than processes.
     """
+    keep_freed_memory()
     group = context.group
     stepper = _Stepper(config.training, objective, patches, group)
     run = _begin(network, config, stepper, context)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flawmap.nets.convolution import Convolution
 from flawmap.nets.layer_table import Layer, NetworkShape, encoder_layers
 from flawmap.nets.transposed import TransposedConvolution
 
@@ -42,7 +43,7 @@ class Autoencoder(nn.Module):
         self.shape = shape
         layers = encoder_layers(shape)
         inputs = [shape.channels, *(layer.channels for layer in layers[:-1])]
-        self.encoder = nn.Sequential(*stack(nn.Conv2d, inputs, layers))
+        self.encoder = nn.Sequential(*stack(Convolution, inputs, layers))
         mirrored = [layer._replace(channels=own) for layer, own in zip(layers, inputs, strict=True)][::-1]
         outputs = [layer.channels for layer in reversed(layers)]
         self.decoder = nn.Sequential(*stack(TransposedConvolution, outputs, mirrored))

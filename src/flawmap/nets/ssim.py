@@ -10,8 +10,10 @@ References:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from flawmap.nets.filters import blur_adjoint, differentiable_means
 from flawmap.nets.similarity import (
     Compared,
     Parts,
+    constants,
     is_product,
     plane_pairs,
     powered,
@@ -32,6 +35,8 @@ from flawmap.nets.similarity import (
     window,
 )
 from flawmap.nets.window_means import Border
+
+log = logging.getLogger(__name__)
 
 
 def ssim(p: Tensor, q: Tensor, settings: SSIMSettings, border: Border = "reflect") -> Tensor:
@@ -94,23 +99,64 @@ def _gradients(compared: Compared, wanted: Sequence[bool], settings: SSIMSetting
 
 
 class _MeanOfProduct(torch.autograd.Function):
-    """The mean of eq. 8 over planes (M, H, W). Its gradient, up to a factor, is computed forwards, while a chunk's maps
-    are in the caches."""
+    """The mean of eq. 8 over planes (M, H, W). Its gradient, up to a factor, is computed forwards, while the maps that
+    it needs are in the caches."""
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, q: Tensor, settings: SSIMSettings, border: Border) -> Tensor:
-        wanted, total, count, quarters = ctx.needs_input_grad[:2], p.new_zeros(()), 0, []
-        for pair in plane_pairs(p, q):
-            compared = Compared.of(*pair, settings, border)
-            total, count = total + compared.similarity.sum(), count + compared.f1.numel()
-            if any(wanted):
-                quarters.append(_gradients(compared, wanted, settings, border))
-        ctx.save_for_backward(*(torch.cat([part.movedim(0, 1) for part in own]) for own in zip(*quarters, strict=True)))
-        ctx.factor = 4 / count
-        return total / count
+        kernel = kernel_for(p, settings)
+        mean_of = _by_chunks if kernel is None else partial(_compiled, kernel)
+        mean, gradients, ctx.factor = mean_of(p, q, settings, border, ctx.needs_input_grad[:2])
+        ctx.save_for_backward(*gradients)
+        return mean
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        quarters, factor = iter(ctx.saved_tensors), gradient * ctx.factor
-        return (*(factor * next(quarters) if needed else None for needed in ctx.needs_input_grad[:2]), None, None)
+        gradients, factor = iter(ctx.saved_tensors), gradient * ctx.factor
+        return (*(factor * next(gradients) if needed else None for needed in ctx.needs_input_grad[:2]), None, None)
+
+
+def _by_chunks(
+    p: Tensor, q: Tensor, settings: SSIMSettings, border: Border, wanted: Sequence[bool]
+) -> tuple[Tensor, list[Tensor], float]:
+    """The mean, and its gradients by those of p and q that are wanted, but for the factor that follows."""
+    total, count, quarters = p.new_zeros(()), 0, []
+    for pair in plane_pairs(p, q):
+        compared = Compared.of(*pair, settings, border)
+        total, count = total + compared.similarity.sum(), count + compared.f1.numel()
+        if any(wanted):
+            quarters.append(_gradients(compared, wanted, settings, border))
+    gradients = [torch.cat([part.movedim(0, 1) for part in own]) for own in zip(*quarters, strict=True)]
+    return total / count, gradients, 4 / count
+
+
+def kernel_for(planes: Tensor, settings: SSIMSettings) -> ModuleType | None:
+    """The compiled form of `_by_chunks`: for float32 on a CPU, where numba of the extra `kernels` is installed."""
+    if planes.device.type != "cpu" or planes.dtype != torch.float32:
+        return None
+    kernel = _kernel()
+    return None if kernel is None or settings.size > kernel.LARGEST else kernel
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> ModuleType | None:
+    try:
+        from flawmap.nets import ssim_kernel  # noqa: PLC0415 - it takes half a second, and trainings alone want it
+    except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError):
+            log.warning("numba cannot be used, so SSIM takes three times as long: %s", error)
+        return None
+    return ssim_kernel
+
+
+def _compiled(kernel: ModuleType, p: Tensor, q: Tensor, *rest: Any) -> tuple[Tensor, list[Tensor], float]:
+    """As `_by_chunks`."""
+    settings, border, wanted = rest
+    planes = p.detach().contiguous().numpy(), q.detach().contiguous().numpy()
+    shape = window(settings), constants(settings)
+    how = {"reflect": border == "reflect", "threads": torch.get_num_threads()}
+    pairs = [planes[::step] for step, needed in zip((-1, 1), wanted, strict=True) if needed]  # by the last of a pair
+    found = [kernel.mean_and_gradient(*pair, *shape, **how, differentiated=True) for pair in pairs]
+    mean, _ = found[0] if found else kernel.mean_and_gradient(*planes, *shape, **how, differentiated=False)
+    return p.new_tensor(mean), [torch.from_numpy(gradient) for _, gradient in found], 1.0

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from flawmap.nets.convolution import pixels_first, pixels_last
+
 FEW_CHANNELS = 4  # of an output; up to them one product and sixteen shifted sums beat PyTorch's kernel
 BACKWARD = torch.ops.aten.convolution_backward
 
@@ -56,16 +58,20 @@ class _Transposed(torch.autograd.Function):
         stride, padding = ctx.geometry
         for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
         gradient = gradient.to(x.dtype)
-        geometry = [stride] * 2, [padding] * 2, [1, 1], True, [0, 0], 1
-        by_x, by_weight, _ = BACKWARD(gradient, x, weight, None, *geometry, [for_x, for_weight, False])
-        return by_x, by_weight, gradient.sum(dim=(0, 2, 3)) if for_bias else None, None, None
+        by_bias = gradient.sum(dim=(0, 2, 3)) if for_bias else None
+        if x.shape[-2:] == (1, 1) and padding == 0:
+            pixel, slopes = x.flatten(1), pixels_first(gradient)
+            by_x = (slopes @ pixels_first(weight).mT)[:, :, None, None] if for_x else None
+            by_weight = pixels_last(pixel.mT @ slopes, weight) if for_weight else None
+        else:
+            geometry = [stride] * 2, [padding] * 2, [1, 1], True, [0, 0], 1
+            by_x, by_weight, _ = BACKWARD(gradient, x, weight, None, *geometry, [for_x, for_weight, False])
+        return by_x, by_weight, by_bias, None, None
 
 
 def _of_a_pixel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A latent vector (N, I, 1, 1) to (N, O, K, K): one product of matrices."""
-    product = x.flatten(1) @ weight.flatten(1)
-    output = product.view(len(x), *weight.shape[1:]) + bias[:, None, None]
-    return output.contiguous(memory_format=torch.channels_last)
+    return pixels_last(x.flatten(1) @ pixels_first(weight), weight) + bias[:, None, None]
 
 
 def _few_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -13,14 +13,17 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from flawmap.core.arrays import Array, beside, constant_like, interpolated, namespace_of
+from flawmap.core.arrays import Array, as_numpy, beside, constant_like, converted, device_of, interpolated, namespace_of
 from flawmap.core.settings import Settings
 from flawmap.scoring.borders import distances
+from flawmap.scoring.lookup import Lookup, entries
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +32,7 @@ TAIL_SHARE = 1e-2  # of the good values: those that the tail beyond the data is 
 TAIL_VALUES = 30  # good values beyond the end of a tail's table, where what is counted gives way to what is fitted
 HEAVIEST = 0.5  # shape of a tail at most: beyond it a fit has no finite variance
 ENTRIES = 200  # of a tail's table
+CHUNK = 1 << 16  # pixels at once on a CPU: what is made of them on the way then stays in its caches
 
 
 class Tail(Settings):
@@ -69,14 +73,40 @@ class Tail(Settings):
     def __call__(self, values: Array) -> Array:
         """The evidence of values of any shape: 0 for the least of good ones, larger is rarer."""
         xp = namespace_of(values)
-        table, exponents = (constant_like(given, values) for given in (self.values, self.evidence))
-        place = xp.clip(xp.searchsorted(table, values), 1, len(table) - 1)
-        low, high = table[place - 1], table[place]
-        share = xp.clip((values - low) / xp.clip(high - low, xp.finfo(table.dtype).smallest_normal, None), 0, 1)
-        inner = interpolated(exponents[place - 1], exponents[place], share)
-        excess = xp.clip(values - table[-1], 0, None) / self.scale
+        inner = _Inside.of(self.values, self.evidence, values.dtype, device_of(values))(values)
+        excess = xp.clip(values - self.values[-1], 0, None) / self.scale
         beyond = excess if self.shape < 1e-6 else xp.log1p(self.shape * excess) / self.shape
         return inner + beyond / float(np.log(10))
+
+
+class _Inside(NamedTuple):
+    """A tail's table: linear between two entries, level beyond the ends. By the place among the entries, (K + 1,): the
+    entry below, how far the next one lies, and the evidence of both."""
+
+    lookup: Lookup
+    low: Array
+    width: Array
+    start: Array
+    end: Array
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def of(cls, values: tuple[float, ...], evidence: tuple[float, ...], dtype: Any, device: Any) -> _Inside:
+        def kept(array: NDArray[Any]) -> Array:
+            return converted(array, dtype, device)
+
+        table, exponents = (as_numpy(kept(np.asarray(given, np.float64))) for given in (values, evidence))
+        lookup, place = Lookup.of(table), np.arange(len(table) + 1).clip(1, len(table) - 1)
+        low, high = table[place - 1], table[place]
+        width = (high - low).clip(np.finfo(table.dtype).smallest_normal)
+        lookup = Lookup(kept(lookup.ended), beside(lookup.first, kept(table)), lookup.most)
+        return cls(lookup, *map(kept, (low, width, exponents[place - 1], exponents[place])))
+
+    def __call__(self, values: Array) -> Array:
+        place = self.lookup.ranks(values)
+        xp = namespace_of(values)
+        share = xp.clip((values - entries(self.low, place)) / entries(self.width, place), 0, 1)
+        return interpolated(entries(self.start, place), entries(self.end, place), share)
 
 
 def pareto(excesses: Floats, counts: NDArray[np.int64]) -> tuple[float, float]:
@@ -128,7 +158,12 @@ class EvidenceProfile(Settings):
 
         top, height: of a band of rows, the row where it begins and the height of the whole.
         """
-        return self.total(self.weighted(residuals, top=top, height=height))
+        rows, width = residuals.shape[-2:]
+        at_once = max(1, CHUNK // width) if str(device_of(residuals)) == "cpu" else rows
+        starts, whole = range(0, rows, at_once), height or rows
+        bands = ((first, residuals[:, first : first + at_once]) for first in starts)
+        found = [self.total(self.weighted(band, top=top + first, height=whole)) for first, band in bands]
+        return namespace_of(residuals).concat(found)
 
     def summary(self) -> list[dict[str, float]]:
         """What each layer is worth, without tables."""
@@ -139,7 +174,7 @@ class EvidenceProfile(Settings):
         rows, width = residuals.shape[-2:]
         whole = height or rows
         reach = max(len(layer.mean) for layer in self.layers)
-        places = beside(distances(whole, width, reach, top=top, rows=rows), residuals)
+        places = beside(distances(whole, width, reach, top=top, rows=rows).astype(np.int32), residuals)
         total = namespace_of(residuals).zeros_like(residuals[0])
         for layer, residual in zip(self.layers, residuals, strict=True):
             if layer.weight > 0:
@@ -151,7 +186,7 @@ def z_scores(residual: Array, mean: Sequence[float], spread: Sequence[float], pl
     """(h, W): how many spreads of good images a residual lies above their mean, at that distance from the border."""
     middle, width = (constant_like(given, residual) for given in (mean, spread))
     near = namespace_of(residual).clip(places, None, len(mean) - 1)
-    return (residual - middle[near]) / width[near]
+    return (residual - entries(middle, near)) / entries(width, near)
 
 
 def damped(evidence: Array) -> Array:
