@@ -1,6 +1,6 @@
 """The SSIM loss, forward and backward, beside two well-known packages: one row each, one table.
 
-    python benchmarks/losses.py [--repeats 15] [--threads N] [--json FILE]
+    python benchmarks/losses.py [--repeats 15] [--threads N] [--processor-time] [--json FILE]
 
 Needs the dev extra (pytorch-msssim), and torchmetrics if it is to be compared. Every variant computes 1 - SSIM of the
 same float32 images with a Gaussian window of 11 pixels and its gradient. Medians of repeats that take turns, so
@@ -50,7 +50,7 @@ def _of_torchmetrics(package: Any) -> Loss:
     return lambda p, q: 1 - package.structural_similarity_index_measure(q, p, data_range=1.0, gaussian_kernel=True)
 
 
-def measure(shape: tuple[int, ...], losses: dict[str, Loss], repeats: int) -> list[Row]:
+def measure(shape: tuple[int, ...], losses: dict[str, Loss], repeats: int, *, processor: bool = False) -> list[Row]:
     """Milliseconds of a forward and a backward pass of each."""
     generator = torch.Generator().manual_seed(0)
     p = torch.rand(shape, generator=generator)
@@ -60,13 +60,14 @@ def measure(shape: tuple[int, ...], losses: dict[str, Loss], repeats: int) -> li
         return lambda: torch.autograd.grad(loss(p, q), q)
 
     works = {name: pass_of(loss) for name, loss in losses.items()}
-    return medians("losses", "x".join(map(str, shape)), works, repeats)
+    return medians("losses", "x".join(map(str, shape)), works, repeats, processor=processor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parsed(parser(__doc__), arguments)
     losses = variants()
-    report([row for shape in SHAPES for row in measure(shape, losses, given.repeats)], given)
+    timed = [measure(shape, losses, given.repeats, processor=given.processor_time) for shape in SHAPES]
+    report([row for rows in timed for row in rows], given)
     return 0
 
 

@@ -135,18 +135,21 @@ def event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def medians(section: str, case: str, works: Mapping[str, Work], repeats: int, *, warm: int = 2) -> list[Row]:
+def medians(
+    section: str, case: str, works: Mapping[str, Work], repeats: int, *, warm: int = 2, processor: bool = False
+) -> list[Row]:
     """A row for each work: the median of its milliseconds on a CPU. Repeats take turns: noise comes over all alike.
 
-    warm: repeats of each that do not count.
+    warm: repeats of each that do not count. processor: time of the processor, summed over threads, not of the clock.
     """
+    clock = time.process_time if processor else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(warm + repeats):
         for name, work in works.items():
-            started = time.perf_counter()
+            started = clock()
             work()
             if repeat >= warm:
-                taken[name].append(1e3 * (time.perf_counter() - started))
+                taken[name].append(1e3 * (clock() - started))
     return [Row(section, case, name, statistics.median(found)) for name, found in taken.items()]
 
 
@@ -156,6 +159,9 @@ def parser(doc: str | None, repeats: int = 15) -> argparse.ArgumentParser:
     options.add_argument("--repeats", type=int, default=repeats)
     options.add_argument("--threads", type=int, help="of torch; all cores unless told otherwise")
     options.add_argument("--json", type=Path)
+    options.add_argument(
+        "--processor-time", action="store_true", help="instead of the clock's: for one thread, where others compute too"
+    )
     return options
 
 

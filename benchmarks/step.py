@@ -1,6 +1,6 @@
 """A training step beside that of a plain PyTorch script: the same network, the same loss, the same patches.
 
-    python benchmarks/step.py [--repeats 15] [--threads N] [--losses 200] [--json FILE]
+    python benchmarks/step.py [--repeats 15] [--threads N] [--losses 200] [--processor-time] [--json FILE]
 
 The plain script is what one would write: patches cut by a DataLoader, the layers of table 1 in contiguous float32,
 SSIM by grouped convolutions (pytorch-msssim, of the dev extra, with a Gaussian window of 11 pixels), Adam. flawmap's is
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plain script": plain_step(plain_copy(initialised(config, source)), loader),
         "flawmap": flawmap_step(initialised(config, source), source, config),
     }
-    rows = medians("step", f"{BATCH} patches", works, given.repeats)
+    rows = medians("step", f"{BATCH} patches", works, given.repeats, processor=given.processor_time)
     for row in rows:
         assert row.milliseconds is not None
         row.figures["patches/s"] = 1e3 * BATCH / row.milliseconds
