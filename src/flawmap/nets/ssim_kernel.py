@@ -1,6 +1,6 @@
 """The mean of SSIM and its gradient, compiled by numba: one pass over tiles in place of some forty over whole maps.
 
-The formulas and names are those of `similarity.Compared`. A tile's maps stay in a processor's caches. Every row of the sum,
+Formulas and names are those of `similarity.Compared`. A tile's maps stay in a processor's caches. Every row of the sum,
 the difference and their squares is blurred along the row as it comes. Then row after row of centres is blurred down the
 columns, and what the mean and the gradient need of it follows at once. The transposes of the blurs come last.
 
