@@ -24,8 +24,9 @@ from flawmap.methods.config import Config
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.nets.engines import Run, all_layers, start_engine
+from flawmap.nets.engines import Run, start_engine
 from flawmap.nets.initialisation import initialise
+from flawmap.nets.layers import all_layers
 from measuring import Row, medians, parsed, parser, report
 
 VARIANTS = (

@@ -32,8 +32,10 @@ from flawmap.methods.interface import PatchScores
 from flawmap.methods.overrides import override, parse
 from flawmap.methods.presets import preset
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.nets.engines import COMPILED, ENGINES, all_layers, onnx_model, start_engine
+from flawmap.nets.engines import COMPILED, ENGINES, start_engine
 from flawmap.nets.initialisation import initialise
+from flawmap.nets.layers import all_layers
+from flawmap.nets.onnx_model import onnx_model
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact, save_artifact
 from flawmap.scoring.operating_point import OperatingPoint

@@ -12,6 +12,7 @@ from flawmap.core.runtime import Runtime
 from flawmap.data.index import ImageIndex
 from flawmap.data.layouts import find_dataset
 from flawmap.data.splits import ImageRegion, Split, refuse_trained
+from flawmap.evaluation.agreement import with_variants
 from flawmap.evaluation.calibration import calibration_of, point_of
 from flawmap.imaging.reading import read_mask
 from flawmap.methods.overrides import override
@@ -111,6 +112,11 @@ def _by_images(
     artifact = replace(artifact, config=override(artifact.config, {"threshold": rule}))
     artifact = artifact.with_point(before, name)  # its zone counts
     areas = [ImageRegion(sample.path, index.sha256(sample.path), group=sample.group) for sample in samples]
-    calibration = calibration_of(Detector.of(artifact.with_roi_masks(roi_masks), runtime), areas, events)
+    detector = Detector.of(artifact.with_roi_masks(roi_masks), runtime)
+    calibration = calibration_of(detector, areas, events)
     point = point_of(calibration, artifact.config.threshold, before.mask)
-    return artifact.with_point(point.model_copy(update={"zone": before.zone}), name, calibration.to_dict())
+    artifact = artifact.with_point(point.model_copy(update={"zone": before.zone}), name, calibration.to_dict())
+    if not artifact.config.check.enabled:
+        return artifact
+    found = with_variants(replace(detector, artifact=artifact.with_roi_masks(roi_masks)), areas, events)
+    return replace(artifact, variants=found.artifact.variants)

@@ -39,13 +39,12 @@ from flawmap.nets.engines import (
     Graph,
     Run,
     Runnable,
-    all_layers,
     choose_engine,
     engine_for,
-    half_layers,
     start_engine,
 )
 from flawmap.nets.initialisation import initialise
+from flawmap.nets.layers import Layers, Ranges, all_layers, half_layers
 from flawmap.nets.variational import VariationalAutoencoder, fixed_noise
 from flawmap.nets.weights import weights_summary
 
@@ -157,9 +156,11 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     if state.graph is None:
         network = restored(config, state.tensors)
         placed = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        *encoder, rest = _layers(config, placed)
+        layers = _layers(config, placed)
+        parts: tuple[Runnable, ...] = _with_ranges(layers, state.ranges) if precision == torch.int8 else layers
     else:
-        *encoder, rest = _graphs(config, state.graph)
+        parts = _graphs(config, state.graph)
+    *encoder, rest = parts
     run = start_engine(engine, rest, precision)
     if "probability" in names or "features" in names:  # of torch alone, which runs no exported network
         decode = (sampled if "probability" in names else matched)(config, placed, device, precision)
@@ -177,9 +178,19 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     return replace(found, encoder=own)
 
 
-def _layers(config: Config, network: Autoencoder) -> tuple[Runnable, ...]:
+def _layers(config: Config, network: Autoencoder) -> tuple[Layers, ...]:
     """What an engine runs: the network, or its encoder and what follows."""
     return half_layers(network) if config.tiling.encoder == "image" else (all_layers(network),)
+
+
+def _with_ranges(parts: tuple[Layers, ...], ranges: tuple[Ranges, ...]) -> tuple[Layers, ...]:
+    """The same in whole numbers of 8 bits. ConfigError: their ranges were not found."""
+    if len(ranges) != len(parts):
+        raise ConfigError(
+            "this model knows no ranges for whole numbers of 8 bits; find them by `flawmap calibrate MODEL GOOD`, or "
+            "use --precision float32"
+        )
+    return tuple(part._replace(ranges=own) for part, own in zip(parts, ranges, strict=True))
 
 
 def _graphs(config: Config, graph: Graph) -> tuple[Runnable, ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from flawmap.methods.config import Config
     from flawmap.nets.engines import Graph
+    from flawmap.nets.layers import Ranges
 
 
 class Patches(Protocol):
@@ -83,7 +84,8 @@ class State:
 
     tensors: what the model file stores as weights. facts: whatever else scoring needs, as JSON's types.
     provenance: how the fit went, as JSON's types, for the model file; `training` holds its numbers. history: one row
-    for each step that was logged. graph: the network of an exported model, instead of tensors.
+    for each step that was logged. graph: the network of an exported model, instead of tensors. ranges: of its parts,
+    for whole numbers of 8 bits; empty: not found.
     """
 
     tensors: dict[str, Tensor]
@@ -91,6 +93,7 @@ class State:
     provenance: dict[str, Any] = field(default_factory=dict)
     history: tuple[Row, ...] = ()
     graph: Graph | None = None
+    ranges: tuple[Ranges, ...] = ()
 
 
 class PatchScores(NamedTuple):

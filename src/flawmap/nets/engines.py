@@ -11,24 +11,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from flawmap.core.device import choose_device, choose_precision
+from flawmap.core.device import choose_device, choose_precision, has_bfloat16
 from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.processor import has_int8
 from flawmap.core.runtime import Runtime
-from flawmap.nets.autoencoder import Autoencoder, spacing
+from flawmap.nets.layers import Layers
+from flawmap.nets.onnx_model import onnx_model
 
 BATCH = 32  # patches at once on a CPU at most: more exceed its caches, and SSIM and samples need several times as much
 Run = Callable[[Tensor], Tensor]
 """What a network does: (N, C, P, P) patches to their reconstructions, or a part of that."""
 
-Shape = tuple[int | str, ...]
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,
+}
+"""Numbers in which an engine computes a network, by name. int8: whole numbers of 8 bits."""
 
-OPSET, IR_VERSION = 13, 8  # of the ONNX model: old enough for every release of both engines that is taken
 COMPILED = 4  # networks that an engine keeps compiled, for batch sizes and numbers of cores; a detector needs two
 
 
@@ -44,48 +52,19 @@ class Graph(NamedTuple):
     encoder: Graph | None = None
 
 
-class Layers(NamedTuple):
-    """A network on its device, or a part of it: layers in a row. given, made: what goes in and comes out, with names
-    for the sides of any length."""
-
-    layers: nn.Sequential
-    given: tuple[str, Shape]
-    made: tuple[str, Shape]
-
-
 Runnable = Layers | Graph
 """What an engine can run."""
 
 
-def all_layers(network: Autoencoder) -> Layers:
-    """Patches to reconstructions. A network that gives a distribution decodes its mean, as its `forward` does."""
-    (patch, channels, _), layers = network.shape, nn.Sequential(*network.encoder, *network.decoder)
-    shape: Shape = ("N", channels, patch, patch)
-    return Layers(layers, ("patches", shape), ("reconstructions", shape))
-
-
-def half_layers(network: Autoencoder) -> tuple[Layers, Layers]:
-    """Images to features, and patches' features to reconstructions."""
-    *before, last = network.encoder
-    assert isinstance(last, nn.Conv2d)
-    patch, channels, _ = network.shape
-    side, number = patch // spacing(network.shape), last.in_channels
-    image = Layers(
-        nn.Sequential(*before), ("image", (1, channels, "H", "W")), ("features", (1, number, "rows", "columns"))
-    )
-    rest = nn.Sequential(last, *network.decoder)
-    ends = ("features", ("N", number, side, side)), ("reconstructions", ("N", channels, patch, patch))
-    return image, Layers(rest, *ends)
-
-
 class Engine(NamedTuple):
-    """start: makes a function of what it is to run, and its precision. formats: exported networks
-    that it reads.
+    """start: makes a function of what it is to run, and its precision. precisions: those it may have, where the
+    processor does. formats: exported networks that it reads.
 
     batch: patches that a detector gives it at once on a CPU. Engines that are quick with one take one.
     """
 
     start: Callable[[Any, torch.dtype], Run]
+    precisions: tuple[str, ...]
     batch: int
     formats: tuple[str, ...] = ()
 
@@ -124,6 +103,13 @@ def choose_engine(runtime: Runtime, *, beyond: str | None = None) -> tuple[torch
         ConfigError: there is no such engine, or it cannot run there, in that precision, or this model.
     """
     engine, device, precision = engine_for(runtime.engine, None), runtime.device, runtime.precision
+    own = ENGINES[engine].precisions
+    if precision in PRECISIONS and precision not in own:
+        able = " or ".join(name for name, other in ENGINES.items() if precision in other.precisions)
+        raise ConfigError(
+            f"the engine {engine} computes in {' or '.join(own)}, got the precision {precision}; use --precision "
+            f"{own[0]}, or --engine {able}"
+        )
     if engine == "torch":
         where = choose_device(device)
         return where, choose_precision(precision, where)
@@ -133,12 +119,9 @@ def choose_engine(runtime: Runtime, *, beyond: str | None = None) -> tuple[torch
         )
     if beyond is not None:
         raise ConfigError(f"{beyond}, which the engine {engine} does not; use --engine torch")
-    if engine == "onnxruntime" and precision == "bfloat16":
-        raise ConfigError(
-            "the engine onnxruntime computes in float32, got the precision bfloat16; "
-            "use --precision float32, or --engine openvino"
-        )
     where = choose_device("cpu" if device == "auto" else device)
+    if precision in own:
+        return where, PRECISIONS[precision]
     return where, choose_precision("float32" if (engine, precision) == ("onnxruntime", "auto") else precision, where)
 
 
@@ -154,51 +137,6 @@ def start_engine(engine: str, network: Runnable, precision: torch.dtype) -> Run:
         raise InputError(
             f"--engine {engine} needs a package that is not installed; pip install 'flawmap[export]'"
         ) from None
-
-
-# --------------------------------------------------------------------------------------------------------------- model
-
-
-def onnx_model(network: Layers) -> bytes:
-    """Layers as an ONNX model with their weights in float32. Training is not described."""
-    from onnx import TensorProto, helper  # noqa: PLC0415 - an extra
-
-    layers = list(network.layers)
-    names = [network.given[0], *(f"layer{number}" for number in range(1, len(layers))), network.made[0]]
-    nodes, weights = [], []
-    for layer, before, after in zip(layers, names, names[1:], strict=False):
-        node, constants = _node(layer, before, after)
-        nodes.append(node)
-        weights += constants
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (network.given, network.made)
-    ]
-    graph = helper.make_graph(nodes, "autoencoder", ends[:1], ends[1:], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    data: bytes = model.SerializeToString()
-    return data
-
-
-def _node(layer: nn.Module, before: str, after: str) -> tuple[Any, list[Any]]:
-    """ONNX's node for a layer, from the value before it to the one after it, and its constants."""
-    from onnx import helper, numpy_helper  # noqa: PLC0415 - an extra
-
-    if isinstance(layer, nn.LeakyReLU):
-        return helper.make_node("LeakyRelu", [before], [after], alpha=layer.negative_slope), []
-    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)  # the networks of table 1 have no others
-    constants = [
-        numpy_helper.from_array(values.detach().float().cpu().numpy(), f"{after}.{name}")
-        for name, values in layer.named_parameters()
-    ]
-    node = helper.make_node(
-        "Conv" if isinstance(layer, nn.Conv2d) else "ConvTranspose",
-        [before, *(constant.name for constant in constants)],
-        [after],
-        kernel_shape=layer.kernel_size,
-        strides=layer.stride,
-        pads=[int(pad) for pad in layer.padding] * 2,
-    )
-    return node, constants
 
 
 # ------------------------------------------------------------------------------------------------------------- engines
@@ -231,13 +169,14 @@ def _onnxruntime(network: Runnable, precision: torch.dtype) -> Run:
 
 def _openvino(network: Runnable, precision: torch.dtype) -> Run:
     core = imported_openvino().Core()
-    if precision == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    hint = _HINTS.get(precision, "f32")  # whole numbers stand in the model
+    if hint != "f32" and hint.upper() not in _capabilities(core):
+        name = str(precision).removeprefix("torch.")
         raise ConfigError(
-            "the engine openvino has no bfloat16 on this processor; use --precision float32, or --engine torch"
+            f"the engine openvino has no {name} on this processor; use --precision float32, or --engine torch"
         )
     graph = network if isinstance(network, Graph) else Graph("onnx", onnx_model(network))
     model = core.read_model(graph.model, graph.weights)
-    hint = "bf16" if precision == torch.bfloat16 else "f32"
 
     def compiled(threads: int, shape: tuple[int, ...]) -> Any:
         """The network for one shape of batch: with a free batch size it would be slower."""
@@ -248,6 +187,14 @@ def _openvino(network: Runnable, precision: torch.dtype) -> Run:
         return lambda batch: ready.infer_new_request(batch)[0]  # its own request: for threads
 
     return _compiled_once(compiled)
+
+
+_HINTS = {torch.bfloat16: "bf16", torch.float16: "f16"}
+
+
+def _capabilities(core: Any) -> set[str]:
+    """What OpenVINO says of the processor, as BF16, or F16 for its FP16."""
+    return {str(name).replace("FP", "F") for name in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")}
 
 
 def _compiled_once(compiled: Callable[[int, tuple[int, ...]], Any]) -> Run:
@@ -268,7 +215,7 @@ def _compiled_once(compiled: Callable[[int, tuple[int, ...]], Any]) -> Run:
 
 @contextmanager
 def unreported() -> Iterator[None]:
-    """openvino and nncf, of an extra, report to their maker, unless the package that does so is not found."""
+    """openvino, of an extra, reports to its maker, unless the package that does so is not found."""
     name = "openvino_telemetry"
     hidden = name not in sys.modules  # else it is the caller's own doing
     if hidden:
@@ -286,8 +233,20 @@ def imported_openvino() -> Any:
         return import_module("openvino")
 
 
+def runs_here(engine: str, precision: str) -> bool:
+    """Whether the engine is installed, and the processor is made for the precision."""
+    if engine == "torch":
+        return precision == "float32" or has_bfloat16(torch.device("cpu"))
+    if any(find_spec(package) is None for package in ("onnx", engine)):
+        return False
+    if precision == "int8":
+        return has_int8()
+    hint = _HINTS.get(PRECISIONS[precision])
+    return hint is None or hint.upper() in _capabilities(imported_openvino().Core())
+
+
 ENGINES: dict[str, Engine] = {
-    "torch": Engine(_torch, BATCH),
-    "onnxruntime": Engine(_onnxruntime, 1, ("onnx",)),
-    "openvino": Engine(_openvino, 1, ("onnx", "openvino")),
+    "torch": Engine(_torch, ("float32", "bfloat16"), BATCH),
+    "onnxruntime": Engine(_onnxruntime, ("float32", "int8"), 1, ("onnx",)),
+    "openvino": Engine(_openvino, ("float32", "bfloat16", "float16", "int8"), 1, ("onnx", "openvino")),
 }
