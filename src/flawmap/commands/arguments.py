@@ -306,12 +306,20 @@ app.command(short_help="Make the figures and tables of the paper again.")(reprod
 
 
 @app.command(short_help="Print what a model file says of itself.")
-def info(model: opt.Model, as_json: opt.AsJson = False, quiet: opt.Quiet = False, verbose: opt.Verbose = False) -> None:
-    """Print what a model file says of itself: settings, threshold, training, versions."""
+def info(
+    model: opt.Model,
+    measure: Annotated[bool, opt.switch("measure", "Measure the engines that may run it here, if not done.")] = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Print what a model file says of itself: settings, threshold, training, versions; and the engine it gets here."""
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
     from flawmap.commands.info import info as run
 
-    out.result("info", run(model), tables.show_info)
+    with out.events() as events:
+        result = run(model, measure=measure, events=events)
+    out.result("info", result, tables.show_info)
 
 
 @app.command(short_help="List or fetch pretrained weights for methods that need them.")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from flawmap.core.events import SILENT, Events
@@ -37,7 +38,7 @@ from flawmap.scoring.model_file import Artifact
 from flawmap.scoring.operating_point import UNDECIDED
 from flawmap.scoring.variants import Compared, Variant, Variants
 
-PARTS, SIDE = 8, 384  # parts of good images for the record of a model, and their side in pixels of the working scale
+PARTS, SIDE = 12, 256  # parts of good images for the record of a model, and their side in pixels of the working scale
 FIRST_SEED = 7000  # other defects than those that weights, candidates and the self-check are judged by
 CONTRASTS = (0.2, 0.1, 0.05)  # of pasted defects, in turn: from plain to hardly seen
 ROUNDING = 0.001  # of the threshold: as near to it a score may fall to either side
@@ -105,7 +106,7 @@ def agreement(before: Sequence[MappedInspection], after: Sequence[MappedInspecti
 
 
 def samples_of(detector: Detector, shown: Sequence[Shown]) -> Samples:
-    """Patches of good images, or their features, one a batch, and the images if they are encoded once: as the network
+    """Patches of good images, or their features, as one batch, and the images if they are encoded once: as the network
     gets them."""
     seen: list[Tensor] = []
     whole: list[Tensor] = []
@@ -125,7 +126,7 @@ def samples_of(detector: Detector, shown: Sequence[Shown]) -> Samples:
     for one in shown:
         if not one.flawed:
             looked_at(watched, one)
-    return Samples(evenly(seen, SAMPLES), whole)
+    return Samples([torch.cat(evenly(seen, SAMPLES))], whole)
 
 
 def with_variants(detector: Detector, good: Sequence[ImageRegion], events: Events = SILENT) -> Detector:

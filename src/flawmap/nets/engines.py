@@ -1,7 +1,7 @@
 """What runs a network: PyTorch, ONNX Runtime or OpenVINO. Everything around the network is the same for all of them.
 
-The two others are optional. They take the network as an ONNX model in memory, run on the CPU, and are faster than
-PyTorch on batches of few patches.
+The two others are optional. They take the network as an ONNX model in memory, run on the CPU, are faster than PyTorch
+on batches of few patches, and compute in whole numbers of 8 bits.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from flawmap.nets.layers import Layers
 from flawmap.nets.onnx_model import onnx_model
 
 BATCH = 32  # patches at once on a CPU at most: more exceed its caches, and SSIM and samples need several times as much
+FEW = 8  # the same of the other engines, which gain nothing from more
 Run = Callable[[Tensor], Tensor]
 """What a network does: (N, C, P, P) patches to their reconstructions, or a part of that."""
 
@@ -60,7 +61,7 @@ class Engine(NamedTuple):
     """start: makes a function of what it is to run, and its precision. precisions: those it may have, where the
     processor does. formats: exported networks that it reads.
 
-    batch: patches that a detector gives it at once on a CPU. Engines that are quick with one take one.
+    batch: patches that a detector gives it at once on a CPU, at most.
     """
 
     start: Callable[[Any, torch.dtype], Run]
@@ -175,7 +176,7 @@ def _openvino(network: Runnable, precision: torch.dtype) -> Run:
         raise ConfigError(
             f"the engine openvino has no {name} on this processor; use --precision float32, or --engine torch"
         )
-    graph = network if isinstance(network, Graph) else Graph("onnx", onnx_model(network))
+    graph = network if isinstance(network, Graph) else Graph("onnx", onnx_model(network, fused=True))
     model = core.read_model(graph.model, graph.weights)
 
     def compiled(threads: int, shape: tuple[int, ...]) -> Any:
@@ -247,6 +248,6 @@ def runs_here(engine: str, precision: str) -> bool:
 
 ENGINES: dict[str, Engine] = {
     "torch": Engine(_torch, ("float32", "bfloat16"), BATCH),
-    "onnxruntime": Engine(_onnxruntime, ("float32", "int8"), 1, ("onnx",)),
-    "openvino": Engine(_openvino, ("float32", "bfloat16", "float16", "int8"), 1, ("onnx", "openvino")),
+    "onnxruntime": Engine(_onnxruntime, ("float32", "int8"), FEW, ("onnx",)),
+    "openvino": Engine(_openvino, ("float32", "bfloat16", "float16", "int8"), FEW, ("onnx", "openvino")),
 }

@@ -56,7 +56,7 @@ def _with_ranges(layers: Layers, samples: Sequence[Tensor]) -> Layers:
 
 def _graph(layers: Layers, form: Format) -> Graph:
     try:
-        model = onnx_model(layers)
+        model = onnx_model(layers, fused=form == "openvino")
         return Graph("onnx", model) if form == "onnx" else _openvino(model)
     except ModuleNotFoundError as error:
         raise InputError(
