@@ -149,7 +149,7 @@ def with_variants(detector: Detector, good: Sequence[ImageRegion], events: Event
         good=sum(not one.flawed for one in shown),
         flawed=sum(one.flawed for one in shown),
         compared=(),
-        ranges=_ranges(detector, shown),
+        ranges=ranges_on(detector, shown),
     )
     artifact = replace(artifact, variants=record)
     before = each(partial(looked_at, detector), shown)
@@ -179,7 +179,8 @@ def variants_here() -> list[Variant]:
     ]
 
 
-def _ranges(detector: Detector, shown: Sequence[Shown]) -> tuple[Ranges, ...]:
+def ranges_on(detector: Detector, shown: Sequence[Shown]) -> tuple[Ranges, ...]:
+    """The ranges of 8 bits of the network's parts, on patches of the good images that are shown."""
     artifact, samples = detector.artifact, samples_of(detector, shown)
     network = restored(artifact.config, artifact.weights)
     parts = whole_parts(network, samples, once=detector.scorer.encoder is not None)
