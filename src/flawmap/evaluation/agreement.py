@@ -160,7 +160,9 @@ def with_variants(detector: Detector, good: Sequence[ImageRegion], events: Event
         found = agreement(before, each(partial(looked_at, other), shown))
         compared.append(Compared(**variant._asdict(), changed=len(found.changed), largest=found.largest))
         events.progress(number, len(others), f"verdicts by {variant}")
-    return replace(detector, artifact=replace(artifact, variants=record.model_copy(update={"compared": compared})))
+    return replace(
+        detector, artifact=replace(artifact, variants=record.model_copy(update={"compared": tuple(compared)}))
+    )
 
 
 def has_variants(artifact: Artifact) -> bool:

@@ -6,10 +6,11 @@ The record is made where good images are at hand, see `evaluation.agreement`, an
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from flawmap.core.settings import Settings
-from flawmap.nets.layers import Ranges
+from pydantic import Field
+
+from flawmap.core.settings import Numbers, Settings
 from flawmap.scoring.operating_point import OperatingPoint
 
 
@@ -21,6 +22,9 @@ class Variant(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.engine} {self.precision}"
+
+
+_Ranges = Annotated[tuple[Numbers, ...], Field(strict=False)]  # `nets.layers.Ranges`, from JSON's lists
 
 
 class Compared(Settings):
@@ -50,8 +54,8 @@ class Variants(Settings):
     reference: str
     good: int
     flawed: int
-    compared: tuple[Compared, ...]
-    ranges: tuple[Ranges, ...] = ()
+    compared: tuple[Compared, ...] = Field(strict=False)
+    ranges: tuple[_Ranges, ...] = Field((), strict=False)
 
     def hold_at(self, points: Iterable[OperatingPoint]) -> bool:
         """Whether these points decide as the one did at which verdicts were compared."""
