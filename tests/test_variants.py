@@ -23,9 +23,10 @@ from flawmap.core.errors import ConfigError
 from flawmap.core.events import Events
 from flawmap.core.records import MappedInspection
 from flawmap.core.runtime import Runtime
+from flawmap.data.splits import ImageRegion
 from flawmap.data.synthetic import good_images
 from flawmap.evaluation import agreement as module
-from flawmap.evaluation.agreement import agreement, has_variants, variants_here
+from flawmap.evaluation.agreement import agreement, has_variants, variants_here, with_variants
 from flawmap.imaging.writing import write_image
 from flawmap.methods.autoencoder import build_network
 from flawmap.methods.config import Config
@@ -305,6 +306,26 @@ def test_calibration_makes_the_record_anew(made: Path, tmp_path: Path, monkeypat
     monkeypatch.delenv(SWITCH)
     assert len(candidates(artifact, Runtime("cpu"))) > 1
     assert candidates(moved, Runtime("cpu")) == ()
+
+
+def test_an_engine_that_fails_costs_no_training(
+    made: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is left out of the record, with a warning."""
+    monkeypatch.setattr(module, "PARTS", 1)
+    monkeypatch.setattr(module, "variants_here", lambda: [FLOAT32, ORT, OV])
+    plain = ENGINES["onnxruntime"]
+
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("object is not initialized")
+
+    monkeypatch.setitem(ENGINES, "onnxruntime", plain._replace(start=failing))
+    detector = Detector.load(made / "m.flawmap", Runtime("cpu", "float32"))
+    image = next((made / "new").iterdir())
+    found = with_variants(detector, [ImageRegion(image, "")]).artifact.variants
+    assert found is not None
+    assert [one.variant for one in found.compared] == [OV]
+    assert "onnxruntime float32 cannot be compared: object is not initialized" in caplog.text
 
 
 def test_other_settings_of_scoring_drop_the_record(made: Path) -> None:

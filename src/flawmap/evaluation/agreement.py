@@ -8,6 +8,7 @@ the held-out scores always meets one such image.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -37,6 +38,8 @@ from flawmap.scoring.inspection import inspected
 from flawmap.scoring.model_file import Artifact
 from flawmap.scoring.operating_point import UNDECIDED
 from flawmap.scoring.variants import Compared, Variant, Variants
+
+log = logging.getLogger(__name__)
 
 PARTS, SIDE = 12, 256  # parts of good images for the record of a model, and their side in pixels of the working scale
 FIRST_SEED = 7000  # other defects than those that weights, candidates and the self-check are judged by
@@ -156,9 +159,12 @@ def with_variants(detector: Detector, good: Sequence[ImageRegion], events: Event
     others = [variant for variant in variants_here() if variant != Variant("torch", record.reference)]
     compared = []
     for number, variant in enumerate(others, start=1):
-        other = Detector.of(artifact, Runtime("cpu", variant.precision, variant.engine))
-        found = agreement(before, each(partial(looked_at, other), shown))
-        compared.append(Compared(**variant._asdict(), changed=len(found.changed), largest=found.largest))
+        try:
+            other = Detector.of(artifact, Runtime("cpu", variant.precision, variant.engine))
+            found = agreement(before, each(partial(looked_at, other), shown))
+            compared.append(Compared(**variant._asdict(), changed=len(found.changed), largest=found.largest))
+        except (RuntimeError, ImportError) as error:  # of the engine: no reason to lose a training
+            log.warning("%s cannot be compared: %s", variant, error)
         events.progress(number, len(others), f"verdicts by {variant}")
     return replace(
         detector, artifact=replace(artifact, variants=record.model_copy(update={"compared": tuple(compared)}))

@@ -236,8 +236,10 @@ def imported_openvino() -> Any:
 
 def runs_here(engine: str, precision: str) -> bool:
     """Whether the engine is installed, and the processor is made for the precision."""
+    if precision == "bfloat16" and not has_bfloat16(torch.device("cpu")):
+        return False
     if engine == "torch":
-        return precision == "float32" or has_bfloat16(torch.device("cpu"))
+        return True
     if any(find_spec(package) is None for package in ("onnx", engine)):
         return False
     if precision == "int8":
