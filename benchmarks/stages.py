@@ -19,7 +19,7 @@ from unittest.mock import patch
 STAGES = {
     "decoding": ("imaging.codecs:_file", "imaging.codecs:_source", "imaging.raster:_values"),
     "to [0, 1]": ("imaging.reading:_converted", "scoring.detector:Detector.checked"),
-    "transfer": ("scoring.detector:Detector._layers", "scoring.detector:_array"),
+    "transfer": ("scoring.detector:Detector._layers", "scoring.detector:_pixels"),
     "cutting": ("scoring.pipeline:patch_batches",),
     "network": ("methods.autoencoder:_run",),
     "merging": ("scoring.tiling:Merger.add", "scoring.pipeline:_merged"),
@@ -33,7 +33,7 @@ STAGES = {
     "writing": ("commands.inspection_files:write_image", "commands.inspection_files:writable_folder"),
     "headers": ("commands.inspect:bytes_needed", "commands.inspect:pixels_of"),
     "listing": ("reporting.logs:InspectionLog.add", "reporting.logs:InspectionLog.__exit__"),
-    "report": ("commands.inspect:write_pages", "commands.report:_overlay"),
+    "report": ("commands.report:report", "commands.report:_overlay"),
 }
 REST = "rest"
 

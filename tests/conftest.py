@@ -11,6 +11,10 @@ from hypothesis import settings
 # busy machine. Set before anything imports torch; processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Which engine is the fastest differs from machine to machine, and with it the bits of a map; what chooses it is tested
+# by itself.
+os.environ["FLAWMAP_ENGINE_CACHE"] = "off"
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

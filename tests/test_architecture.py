@@ -111,10 +111,10 @@ def test_help_and_argument_errors_do_not_load_torch(arguments: list[str]) -> Non
 WITH_TORCH = {
     "core": {"device", "distributed"},
     "nets": {
-        *("adversarial", "autoencoder", "backbone", "export", "filters", "initialisation", "layers", "pretrained"),
-        *("resnet", "ssim", "transposed", "variational"),
+        *("adversarial", "autoencoder", "backbone", "convolution", "export", "filters", "initialisation", "layers"),
+        *("onnx_model", "pretrained", "resnet", "ssim", "transposed", "variational"),
     },
-    "evaluation": {"choice", "evidence"},
+    "evaluation": {"agreement", "choice", "evidence"},
     "commands": {
         *("demo", "export", "fleet", "fleet_file", "fleet_steps", "retrain", "train", "trials"),
     },

@@ -412,7 +412,7 @@ OPTIONS = {
     | {"WHAT", "--data", "--output", "--preset", "--minutes", "--steps", "--epochs", "--sets", "--methods", "--seeds"}
     | {"--features", "--feature-network", "--jobs", "--list", "--keep-models", "--device", "--precision"},
     "fleet": COMMON | {"STEP", "FILE", "--output", "--types", "--ray"},
-    "info": COMMON | {"MODEL"},
+    "info": COMMON | {"MODEL", "--measure"},
     "weights": COMMON | {"ACTION", "NETWORK", "--url", "--output"},
 }
 # The unit of an option's number, as its help has to say.

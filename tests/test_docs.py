@@ -86,6 +86,7 @@ SMALLER_PYTHON = ((r'"minutes": \d+', '"steps": 2, "batch": 4'),)
 QUICK = {
     "evidence.PASTED_IMAGES": 2,
     "choice.PARTS": 3,
+    "agreement.PARTS": 2,
     "selfcheck.KINDS": ("spot",),
     "selfcheck.CONTRASTS": (0.2,),
     "selfcheck.DEFECTS": 2,

@@ -34,7 +34,8 @@ from flawmap.methods.presets import preset
 from flawmap.nets.autoencoder import Autoencoder
 from flawmap.nets.engines import COMPILED, ENGINES, start_engine
 from flawmap.nets.initialisation import initialise
-from flawmap.nets.layers import all_layers, onnx_model
+from flawmap.nets.layers import all_layers, is_convolution
+from flawmap.nets.onnx_model import onnx_model
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact, save_artifact
 from flawmap.scoring.operating_point import OperatingPoint
@@ -117,15 +118,21 @@ def test_the_model_is_valid_and_says_its_shapes(patch: int, channels: int) -> No
 
 
 def test_the_model_holds_the_weights_as_they_are() -> None:
-    """Every weight and bias of encoder and decoder, bit for bit, and the layers in their order."""
+    """Every weight of encoder and decoder, bit for bit in some order, and the layers in theirs: convolutions alone, a
+    transposed one followed by what moves its pixels."""
     onnx = pytest.importorskip("onnx")
     network = initialised(settings(3))
     graph = onnx.load_from_string(onnx_model(all_layers(network))).graph
-    kept = [onnx.numpy_helper.to_array(constant) for constant in graph.initializer]
-    own = [*network.encoder.parameters(), *network.decoder.parameters()]
-    assert all(np.array_equal(a, b.detach().numpy()) for a, b in zip(kept, own, strict=True))
-    half = ["Conv", "LeakyRelu"] * 8 + ["Conv"]
-    assert [node.op_type for node in graph.node] == half + [name.replace("Conv", "ConvTranspose") for name in half]
+    constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in graph.initializer}
+    kept = [values for name, values in constants.items() if name.endswith("weight")]
+    own = [layer.weight for layer in (*network.encoder, *network.decoder) if is_convolution(layer)]
+    for a, b in zip(kept, own, strict=True):
+        assert np.array_equal(np.sort(a, axis=None), np.sort(b.detach().numpy(), axis=None))
+    kinds = [node.op_type for node in graph.node]
+    assert kinds[:17] == ["Conv", "LeakyRelu"] * 8 + ["Conv"]
+    flat, up = ["Conv", "LeakyRelu"], ["Conv", "LeakyRelu", "DepthToSpace", "Slice"]
+    first = ["Conv", "LeakyRelu", "DepthToSpace"]
+    assert kinds[17:] == [*first, *flat, *flat, *up, *flat, *up, *flat, *up, "Conv", "DepthToSpace", "Slice"]
 
 
 # ----------------------------------------------------------------------------------------------------------- agreement
@@ -185,16 +192,17 @@ def test_bits_repeat(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", OTHERS)
 def test_a_detector_gives_an_engine_its_own_batch(engine: str) -> None:
-    """One patch at a time: nothing is filled up, and bits never depend on other patches."""
+    """Few patches at a time, of an image alone: bits never depend on other images."""
     detector, shapes = detector_of(settings(), engine), []
 
     def recording(patches: Tensor) -> PatchScores:
         shapes.append(tuple(patches.shape))
         return detector.scorer.score(patches)
 
-    replace(detector, scorer=replace(detector.scorer, score=recording)).score(image_of(size=(44, 32)))
-    assert shapes == [(ENGINES[engine].batch, 1, PATCH, PATCH)] * 2
-    assert ENGINES[engine].batch == 1
+    side = PATCH + 11 * detector.config.tiling.stride
+    replace(detector, scorer=replace(detector.scorer, score=recording)).score(image_of(size=(side, PATCH)))
+    assert ENGINES[engine].batch == 8
+    assert shapes == [(6, 1, PATCH, PATCH)] * 2
 
 
 @OPENVINO
@@ -285,13 +293,25 @@ def test_the_model_file_knows_no_engine(trained: Path) -> None:
         (
             settings(),
             {"engine": "onnxruntime", "precision": "bfloat16"},
-            "the engine onnxruntime computes in float32, got the precision bfloat16; "
-            "use --precision float32, or --engine openvino",
+            "the engine onnxruntime computes in float32 or int8, got the precision bfloat16; use --precision float32, "
+            "or --engine torch or openvino",
         ),
         (
             settings(),
-            {"engine": "openvino", "precision": "float16"},
-            "precision must be auto, float32 or bfloat16, got 'float16'",
+            {"engine": "openvino", "precision": "tf32"},
+            "precision must be auto, float32 or bfloat16, got 'tf32'",
+        ),
+        (
+            settings(),
+            {"engine": "torch", "precision": "int8"},
+            "the engine torch computes in float32 or bfloat16, got the precision int8; use --precision float32, or "
+            "--engine onnxruntime or openvino",
+        ),
+        (
+            settings(),
+            {"engine": "onnxruntime", "precision": "int8"},
+            "this model knows no ranges for whole numbers of 8 bits; find them by `flawmap calibrate MODEL GOOD`, or "
+            "use --precision float32",
         ),
     ],
 )

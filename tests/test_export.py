@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from flawmap.core.errors import ArtifactError, ConfigError
 from flawmap.core.runtime import Runtime
 from flawmap.data.defects import add_flaw
 from flawmap.data.synthetic import good_images
+from flawmap.evaluation.agreement import Agreement
 from flawmap.imaging.writing import write_image
 from flawmap.methods.overrides import override
 from flawmap.methods.presets import preset
@@ -126,7 +126,6 @@ def test_an_export_keeps_its_kind_of_encoder(once: Path) -> None:
     )
 
 
-@pytest.mark.skipif(find_spec("nncf") is None, reason="needs nncf, of the extra export")
 def test_eight_bits_of_encoder_and_rest(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are smaller."""
     target = tmp_path / "small.xml"
@@ -247,11 +246,11 @@ def test_the_terminal_says_what_was_compared(made: Path, tmp_path: Path, capsys:
     given = ["export", str(made / "m.flawmap"), str(made / "flawed"), "--to", "onnx", "-o", str(tmp_path / "a.onnx")]
     assert main(given) == 0
     said = capsys.readouterr().out
-    assert "3 images: all verdicts the same" in said
+    assert "3 images, 3 pasted defects: all verdicts the same" in said
     assert "of the threshold at most, 0.001 is allowed" in said
     assert main([*given, "--most", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["images"], report["changed"], report["int8"]) == (2, [], False)
+    assert (report["images"], report["pasted"], report["changed"], report["int8"]) == (2, 2, [], False)
     assert report["largest"] <= report["bound"] == 0.001
     assert (tmp_path / "a.onnx").stat().st_size > report["size"], "the network, and the header behind it"
 
@@ -272,19 +271,28 @@ def test_a_difference_is_refused(made: Path, tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(find_spec("nncf") is None, reason="needs nncf, of the extra export")
-def test_eight_bits_are_smaller(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Post-training quantisation on the images' own patches; a bound that is not met refuses it like any other."""
-    target = tmp_path / "small.xml"
-    monkeypatch.setattr(module, "BOUND_INT8", 0.0)
-    with pytest.raises(ArtifactError, match=r"Nothing was written; export without --int8$"):
-        export(made / "m.flawmap", [made / "flawed"], "openvino", target, int8=True)
+@pytest.mark.parametrize(("form", "name"), [("onnx", "small.onnx"), ("openvino", "small.xml")])
+def test_eight_bits_are_smaller(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any, name: str
+) -> None:
+    """Post-training quantisation on the images' own patches, for both engines; a verdict that changes refuses it."""
+    target = tmp_path / name
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "agreement", lambda before, after: Agreement(("a.png",), 0.1))
+        with pytest.raises(
+            ArtifactError,
+            match=r"^the export is not the same: 1 verdicts change, first of all that of a.png. Nothing was written; "
+            r"export without --int8$",
+        ):
+            export(made / "m.flawmap", [made / "flawed"], form, target, int8=True)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(module, "_refuse", lambda report: None)  # so short a training may not bear it
-    report = export(made / "m.flawmap", [made / "flawed"], "openvino", target, int8=True)
-    assert report.int8
+    report = export(made / "m.flawmap", [made / "flawed"], form, target, int8=True)
+    assert (report.int8, report.bound) == (True, None)
     assert 0 < report.largest < 2
-    assert target.with_suffix(".bin").stat().st_size < 0.4 * (made / "m.bin").stat().st_size
+    plain, whole = read_exported(made / f"m{target.suffix}")[1], read_exported(target)[1]
+    small, large = (len(graph.model if form == "onnx" else graph.weights) for graph in (whole, plain))
+    assert small < 0.4 * large
     assert Detector.load(target).inspect(next((made / "flawed").iterdir())).score > 0
 
 
@@ -292,10 +300,6 @@ def test_eight_bits_are_smaller(made: Path, tmp_path: Path, monkeypatch: pytest.
     ("arguments", "message"),
     [
         (["m.onnx", "--to", "openvino"], "m.onnx is exported already; export from its .flawmap file"),
-        (
-            ["m.flawmap", "--to", "onnx", "--int8"],
-            "--int8 is for OpenVINO, got --to onnx; use --to openvino, or leave --int8 out",
-        ),
         (["m.flawmap", "--to", "onnx", "-o", "m.xml"], "a model exported to onnx is a .onnx file, got m.xml"),
     ],
 )

@@ -519,10 +519,10 @@ def test_the_cache_follows_the_convention(monkeypatch: pytest.MonkeyPatch, tmp_p
     """$XDG_CACHE_HOME if it is an absolute path, else ~/.cache."""
     monkeypatch.setattr(Path, "expanduser", lambda path: Path(str(path).replace("~", "/home/me")))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert weights.cache_folder() == tmp_path / "flawmap" / "weights"
+    assert weights.weights_folder() == tmp_path / "flawmap" / "weights"
     for other in ("relative", ""):
         monkeypatch.setenv("XDG_CACHE_HOME", other)
-        assert weights.cache_folder() == Path("/home/me/.cache/flawmap/weights")
+        assert weights.weights_folder() == Path("/home/me/.cache/flawmap/weights")
 
 
 def test_what_is_fetched_is_what_trainings_find(cache: Path, files: dict[FeatureName, Path], published: str) -> None:

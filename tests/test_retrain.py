@@ -18,7 +18,7 @@ from flawmap.core.errors import InputError, TrainingError
 from flawmap.core.runtime import Runtime
 from flawmap.data.index import ImageIndex
 from flawmap.data.splits import Split
-from flawmap.evaluation import selfcheck
+from flawmap.evaluation import agreement, selfcheck
 from flawmap.evaluation.selfcheck import SelfCheck, SizeRow
 from flawmap.imaging.changes import CHANGES
 from flawmap.scoring.model_file import load_artifact
@@ -47,6 +47,7 @@ def small() -> Iterator[None]:
         for name, value in (("KINDS", ("spot",)), ("CONTRASTS", (0.2,)), ("DEFECTS", 4), ("TOLERANCE_PARTS", 2)):
             patch.setattr(selfcheck, name, value)
         patch.setattr(selfcheck, "CHANGES", CHANGES[:2])
+        patch.setattr(agreement, "PARTS", 2)
         yield
 
 

@@ -16,6 +16,7 @@ from flawmap.commands.archives import score, workers_of
 from flawmap.commands.console import Output
 from flawmap.commands.decisions import calibrate, monitor
 from flawmap.commands.experiments import reproduce
+from flawmap.commands.fetching import weights
 from flawmap.commands.fleet_command import fleet
 from flawmap.commands.live import export, report, results, retrain, serve, watch
 from flawmap.commands.outputs import FLAWS_FOUND, SOME_FAILED, InspectionOutputs
@@ -307,56 +308,23 @@ app.command(short_help="Make the figures and tables of the paper again.")(reprod
 
 
 @app.command(short_help="Print what a model file says of itself.")
-def info(model: opt.Model, as_json: opt.AsJson = False, quiet: opt.Quiet = False, verbose: opt.Verbose = False) -> None:
-    """Print what a model file says of itself: settings, threshold, training, versions."""
-    out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
-    from flawmap.commands.info import info as run
-
-    out.result("info", run(model), tables.show_info)
-
-
-@app.command(short_help="List or fetch pretrained weights for methods that need them.")
-def weights(
-    action: Annotated[
-        Literal["list", "fetch"], typer.Argument(help="list: what is there; fetch: get one from the internet.")
-    ],
-    network: Annotated[
-        Literal["alexnet", "squeezenet", "resnet18"] | None, typer.Argument(help="With fetch: whose weights.")
-    ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            help=opt.help_of("With fetch: where a copy of the same file is.", otherwise="where it was published")
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help=opt.help_of("With fetch: file to write.", otherwise="where `flawmap train` looks for it"),
-        ),
-    ] = None,
+def info(
+    model: opt.Model,
+    measure: Annotated[bool, opt.switch("measure", "Measure the engines that may run it here, if not done.")] = False,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """List or fetch pretrained weights, for --method fm and cnn-dictionary.
-
-    flawmap accesses the internet only for `weights fetch`.
-    """
+    """Print what a model file says of itself: settings, threshold, training, versions; and the engine it gets here."""
     out = Output.start(as_json=as_json, quiet=quiet, verbose=verbose)
-    from flawmap.nets.weights import fetch_weights, known_weights
+    from flawmap.commands.info import info as run
 
-    fetched = None
-    if action == "fetch":
-        if network is None:
-            raise typer.BadParameter("name the network: fetch alexnet, squeezenet or resnet18", param_hint="NETWORK")
-        with out.events() as events:
-            fetched = fetch_weights(network, url=url, out=output, events=events)
-    elif network is not None or url is not None or output is not None:
-        raise typer.BadParameter("list takes no network, --url or --output", param_hint="ACTION")
-    out.result("weights", {"fetched": fetched and str(fetched), **known_weights()}, tables.show_weights)
+    with out.events() as events:
+        result = run(model, measure=measure, events=events)
+    out.result("info", result, tables.show_info)
+
+
+app.command(short_help="List or fetch pretrained weights for methods that need them.")(weights)
 
 
 def _resolved(

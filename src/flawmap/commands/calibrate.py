@@ -111,6 +111,13 @@ def _by_images(
     artifact = replace(artifact, config=override(artifact.config, {"threshold": rule}))
     artifact = artifact.with_point(before, name)  # its zone counts
     areas = [ImageRegion(sample.path, index.sha256(sample.path), group=sample.group) for sample in samples]
-    calibration = calibration_of(Detector.of(artifact.with_roi_masks(roi_masks), runtime), areas, events)
+    detector = Detector.of(artifact.with_roi_masks(roi_masks), runtime)
+    calibration = calibration_of(detector, areas, events)
     point = point_of(calibration, artifact.config.threshold, before.mask)
-    return artifact.with_point(point.model_copy(update={"zone": before.zone}), name, calibration.to_dict())
+    artifact = artifact.with_point(point.model_copy(update={"zone": before.zone}), name, calibration.to_dict())
+    if not artifact.config.check.enabled:
+        return artifact
+    from flawmap.evaluation.agreement import with_variants  # noqa: PLC0415 - a threshold by hand needs no torch
+
+    found = with_variants(replace(detector, artifact=artifact.with_roi_masks(roi_masks)), areas, events)
+    return replace(artifact, variants=found.artifact.variants)

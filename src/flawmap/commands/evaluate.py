@@ -29,6 +29,7 @@ from flawmap.reporting.evaluations import evaluated_images, evaluation_page, put
 from flawmap.reporting.logs import write_json
 from flawmap.reporting.reports import ROOM, open_shelf, write_report
 from flawmap.scoring.detector import Detector
+from flawmap.scoring.engine_choice import chosen
 from flawmap.scoring.model_file import Artifact, load_artifact, model_sha256, version_hash
 
 
@@ -61,6 +62,8 @@ def evaluate_model(
         check_installed()
         path, roi_masks = path.absolute(), roi_masks and roi_masks.absolute()
     artifact = load_artifact(model).at_point(point).with_roi_masks(roi_masks).rescored(dict(changes or {}))
+    if workers is None:
+        runtime = chosen(artifact, runtime or Runtime(), events=events)
     detector, where = _placed(artifact, runtime or Runtime(), workers)
     dataset = find_dataset(path)
     root = dataset.root.parent if dataset.root.is_file() else dataset.root  # paths in a manifest are relative to it

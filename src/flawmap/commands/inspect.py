@@ -23,6 +23,7 @@ from flawmap.imaging.reading import WHOLE_PIXELS, opened_image
 from flawmap.imaging.threads import one_opencv_thread
 from flawmap.reporting.logs import InspectionLog
 from flawmap.scoring.detector import Detector
+from flawmap.scoring.engine_choice import chosen
 from flawmap.scoring.inspection import InspectionBuilder
 from flawmap.scoring.model_file import load_artifact, model_sha256
 
@@ -79,12 +80,15 @@ def inspect(
         InputError, ConfigError, ArtifactError: before any image is looked at. OutputError: a disk that filled up.
     """
     outputs, runtime = outputs or InspectionOutputs(), runtime or Runtime()
-    detector = Detector.of(load_artifact(model).at_point(point).with_roi_masks(roi_masks), runtime)
+    artifact = load_artifact(model).at_point(point).with_roi_masks(roi_masks)
+    if outputs.threshold is None:  # at another one no verdict was compared
+        runtime = chosen(artifact, runtime, events=events)
+    detector = Detector.of(artifact, runtime)
     _check_threshold(model, detector.artifact.threshold if outputs.threshold is None else outputs.threshold)
     items = items_of(inputs, out, pages)
     run = _identity(model, detector, outputs)
     found_in = detector.artifact.calibration.get("precision", run["precision"])
-    if outputs.threshold is None and found_in != run["precision"]:
+    if outputs.threshold is None and found_in != run["precision"] and not detector.keeps_verdicts:
         events.message(f"the threshold was found in {found_in}, scores are computed in {run['precision']}")
     folder = usable_folder(out, bytes_needed(items, outputs, detector.config.images.pixel_limit))
     with InspectionLog(folder, run, resume=resume) as records:

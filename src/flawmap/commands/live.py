@@ -58,7 +58,7 @@ def export(
     ],
     to: Annotated[Literal["onnx", "openvino"], typer.Option(help="The engine's format.")],
     output: Annotated[Path | None, output_of("File to write, .onnx or .xml.", "beside the model")] = None,
-    int8: Annotated[bool, opt.switch("int8", "Compute in whole numbers of 8 bits; OpenVINO alone.")] = False,
+    int8: Annotated[bool, opt.switch("int8", "Compute in whole numbers of 8 bits.")] = False,
     most: Annotated[int, typer.Option(min=1, help="Images to compare, at most.")] = 20,
     roi_masks: opt.RoiMasksHere = None,
     as_json: opt.AsJson = False,

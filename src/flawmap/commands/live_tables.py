@@ -13,12 +13,13 @@ from flawmap.commands.tables import facts, table_of
 def show_export(console: Console, report: dict[str, Any]) -> None:
     speed = report["seconds"] / report["seconds_exported"]
     form = f"{report['format']}{', 8 bits' if report['int8'] else ''}"
+    allowed = "" if report["bound"] is None else f", {report['bound']:g} is allowed"
     facts(
         console,
         [
             ("written", f"{report['model']} ({form}, {report['size'] / 1e6:.1f} MB)"),
-            ("compared", f"{report['images']} images: all verdicts the same"),
-            ("maps", f"differ by {report['largest']:.2g} of the threshold at most, {report['bound']:g} is allowed"),
+            ("compared", f"{report['images']} images, {report['pasted']} pasted defects: all verdicts the same"),
+            ("maps", f"differ by {report['largest']:.2g} of the threshold at most{allowed}"),
             ("speed", f"{report['seconds_exported']:.3g} s an image, {speed:.2f} times as fast as torch in float32"),
         ],
     )

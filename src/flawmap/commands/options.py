@@ -37,13 +37,14 @@ Model = Annotated[Path, typer.Argument(help="Model file.")]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[
-    Literal["auto", "float32", "bfloat16"],
-    typer.Option(help="Arithmetic of the network; auto: bfloat16 where it is native."),
+    Literal["auto", "float32", "bfloat16", "float16", "int8"],
+    typer.Option(help="Arithmetic of the network; auto: bfloat16 where it is native, or see --engine."),
 ]
 Engine = Annotated[
     Literal["auto", "torch", "onnxruntime", "openvino"],
     typer.Option(
-        help="Runs the network; all but torch need flawmap[export] and the CPU. auto: torch, or the export's."
+        help="Runs the network; all but torch need flawmap[export] and the CPU. auto: the fastest that keeps the "
+        "model's verdicts (`flawmap info`), or the export's."
     ),
 ]
 Preset = Annotated[

@@ -18,6 +18,7 @@ from flawmap.data.index import ImageIndex
 from flawmap.data.layouts import find_dataset
 from flawmap.data.samples import Sample
 from flawmap.data.splits import ImageRegion, Role, Split, roles_of
+from flawmap.evaluation.agreement import with_variants
 from flawmap.evaluation.selfcheck import SelfCheck, self_check
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override
@@ -92,8 +93,12 @@ def retrain(
             f"in {larger} rows of the self-check the new model finds larger defects alone, in {smaller} smaller ones: "
             f"{model} stays as it is, the new model lies in {new}"
         )
+    variants = None
+    if artifact.config.check.enabled:
+        variants = with_variants(Detector.of(report.artifact, runtime), held_out, events).artifact.variants
     own = artifact.config.model_dump(include={"choice": True, "split": True, "check": True})
-    save_artifact(replace(report.artifact, config=override(report.artifact.config, own), check=after.to_dict()), new)
+    config = override(report.artifact.config, own)
+    save_artifact(replace(report.artifact, config=config, check=after.to_dict(), variants=variants), new)
     kept = None
     if output is None:
         kept = model.with_suffix(".before.flawmap")

@@ -207,9 +207,33 @@ def show_info(console: Console, report: dict[str, Any]) -> None:
             ),
             ("chosen", _chosen(made)),
             ("quicker", _quicker(made)),
+            ("runs here", _runs_here(report["here"])),
         ],
     )
+    _show_variants(console, report["here"], report["variants"])
     show_check(console, report["check"])
+
+
+def _runs_here(here: dict[str, Any]) -> str:
+    """The engine and precision of this machine, and since when it is known to be the fastest."""
+    known = f"measured {here['measured']}" if here["measured"] else "the first inspection measures"
+    return f"{here['engine']}, {here['precision']}" + (f" ({known})" if len(here["variants"]) > 1 else "")
+
+
+def _show_variants(console: Console, here: dict[str, Any], record: dict[str, Any] | None) -> None:
+    """What was compared with the calibration, and the times of those that this machine may take."""
+    if record is None:
+        return
+    times = here["milliseconds"] or {}
+    shown = record["good"] + record["flawed"]
+    table = table_of("engine and precision", f">verdicts changed, of {shown}", ">map differs", ">ms here, one core")
+    rows = [{"engine": "torch", "precision": record["reference"], "changed": 0, "largest": 0.0}, *record["compared"]]
+    for row in rows:
+        name = f"{row['engine']} {row['precision']}"
+        taken = times.get(name)
+        differs = f"{row['largest']:.2g} of the threshold" if row["largest"] else "calibrated with it"
+        table.add_row(name, str(row["changed"]), differs, "" if taken is None else f"{taken:.1f}")
+    console.print(table)
 
 
 def _trained(training: dict[str, Any]) -> str | None:

@@ -32,6 +32,7 @@ from flawmap.data.loading import LoadStatistics, open_patches
 from flawmap.data.patches import PatchSource
 from flawmap.data.preparation import training_set
 from flawmap.data.splits import ImageRegion, Split, split_dataset
+from flawmap.evaluation.agreement import with_variants
 from flawmap.evaluation.calibration import calibrated
 from flawmap.evaluation.selfcheck import with_self_check
 from flawmap.methods.config import Config
@@ -323,7 +324,7 @@ def _calibrated(config: Config, state: State, split: Split, provenance: dict[str
     detector = Detector.of(artifact, Runtime(config.training.device, config.training.precision))
     detector = calibrated(detector, split.train, split.validation, events=events)
     if config.check.enabled and split.validation:
-        detector = with_self_check(detector, split.validation, events)
+        detector = with_variants(with_self_check(detector, split.validation, events), split.validation, events)
     return detector.artifact
 
 

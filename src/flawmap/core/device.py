@@ -67,8 +67,8 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
-    """The context a network's forward pass runs in."""
-    if precision == torch.float32:
+    """The context a network's forward pass runs in. Other precisions than these two are an engine's own matter."""
+    if precision != torch.bfloat16:
         return nullcontext()
     return torch.autocast(device.type, dtype=precision)
 

@@ -19,6 +19,13 @@ _DIGITS = re.compile("([0-9]+)")
 _PART = f".part-{zlib.crc32(platform.node().encode()):08x}-"  # of this machine: a folder may be shared with others
 
 
+def cache_folder() -> Path:
+    """Where flawmap keeps what it can get again: flawmap in $XDG_CACHE_HOME, or in ~/.cache where that is no absolute
+    path."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path("~/.cache").expanduser()) / "flawmap"
+
+
 @contextmanager
 def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A file in `path`'s folder to write into; it takes `path`'s name once the block ends well, and vanishes otherwise.

@@ -118,3 +118,9 @@ def _pool(threads: int, cores: int) -> ThreadPoolExecutor:
     list(pool.map(lambda _: all_started.wait(), range(threads)))
     use_cores(default)  # for threads that are started later
     return pool
+
+
+def on_one_core(function: Callable[[], Result]) -> Result:
+    """The function's result, computed by torch on one core, as a thread of an `ImagePool` with many images has it."""
+    with _pool(1, 1) as pool:
+        return pool.submit(function).result()

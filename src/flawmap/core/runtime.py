@@ -11,8 +11,9 @@ from flawmap.core.errors import ConfigError
 class Runtime:
     """Where and how a model runs. Nothing of it is part of the model.
 
-    device: auto, cpu, cuda, cuda:N or mps. precision: auto, float32 or bfloat16. engine: auto, torch, onnxruntime or
-    openvino; auto: torch, or what an exported model is for. All but torch run on the CPU.
+    device: auto, cpu, cuda, cuda:N or mps. precision: auto, float32 or bfloat16; of some engines float16 or int8, too.
+    engine: auto, torch, onnxruntime or openvino; auto: torch, or what an exported model is for, or what
+    `scoring.engine_choice` finds. All but torch run on the CPU.
     """
 
     device: str = "auto"

@@ -37,7 +37,7 @@ from flawmap.nets.autoencoder import Autoencoder
 from flawmap.nets.engines import ENGINES, Run, engine_for, engine_precision, start_engine
 from flawmap.nets.initialisation import initialise
 from flawmap.nets.layer_table import reach, spacing
-from flawmap.nets.layers import Layers, all_layers, half_layers
+from flawmap.nets.layers import Layers, Ranges, all_layers, half_layers
 from flawmap.nets.variational import VariationalAutoencoder, fixed_noise
 from flawmap.nets.weights import weights_summary
 
@@ -138,7 +138,8 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
     device, precision = _where(replace(runtime, engine=engine), config)
     network = restored(config, state.tensors)
     placed = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    *encoder, rest = _layers(config, placed)
+    layers = _layers(config, placed)
+    *encoder, rest = _with_ranges(layers, state.ranges) if precision == torch.int8 else layers
     run = start_engine(engine, rest, name_of(precision))
     if "probability" in names or "features" in names:  # of torch alone
         decode = (sampled if "probability" in names else matched)(config, placed, device, precision)
@@ -158,15 +159,26 @@ def scorer(config: Config, state: State, runtime: Runtime) -> PatchScorer:
 
 def _where(runtime: Runtime, config: Config) -> tuple[torch.device, torch.dtype]:
     """The device and the precision of an engine; `auto` takes what the engine can do. ConfigError: it cannot."""
+    precision = engine_precision(runtime, beyond=beyond_engines(config))
     if runtime.engine == "torch":
         device = choose_device(runtime.device)
-        return device, choose_precision(runtime.precision, device)
-    return torch.device("cpu"), getattr(torch, engine_precision(runtime, beyond=beyond_engines(config)))
+        return device, choose_precision(precision, device)
+    return torch.device("cpu"), getattr(torch, precision)
 
 
 def _layers(config: Config, network: Autoencoder) -> tuple[Layers, ...]:
     """What an engine runs: the network, or its encoder and what follows."""
     return half_layers(network) if config.tiling.encoder == "image" else (all_layers(network),)
+
+
+def _with_ranges(parts: tuple[Layers, ...], ranges: tuple[Ranges, ...]) -> tuple[Layers, ...]:
+    """The same in whole numbers of 8 bits. ConfigError: their ranges were not found."""
+    if len(ranges) != len(parts):
+        raise ConfigError(
+            "this model knows no ranges for whole numbers of 8 bits; find them by `flawmap calibrate MODEL GOOD`, or "
+            "use --precision float32"
+        )
+    return tuple(part._replace(ranges=own) for part, own in zip(parts, ranges, strict=True))
 
 
 def restored(config: Config, tensors: dict[str, Tensor]) -> Autoencoder:

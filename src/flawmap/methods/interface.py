@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flawmap.core.arrays import Array
     from flawmap.methods.config import Config
     from flawmap.nets.engines import Graph
+    from flawmap.nets.layers import Ranges
 
 
 class Patches(Protocol):
@@ -84,7 +85,8 @@ class State:
 
     tensors: what the model file stores as weights. facts: whatever else scoring needs, as JSON's types.
     provenance: how the fit went, as JSON's types, for the model file; `training` holds its numbers. history: one row
-    for each step that was logged. graph: the network of an exported model, instead of tensors.
+    for each step that was logged. graph: the network of an exported model, instead of tensors. ranges: of its parts,
+    for whole numbers of 8 bits; empty: not found.
     """
 
     tensors: dict[str, Tensor]
@@ -92,6 +94,7 @@ class State:
     provenance: dict[str, Any] = field(default_factory=dict)
     history: tuple[Row, ...] = ()
     graph: Graph | None = None
+    ranges: tuple[Ranges, ...] = ()
 
 
 class PatchScores(NamedTuple):

@@ -1,7 +1,7 @@
 """What runs a network: PyTorch, ONNX Runtime or OpenVINO. Everything around the network is the same for all of them.
 
-The two others are optional. They take the network as an ONNX model in memory, run on the CPU, and are faster than
-PyTorch on batches of few patches.
+The two others are optional. They take the network as an ONNX model in memory, run on the CPU, are faster than PyTorch
+on batches of few patches, and compute in whole numbers of 8 bits.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union
 
 from flawmap.core.arrays import Array, as_numpy, namespace_of
 from flawmap.core.cores import own_cores
 from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.processor import has_int8
 from flawmap.core.runtime import Runtime, known_precision
 
 if TYPE_CHECKING:
     from flawmap.nets.layers import Layers
 
 BATCH = 32  # patches at once on a CPU at most: more exceed its caches, and SSIM and samples need several times as much
+FEW = 8  # the same of the other engines, which gain nothing from more
 Run = Callable[[Array], Array]
 """What a network does: (N, C, P, P) patches to their reconstructions, or a part of that."""
 
@@ -46,13 +49,14 @@ Runnable = Union["Layers", Graph]
 
 
 class Engine(NamedTuple):
-    """start: makes a function of what it is to run, and its precision. formats: exported networks
-    that it reads.
+    """start: makes a function of what it is to run, and its precision. precisions: those it may have, where the
+    processor does. formats: exported networks that it reads.
 
-    batch: patches that a detector gives it at once on a CPU. Engines that are quick with one take one.
+    batch: patches that a detector gives it at once on a CPU, at most.
     """
 
     start: Callable[[Any, str], Run]
+    precisions: tuple[str, ...]
     batch: int
     formats: tuple[str, ...] = ()
 
@@ -83,7 +87,7 @@ def refuse_engine(engine: str, method: str) -> None:
 
 
 def engine_precision(runtime: Runtime, *, beyond: str | None = None) -> str:
-    """The precision in which an engine other than torch runs a network; `auto` takes what the engine can do.
+    """The precision in which an engine runs a network; `auto` takes what the engine can do, and stays so for torch.
 
     Args:
         beyond: what the model does that torch alone does, as "the residual probability decodes samples"; None: nothing.
@@ -91,19 +95,24 @@ def engine_precision(runtime: Runtime, *, beyond: str | None = None) -> str:
         ConfigError: the engine cannot run there, in that precision, or this model.
     """
     engine, device, precision = runtime.engine, runtime.device, runtime.precision
+    own = ENGINES[engine].precisions
+    able = [name for name, other in ENGINES.items() if precision in other.precisions]
+    if able and precision not in own:
+        raise ConfigError(
+            f"the engine {engine} computes in {' or '.join(own)}, got the precision {precision}; use --precision "
+            f"{own[0]}, or --engine {' or '.join(able)}"
+        )
+    if engine == "torch":
+        return known_precision(precision)
     if device.split(":")[0] not in ("auto", "cpu"):
         raise ConfigError(
             f"the engine {engine} runs on the CPU, got the device {device}; use --device cpu, or --engine torch"
         )
     if beyond is not None:
         raise ConfigError(f"{beyond}, which the engine {engine} does not; use --engine torch")
-    if engine == "onnxruntime" and precision == "bfloat16":
-        raise ConfigError(
-            "the engine onnxruntime computes in float32, got the precision bfloat16; "
-            "use --precision float32, or --engine openvino"
-        )
-    if precision != "auto":
-        return known_precision(precision)
+    if precision in own:
+        return precision
+    known_precision(precision)
     if engine == "onnxruntime":
         return "float32"
     from flawmap.core.device import choose_device, choose_precision, name_of  # noqa: PLC0415 - torch knows the processor
@@ -149,13 +158,13 @@ def _onnxruntime(network: Runnable, precision: str) -> Run:
 
 def _openvino(network: Runnable, precision: str) -> Run:
     core = imported_openvino().Core()
-    if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    hint = _HINTS.get(precision, "f32")  # whole numbers stand in the model
+    if hint != "f32" and hint.upper() not in _capabilities(core):
         raise ConfigError(
-            "the engine openvino has no bfloat16 on this processor; use --precision float32, or --engine torch"
+            f"the engine openvino has no {precision} on this processor; use --precision float32, or --engine torch"
         )
-    graph = _graph(network)
+    graph = _graph(network, fused=True)
     model = core.read_model(graph.model, graph.weights)
-    hint = "bf16" if precision == "bfloat16" else "f32"
 
     def compiled(threads: int, shape: tuple[int, ...]) -> Any:
         """The network for one shape of batch: with a free batch size it would be slower."""
@@ -168,13 +177,21 @@ def _openvino(network: Runnable, precision: str) -> Run:
     return _compiled_once(compiled)
 
 
-def _graph(network: Runnable) -> Graph:
-    """An exported network as it is, layers as an ONNX model."""
+_HINTS = {"bfloat16": "bf16", "float16": "f16"}
+
+
+def _capabilities(core: Any) -> set[str]:
+    """What OpenVINO says of the processor, as BF16, or F16 for its FP16."""
+    return {str(name).replace("FP", "F") for name in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")}
+
+
+def _graph(network: Runnable, *, fused: bool = False) -> Graph:
+    """An exported network as it is, layers as an ONNX model; fused: see `onnx_model`."""
     if isinstance(network, Graph):
         return network
-    from flawmap.nets.layers import onnx_model  # noqa: PLC0415 - an exported network has no layers of torch
+    from flawmap.nets.onnx_model import onnx_model  # noqa: PLC0415 - an exported network has no layers of torch
 
-    return Graph("onnx", onnx_model(network))
+    return Graph("onnx", onnx_model(network, fused=fused))
 
 
 def _compiled_once(compiled: Callable[[int, tuple[int, ...]], Any]) -> Run:
@@ -195,7 +212,7 @@ def _compiled_once(compiled: Callable[[int, tuple[int, ...]], Any]) -> Run:
 
 @contextmanager
 def unreported() -> Iterator[None]:
-    """openvino and nncf, of an extra, report to their maker, unless the package that does so is not found."""
+    """openvino, of an extra, reports to its maker, unless the package that does so is not found."""
     name = "openvino_telemetry"
     hidden = name not in sys.modules  # else it is the caller's own doing
     if hidden:
@@ -213,8 +230,22 @@ def imported_openvino() -> Any:
         return import_module("openvino")
 
 
+def runs_here(engine: str, precision: str) -> bool:
+    """Whether the engine is installed, and the processor is made for the precision."""
+    if engine == "torch":
+        from flawmap.core.device import choose_device, has_bfloat16  # noqa: PLC0415 - torch knows the processor
+
+        return precision == "float32" or has_bfloat16(choose_device("cpu"))
+    if any(find_spec(package) is None for package in ("onnx", engine)):
+        return False
+    if precision == "int8":
+        return has_int8()
+    hint = _HINTS.get(precision)
+    return hint is None or hint.upper() in _capabilities(imported_openvino().Core())
+
+
 ENGINES: dict[str, Engine] = {
-    "torch": Engine(_torch, BATCH),
-    "onnxruntime": Engine(_onnxruntime, 1, ("onnx",)),
-    "openvino": Engine(_openvino, 1, ("onnx", "openvino")),
+    "torch": Engine(_torch, ("float32", "bfloat16"), BATCH),
+    "onnxruntime": Engine(_onnxruntime, ("float32", "int8"), FEW, ("onnx",)),
+    "openvino": Engine(_openvino, ("float32", "bfloat16", "float16", "int8"), FEW, ("onnx", "openvino")),
 }

@@ -1,22 +1,19 @@
-"""A trained network as a file of another engine: ONNX, OpenVINO, and OpenVINO in whole numbers of 8 bits."""
+"""A trained network as a file of another engine: ONNX or OpenVINO, in float32 or in whole numbers of 8 bits."""
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Sequence
-from contextlib import redirect_stdout
-from importlib import import_module
-from io import StringIO
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from flawmap.core.errors import ConfigError, InputError
+from flawmap.core.errors import InputError
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.nets.engines import Graph, imported_openvino, unreported
-from flawmap.nets.layers import Layers, all_layers, half_layers, onnx_model
+from flawmap.nets.engines import Graph, imported_openvino
+from flawmap.nets.layers import Layers, all_layers, half_layers, ranges_of
+from flawmap.nets.onnx_model import onnx_model
 
 Format = Literal["onnx", "openvino"]
 
@@ -35,46 +32,42 @@ def exported_graph(network: Autoencoder, form: Format, samples: Samples = NO_SAM
     """A network in evaluation mode as an engine's own files.
 
     Args:
-        samples: where there are some, the network computes in whole numbers of 8 bits, whose ranges are found on them
-            (post-training quantisation of NNCF). OpenVINO alone.
+        samples: where there are some, the network computes in whole numbers of 8 bits, whose ranges are found on them.
         once: whether an image is encoded once; the `patches` of samples are their features then.
     Raises:
-        InputError: a package of the extra is missing. ConfigError: whole numbers for another engine than OpenVINO.
+        InputError: a package of the extra is missing.
     """
-    if once:
-        encoder, decoder = half_layers(network)
-        graph = _graph(decoder, form, samples.patches)
-        return graph._replace(encoder=_graph(encoder, form, samples.images))
-    return _graph(all_layers(network), form, samples.patches)
+    encoder, rest = whole_parts(network, samples, once=once)
+    graph = _graph(rest, form)
+    return graph if encoder is None else graph._replace(encoder=_graph(encoder, form))
 
 
-def _graph(layers: Layers, form: Format, samples: Sequence[Tensor]) -> Graph:
-    if samples and form != "openvino":
-        raise ConfigError(f"--int8 is for OpenVINO, got --to {form}; use --to openvino, or leave --int8 out")
+def whole_parts(network: Autoencoder, samples: Samples, *, once: bool) -> tuple[Layers | None, Layers]:
+    """The encoder, where it sees an image once, and what follows, each with its ranges over the samples."""
+    if not once:
+        return None, _with_ranges(all_layers(network), samples.patches)
+    encoder, rest = half_layers(network)
+    return _with_ranges(encoder, samples.images), _with_ranges(rest, samples.patches)
+
+
+def _with_ranges(layers: Layers, samples: Sequence[Tensor]) -> Layers:
+    return layers._replace(ranges=ranges_of(layers, samples)) if samples else layers
+
+
+def _graph(layers: Layers, form: Format) -> Graph:
     try:
-        model = onnx_model(layers)
-        return Graph("onnx", model) if form == "onnx" else _openvino(model, samples)
+        model = onnx_model(layers, fused=form == "openvino")
+        return Graph("onnx", model) if form == "onnx" else _openvino(model)
     except ModuleNotFoundError as error:
         raise InputError(
             f"an export needs the package {error.name}, which is not installed; pip install 'flawmap[export]'"
         ) from None
 
 
-def _openvino(model: bytes, samples: Sequence[Tensor]) -> Graph:
+def _openvino(model: bytes) -> Graph:
     openvino = imported_openvino()
     read = openvino.Core().read_model(model)
-    if samples:
-        read = _quantised(read, samples)
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "network.xml"
         openvino.save_model(read, path, compress_to_fp16=False)
         return Graph("openvino", path.read_bytes(), path.with_suffix(".bin").read_bytes())
-
-
-def _quantised(model: Any, samples: Sequence[Tensor]) -> Any:
-    with unreported(), redirect_stdout(StringIO()):  # its own progress bar
-        nncf = import_module("nncf")
-        nncf.set_log_level(logging.ERROR)
-        data = nncf.Dataset([batch.contiguous().numpy() for batch in samples])
-        # Asymmetric activations, for LeakyReLU.
-        return nncf.quantize(model, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(samples))

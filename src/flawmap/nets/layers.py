@@ -1,27 +1,39 @@
-"""A network, or a part of it, as layers in a row, and the same as an ONNX model."""
+"""Layers in a row as engines take them: what goes in, what comes out, and the ranges of whole numbers of 8 bits.
+
+Engines get plain convolutions alone. A transposed one of table 1 is one, followed by a shuffle of pixels: engines have
+quick kernels for these, and in 8 bits for no others.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flawmap.nets.autoencoder import Autoencoder
 from flawmap.nets.layer_table import spacing
 
 Shape = tuple[int | str, ...]
 
-OPSET, IR_VERSION = 13, 8  # of the ONNX model: old enough for every release of both engines that is taken
+Ranges = tuple[tuple[float, float], ...]
+"""The lowest and the highest value of what goes into the first layer, then of what leaves each convolution but the
+last."""
+
+
+SHARES = tuple(step / 20 for step in range(20, 5, -1))  # of a range that are tried
+SAMPLED = 200_000  # values that the choice is made by
 
 
 class Layers(NamedTuple):
     """A network on its device, or a part of it: layers in a row. given, made: what goes in and comes out, with names
-    for the sides of any length."""
+    for the sides of any length. ranges: where an engine computes in whole numbers of 8 bits."""
 
     layers: nn.Sequential
     given: tuple[str, Shape]
     made: tuple[str, Shape]
+    ranges: Ranges | None = None
 
 
 def all_layers(network: Autoencoder) -> Layers:
@@ -54,43 +66,96 @@ def cast(network: Layers, precision: str) -> nn.Sequential:
     return network.layers
 
 
-def onnx_model(network: Layers) -> bytes:
-    """Layers as an ONNX model with their weights in float32. Training is not described."""
-    from onnx import TensorProto, helper  # noqa: PLC0415 - an extra
-
-    layers = list(network.layers)
-    names = [network.given[0], *(f"layer{number}" for number in range(1, len(layers))), network.made[0]]
-    nodes, weights = [], []
-    for layer, before, after in zip(layers, names, names[1:], strict=False):
-        node, constants = _node(layer, before, after)
-        nodes.append(node)
-        weights += constants
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (network.given, network.made)
-    ]
-    graph = helper.make_graph(nodes, "autoencoder", ends[:1], ends[1:], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    data: bytes = model.SerializeToString()
-    return data
+@torch.no_grad()
+def ranges_of(layers: Layers, samples: Sequence[Tensor]) -> Ranges:
+    """The ranges of layers in float32 over samples, batches of what goes in."""
+    *_, end = (place for place, layer in enumerate(layers.layers) if is_convolution(layer))
+    values, found = list(samples), [best_range(samples)]
+    for layer in list(layers.layers)[:end]:
+        values = [layer(batch) for batch in values]
+        if is_convolution(layer):
+            found.append(best_range(values))
+    return tuple(found)
 
 
-def _node(layer: nn.Module, before: str, after: str) -> tuple[Any, list[Any]]:
-    """ONNX's node for a layer, from the value before it to the one after it, and its constants."""
-    from onnx import helper, numpy_helper  # noqa: PLC0415 - an extra
+def best_range(values: Sequence[Tensor]) -> tuple[float, float]:
+    """The range of 8 bits that rounds values with the least mean squared error: theirs, or a part of it.
 
-    if isinstance(layer, nn.LeakyReLU):
-        return helper.make_node("LeakyRelu", [before], [after], alpha=layer.negative_slope), []
-    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)  # the networks of table 1 have no others
-    constants = [
-        numpy_helper.from_array(values.detach().float().cpu().numpy(), f"{after}.{name}")
-        for name, values in layer.named_parameters()
-    ]
-    node = helper.make_node(
-        "Conv" if isinstance(layer, nn.Conv2d) else "ConvTranspose",
-        [before, *(constant.name for constant in constants)],
-        [after],
-        kernel_shape=layer.kernel_size,
-        strides=layer.stride,
-        pads=[int(pad) for pad in layer.padding] * 2,
-    )
-    return node, constants
+    It holds 0, which padding adds (Nagel et al. 2021, arXiv:2106.08295, section 3.1). SAMPLED values are enough.
+    """
+    every = torch.cat([batch.flatten() for batch in values])
+    some = every[:: max(1, len(every) // SAMPLED)]
+    low, high = min(0.0, float(every.min())), max(0.0, float(every.max()))
+    tried = [(share * low, share * high) for share in SHARES]
+    return min(tried, key=lambda limits: float(((rounded(some, limits) - some) ** 2).mean()))
+
+
+def rounded(values: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Values as 8 bits of a range hold them."""
+    scale, zero = scale_and_zero(limits)
+    return ((values / scale).round().add(zero).clamp(0, 255) - zero) * scale
+
+
+def scale_and_zero(limits: tuple[float, float]) -> tuple[float, int]:
+    """The scale and the zero of a range of 8 bits: q stands for scale * (q - zero).
+
+    >>> scale_and_zero((-1.0, 0.275))
+    (0.005, 200)
+    """
+    low, high = limits
+    scale = max((high - low) / 255, 1e-12)
+    return scale, round(-low / scale)
+
+
+def is_convolution(layer: nn.Module) -> bool:
+    """A plain or a transposed one."""
+    return isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+
+
+@torch.no_grad()
+def plain_layers(layers: Layers) -> list[nn.Module]:
+    """The same function by plain convolutions: (N, C, H, W) to (N, O, ...), to rounding of float32.
+
+    Activations come before shuffles, as their order does not matter and fewer layers lie between two convolutions.
+    """
+    plain: list[nn.Module] = []
+    moves: list[nn.Module] = []
+    for layer in layers.layers:
+        if not is_convolution(layer):
+            plain.append(layer)
+            continue
+        plain += moves
+        convolution, moves = _plain(layer)
+        plain.append(convolution)
+    return plain + moves
+
+
+def _plain(layer: nn.Module) -> tuple[nn.Conv2d, list[nn.Module]]:
+    """A convolution of table 1 as a plain one, and what moves its pixels to their places."""
+    if isinstance(layer, nn.Conv2d):
+        return layer, []
+    assert isinstance(layer, nn.ConvTranspose2d)
+    weight, kernel, stride, padding = layer.weight, layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+    inputs, outputs = weight.shape[:2]
+    if padding == 0:  # of one pixel
+        mixed = weight.permute(1, 2, 3, 0).reshape(-1, inputs, 1, 1)
+        return _convolution(layer, mixed), [nn.PixelShuffle(kernel)]
+    if stride == 1:
+        return _convolution(layer, weight.flip(2, 3).transpose(0, 1), kernel - 1 - padding), []
+    assert (kernel, stride, padding) == (4, 2, 1)
+    # Output pixel 2i + k - 1 gets input pixel i's share k. Of input pixels p - 1 and p, output pixel 2p - 1 gets shares
+    # 2 and 0, and output pixel 2p shares 3 and 1.
+    shares = torch.tensor([[2, 0], [3, 1]])
+    both = weight[:, :, shares][..., shares]  # (I, O, row of outputs, of inputs, column of outputs, of inputs)
+    mixed = both.permute(1, 2, 4, 0, 3, 5).reshape(4 * outputs, inputs, 2, 2)
+    return _convolution(layer, mixed, 1), [nn.PixelShuffle(2), nn.ZeroPad2d(-1)]
+
+
+def _convolution(layer: nn.ConvTranspose2d, weight: Tensor, padding: int = 0) -> nn.Conv2d:
+    """weight: (M * O, I, K, K), of which M outputs in a row have one bias."""
+    assert layer.bias is not None
+    outputs, inputs, kernel, _ = weight.shape
+    plain = nn.Conv2d(inputs, outputs, kernel, padding=padding, device="meta")
+    plain.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    plain.bias = nn.Parameter(layer.bias.repeat_interleave(outputs // len(layer.bias)), requires_grad=False)
+    return plain

@@ -7,13 +7,12 @@ here before it is written. Imports neither torch nor NumPy.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawmap.core.errors import InputError
 from flawmap.core.events import SILENT, Events
-from flawmap.core.files import atomic, sha256_of, writable_folder
+from flawmap.core.files import atomic, cache_folder, sha256_of, writable_folder
 from flawmap.core.settings import FeatureName, FeatureSettings
 
 CHUNK = 1 << 20  # bytes read at once, and the unit of progress
@@ -45,10 +44,9 @@ PINNED: dict[FeatureName, Pinned] = {
 }
 
 
-def cache_folder() -> Path:
-    """Where fetched weights lie: flawmap/weights in $XDG_CACHE_HOME, or in ~/.cache where that is no absolute path."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else Path("~/.cache").expanduser()) / "flawmap" / "weights"
+def weights_folder() -> Path:
+    """Where fetched weights lie: `weights` in the cache folder."""
+    return cache_folder() / "weights"
 
 
 def weights_file(settings: FeatureSettings) -> Path:
@@ -64,7 +62,7 @@ def weights_file(settings: FeatureSettings) -> Path:
                 "another one with --set method.features.weights=FILE"
             )
         return settings.weights
-    path = cache_folder() / PINNED[settings.network].file
+    path = weights_folder() / PINNED[settings.network].file
     if not path.is_file():
         raise InputError(
             f"the pretrained weights of {settings.network} are needed, but there is no {path}; get them with "
@@ -81,7 +79,7 @@ def weights_summary(settings: FeatureSettings) -> dict[str, str]:
 
 def known_weights() -> dict[str, Any]:
     """The known files and the state of each: `absent`, `there`, or `damaged` if its digest is another."""
-    folder = cache_folder()
+    folder = weights_folder()
     rows = []
     for network, pinned in PINNED.items():
         path = folder / pinned.file
@@ -98,13 +96,13 @@ def fetch_weights(
 
     Args:
         url: where a copy of the very same file lies, https:// or file://; None: where it was published.
-        out: the file to write; None: where trainings look for it, in `cache_folder`.
+        out: the file to write; None: where trainings look for it, in `weights_folder`.
         events: receive both places before the download begins, then the progress in megabytes.
     Raises:
         InputError: the address cannot be read, or holds another file. OutputError: the file cannot be written.
     """
     pinned = PINNED[network]
-    source, target = url or pinned.url, out or cache_folder() / pinned.file
+    source, target = url or pinned.url, out or weights_folder() / pinned.file
     _checked_scheme(source)
     if target.is_dir():
         raise InputError(f"{target} is a folder, the weights are a file; name one in it: -o {target / pinned.file}")

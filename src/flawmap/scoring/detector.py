@@ -30,6 +30,7 @@ from flawmap.scoring.model_file import Artifact, load_artifact
 from flawmap.scoring.operating_point import OperatingPoint
 from flawmap.scoring.pipeline import score_rows
 from flawmap.scoring.tiling import Grid
+from flawmap.scoring.variants import Variant
 
 AUTO = Runtime()
 
@@ -71,6 +72,12 @@ class Detector:
     def precision_name(self) -> str:
         """The precision of the network's arithmetic: "float32" or "bfloat16"."""
         return self.scorer.precision
+
+    @property
+    def keeps_verdicts(self) -> bool:
+        """Whether this engine and precision are known to keep the model's verdicts."""
+        record, own = self.artifact.variants, Variant(self.runtime.engine, self.precision_name)
+        return record is not None and own in record.kept
 
     def read(self, path: Path | str) -> LoadedImage:
         """An image file as this detector wants it: (H, W, C) float32 in [0, 1] at its own size."""

@@ -27,6 +27,7 @@ from flawmap.scoring.borders import BorderProfile, border_corrected
 from flawmap.scoring.evidence import EvidenceProfile
 from flawmap.scoring.exported import SUFFIXES, check_exported, identity_of, read_exported, write_exported
 from flawmap.scoring.operating_point import OperatingPoint
+from flawmap.scoring.variants import Variants
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +59,7 @@ class Artifact:
     provenance: data summary, split, seed, steps, versions, duration. border, evidence: the border correction, and what
     turns residuals into evidence; None if it is off or not measured yet. check: what `evaluation.selfcheck` found, as
     JSON's types; None: not done. graph: the network of an exported model, whose weights are empty; None: not exported.
+    variants: which engines and precisions keep the verdicts; None: not compared.
     """
 
     config: Config
@@ -71,6 +73,7 @@ class Artifact:
     active: str = DEFAULT
     check: dict[str, Any] | None = None
     graph: Graph | None = None
+    variants: Variants | None = None
 
     @property
     def operating_point(self) -> OperatingPoint | None:
@@ -90,7 +93,8 @@ class Artifact:
 
     @property
     def state(self) -> State:
-        return State(self.weights, self.facts, graph=self.graph)
+        ranges = () if self.variants is None else self.variants.ranges
+        return State(self.weights, self.facts, graph=self.graph, ranges=ranges)
 
     def header(self) -> dict[str, Any]:
         return {
@@ -103,6 +107,7 @@ class Artifact:
             "active": self.active,
             "calibrations": self.calibrations,
             "check": self.check,
+            "variants": None if self.variants is None else self.variants.model_dump(mode="json"),
             "provenance": self.provenance,
         }
 
@@ -113,6 +118,7 @@ class Artifact:
             "threshold": self.threshold,
             "calibration": {key: value for key, value in self.calibration.items() if key != "scores"},
             "evidence": None if self.evidence is None else self.evidence.summary(),
+            "variants": None if self.variants is None else self.variants.summary(),
             "points": {name: point.summary() for name, point in self.points.items()},
         }
 
@@ -166,7 +172,7 @@ class Artifact:
 
     def rescored(self, changes: dict[str, Any]) -> Artifact:
         """The model with other settings of scoring, without all that was measured by its own: operating points, border
-        correction, evidence and self-check. No changes: as it is.
+        correction, evidence, self-check and variants. No changes: as it is.
 
         Raises:
             ConfigError: a change of the fit, or evidence or a border correction, which are measured in training.
@@ -260,8 +266,21 @@ def _artifact(path: Path, header: dict[str, Any], weights: dict[str, Tensor], gr
         border = _border(header["border"], config)
         calibrations, provenance, facts = (dict(header[key]) for key in ("calibrations", "provenance", "facts"))
         evidence = _evidence(header["evidence"], config)
+        compared = header.get("variants")  # not in files of before
+        variants = None if compared is None else Variants.model_validate(compared)
         return Artifact(
-            config, weights, points, calibrations, provenance, border, facts, evidence, active, header["check"], graph
+            config,
+            weights,
+            points,
+            calibrations,
+            provenance,
+            border,
+            facts,
+            evidence,
+            active,
+            header["check"],
+            graph,
+            variants,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: its header does not hold a model's settings ({error})") from None

@@ -24,6 +24,7 @@ from flawmap.core.runtime import Runtime
 from flawmap.imaging.codecs import read_header
 from flawmap.imaging.morphology import outline_of
 from flawmap.scoring.detector import Detector
+from flawmap.scoring.engine_choice import chosen
 from flawmap.scoring.model_file import Artifact, load_artifact, model_sha256
 from flawmap.service.store import Result, Store, new_id
 
@@ -52,7 +53,7 @@ class Model:
             raise ConfigError(
                 f"{path} has no operating point, so nothing can be decided; set one with `flawmap calibrate {path}`"
             )
-        first = Detector.of(artifact, runtime)
+        first = Detector.of(artifact, chosen(artifact, runtime, points=artifact.points.values()))
         points = {point: replace(first, artifact=artifact.at_point(point)) for point in artifact.points}
         return cls(name, path, model_sha256(path), points, artifact.active)
 
