@@ -19,7 +19,7 @@ from unittest.mock import patch
 STAGES = {
     "decoding": ("imaging.codecs:_file", "imaging.codecs:_source", "imaging.raster:_values"),
     "to [0, 1]": ("imaging.reading:_converted", "scoring.detector:Detector.checked"),
-    "transfer": ("scoring.detector:Detector._layers", "scoring.detector:_array"),
+    "transfer": ("scoring.detector:Detector._layers", "scoring.detector:_pixels"),
     "cutting": ("scoring.pipeline:patch_batches",),
     "network": ("methods.autoencoder:_run",),
     "merging": ("scoring.tiling:Merger.add", "scoring.pipeline:_merged"),
