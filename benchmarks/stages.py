@@ -33,7 +33,7 @@ STAGES = {
     "writing": ("commands.inspection_files:write_image", "commands.inspection_files:writable_folder"),
     "headers": ("commands.inspect:bytes_needed", "commands.inspect:pixels_of"),
     "listing": ("reporting.logs:InspectionLog.add", "reporting.logs:InspectionLog.__exit__"),
-    "report": ("commands.inspect:write_pages", "commands.report:_overlay"),
+    "report": ("commands.report:report", "commands.report:_overlay"),
 }
 REST = "rest"
 
