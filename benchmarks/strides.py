@@ -2,10 +2,11 @@
 
     python benchmarks/strides.py MODEL=DATA [MODEL=DATA ...] [--strides 30 32 48 64] [--json FILE]
 
-The models are those of `flawmap train`, with evidence and good images held out. For each way of tiling, evidence and
-threshold are measured anew on the good images of the model's own split, and the data set's unseen images are scored by
-them. Strides that are multiples of the encoder's spacing are taken twice: patch by patch, and with the encoder once an
-image. Seconds are those of all cores together, of an image from its file to its regions, metrics and counts included.
+The models are those of `flawmap train`, with good images held out. They map and decide as the preset `auto` does: for
+each way of tiling, evidence and threshold are measured anew on the good images of the model's own split, and the data
+set's unseen images are scored by them. Strides that are multiples of the encoder's spacing are taken twice: patch by
+patch, and with the encoder once an image. Seconds are those of all cores together, of an image from its file to its
+regions, metrics and counts included.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from flawmap.evaluation.calibration import calibrated
 from flawmap.evaluation.evaluate import evaluate, held_out_areas, located, unseen_samples
 from flawmap.methods.config import Config
 from flawmap.methods.overrides import override
+from flawmap.methods.presets import PRESETS
 from flawmap.scoring.detector import Detector
 from flawmap.scoring.model_file import Artifact, load_artifact
 
@@ -35,6 +37,8 @@ RESAMPLES = 20  # intervals are not printed
 def ways(config: Config, strides: Sequence[int]) -> Iterator[Config]:
     """The settings with each way of tiling."""
     apart = config.method.spacing(config.model.patch)
+    own = {"residual": {"smoothing": 0.0, "border_correction": False}}
+    config = override(config, {name: PRESETS["auto"][name] for name in ("evidence", "threshold")} | own)
     for stride in strides:
         yield override(config, {"tiling": {"stride": stride, "encoder": "patches"}})
         if apart is not None and stride % apart == 0:
