@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union
 from flawmap.core.arrays import Array, as_numpy, namespace_of
 from flawmap.core.cores import own_cores
 from flawmap.core.errors import ConfigError, InputError
-from flawmap.core.processor import has_int8
+from flawmap.core.processor import has_int8, held_back
 from flawmap.core.runtime import Runtime, known_precision
 
 if TYPE_CHECKING:
@@ -182,6 +182,8 @@ _HINTS = {"bfloat16": "bf16", "float16": "f16"}
 
 def _capabilities(core: Any) -> set[str]:
     """What OpenVINO says of the processor, as BF16, or F16 for its FP16."""
+    if held_back():  # it does not ask for that
+        return set()
     return {str(name).replace("FP", "F") for name in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")}
 
 
