@@ -99,8 +99,8 @@ def rounded(values: Tensor, limits: tuple[float, float]) -> Tensor:
 def scale_and_zero(limits: tuple[float, float]) -> tuple[float, int]:
     """The scale and the zero of a range of 8 bits: q stands for scale * (q - zero).
 
-    >>> scale_and_zero((-1.0, 0.275))
-    (0.005, 200)
+    >>> scale_and_zero((-31.875, 95.625))
+    (0.5, 64)
     """
     low, high = limits
     scale = max((high - low) / 255, 1e-12)
