@@ -27,16 +27,23 @@ class Convolution(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, padding)
 
     def forward(self, input: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias
-        assert bias is not None
         if input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
-        if torch.is_autocast_enabled("cpu"):
-            precision = torch.get_autocast_dtype("cpu")
-            input, weight, bias = (tensor.to(precision) for tensor in (input, weight, bias))
+        input, weight, bias = autocast_parts(self, input)
         stride, padding = self.stride[0], int(self.padding[0])
         output: Tensor = _Convolved.apply(input, weight, bias, stride, padding)  # type: ignore[no-untyped-call]
         return output
+
+
+def autocast_parts(layer: nn.Conv2d | nn.ConvTranspose2d, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What goes in, the weight and the bias, in the precision of autocast on a CPU."""
+    assert layer.bias is not None
+    parts = input, layer.weight, layer.bias
+    if not torch.is_autocast_enabled("cpu"):
+        return parts
+    precision = torch.get_autocast_dtype("cpu")
+    input, weight, bias = (tensor.to(precision) for tensor in parts)
+    return input, weight, bias
 
 
 class _Convolved(torch.autograd.Function):

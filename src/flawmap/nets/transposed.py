@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from flawmap.nets.convolution import pixels_first, pixels_last
+from flawmap.nets.convolution import autocast_parts, pixels_first, pixels_last
 
 FEW_CHANNELS = 4  # of an output; up to them one product and sixteen shifted sums beat PyTorch's kernel
 BACKWARD = torch.ops.aten.convolution_backward
@@ -29,13 +29,9 @@ class TransposedConvolution(nn.ConvTranspose2d):
         super().__init__(inputs, outputs, kernel, stride, padding)
 
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
-        weight, bias = self.weight, self.bias
-        assert bias is not None
         if input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
-        if torch.is_autocast_enabled("cpu"):
-            precision = torch.get_autocast_dtype("cpu")
-            input, weight, bias = (tensor.to(precision) for tensor in (input, weight, bias))
+        input, weight, bias = autocast_parts(self, input)
         output: Tensor = _Transposed.apply(input, weight, bias, self.stride[0], self.padding[0])  # type: ignore[no-untyped-call]
         return output
 
