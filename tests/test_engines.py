@@ -6,6 +6,7 @@ Packages are looked for without importing them: a plain `import openvino` report
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -345,6 +346,36 @@ def test_bfloat16_where_openvino_has_none(monkeypatch: pytest.MonkeyPatch) -> No
     assert message_of(lambda: detector_of(settings(), "openvino", "bfloat16"), ConfigError) == (
         "the engine openvino has no bfloat16 on this processor; use --precision float32, or --engine torch"
     )
+
+
+TWICE = """
+import gc
+import signal
+import numpy as np
+from flawmap.methods.autoencoder import build_network
+from flawmap.methods.presets import preset
+from flawmap.nets.engines import start_engine
+from flawmap.nets.layers import all_layers
+layers = all_layers(build_network(preset("paper")))
+first, second = (start_engine("openvino", layers, "float32") for _ in range(2))
+for engine in (first, second):
+    engine(np.zeros((1, 1, 128, 128), np.float32))
+del engine, first
+gc.collect()
+del second
+gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@OPENVINO
+def test_ctrl_c_after_engines_that_are_gone() -> None:
+    """OpenVINO once took the stack for signals with it: Ctrl-C was a segmentation fault."""
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 def test_onnxruntime_takes_float32_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from threading import Lock
@@ -157,7 +157,7 @@ def _onnxruntime(network: Runnable, precision: str) -> Run:
 
 
 def _openvino(network: Runnable, precision: str) -> Run:
-    core = imported_openvino().Core()
+    core = openvino_core()
     hint = _HINTS.get(precision, "f32")  # whole numbers stand in the model
     if hint != "f32" and hint.upper() not in _capabilities(core):
         raise ConfigError(
@@ -232,6 +232,20 @@ def imported_openvino() -> Any:
         return import_module("openvino")
 
 
+def openvino_core() -> Any:
+    """The one that compiles models, for as long as the process lives.
+
+    OpenVINO gives the thread a stack for signals with each, and takes it away with it: of two, the first that goes may
+    leave the thread without, and the next Ctrl-C then ends the process with a segmentation fault.
+    """
+    return _core_of(imported_openvino())
+
+
+@cache
+def _core_of(openvino: Any) -> Any:
+    return openvino.Core()
+
+
 def runs_here(engine: str, precision: str) -> bool:
     """Whether the engine is installed, and the processor is made for the precision."""
     if engine == "torch":
@@ -243,7 +257,7 @@ def runs_here(engine: str, precision: str) -> bool:
     if precision == "int8":
         return has_int8()
     hint = _HINTS.get(precision)
-    return hint is None or hint.upper() in _capabilities(imported_openvino().Core())
+    return hint is None or hint.upper() in _capabilities(openvino_core())
 
 
 ENGINES: dict[str, Engine] = {

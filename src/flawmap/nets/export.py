@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flawmap.core.errors import InputError
 from flawmap.nets.autoencoder import Autoencoder
-from flawmap.nets.engines import Graph, imported_openvino
+from flawmap.nets.engines import Graph, imported_openvino, openvino_core
 from flawmap.nets.layers import Layers, all_layers, half_layers, ranges_of
 from flawmap.nets.onnx_model import onnx_model
 
@@ -65,9 +65,8 @@ def _graph(layers: Layers, form: Format) -> Graph:
 
 
 def _openvino(model: bytes) -> Graph:
-    openvino = imported_openvino()
-    read = openvino.Core().read_model(model)
+    read = openvino_core().read_model(model)
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "network.xml"
-        openvino.save_model(read, path, compress_to_fp16=False)
+        imported_openvino().save_model(read, path, compress_to_fp16=False)
         return Graph("openvino", path.read_bytes(), path.with_suffix(".bin").read_bytes())
