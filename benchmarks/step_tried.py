@@ -1,6 +1,6 @@
 """Ways to take a training step that were tried beside flawmap's own, and are not in it.
 
-    python benchmarks/step_tried.py [--repeats 15] [--threads N] [--json FILE]
+    python benchmarks/step_tried.py [--repeats 15] [--threads N] [--no-compile] [--json FILE]
 
 `torch.compile` needs a C++ compiler on the machine, which a line PC has not: it is measured and not used. Halves of a
 batch on a thread each, with a copy of the network whose weights are the same memory, would need no product to be
@@ -10,6 +10,7 @@ flawmap's step.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,16 +77,19 @@ def halves_step(network: nn.Module, source: PatchSource, config: Config) -> Step
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = parsed(parser(__doc__), arguments)
+    options = parser(__doc__)
+    options.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="also torch.compile")
+    given = parsed(options, arguments)
     changes = {"model": {"channels": 1}, "method": {"latent": 500}, "training": {"batch": BATCH}}
     config = override(preset("fast"), changes)
     source = PatchSource(map(TrainingImage, good_images("fibres", IMAGES, SIZE, SEED)), config.model.patch)
     keep_freed_memory()
     works = {
         "flawmap": flawmap_step(initialised(config, source), source, config),
-        "compiled": compiled_step(initialised(config, source), source, config),
         "a thread for each half": halves_step(initialised(config, source), source, config),
     }
+    if given.compile:
+        works["compiled"] = compiled_step(initialised(config, source), source, config)
     report(medians("step", f"{BATCH} patches", works, given.repeats), given)
     return 0
 

@@ -39,12 +39,13 @@ SMALL: dict[str, list[str]] = {
     "disk": ["--repeats", "1", "--images", "4", "--size", "100x90", "--patch", "32"],
     "engines": ["--repeats", "1", "--patch", "32", "--latent", "4"],
     "folder": ["--images", "3", "--side", "128"],
-    "gpu": ["--device", "cpu", "--quick", "--compile", "no", "--minutes", "5"],
+    "gpu": ["--device", "cpu", "--quick", "--compile", "no", "--minutes", "60"],
     "inspection": ["--repeats", "1", "--images", "2", "--size", "200x140"],
     "latency": ["--repeats", "1", "--seconds", "0", "--stages", "1", "--size", "200x140"],
     "losses": ["--repeats", "1"],
     "metrics": ["--repeats", "1", "--maps", "8", "--size", "120x90"],
     "step": ["--repeats", "1", "--losses", "2"],
+    "step_tried": ["--repeats", "1", "--no-compile"],
 }
 ABSENT = ("CUDA graphs need CUDA", "not compiled", "the package fused_ssim", "left out: ")
 CONSTANTS: dict[str, dict[str, Any]] = {
@@ -52,6 +53,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     "latency": {"GOOD_SIDE": 128, "WAYS": {"once": {"encoder": "image", "stride": 64}}, "THREADS": (1,)},
     "losses": {"SHAPES": ((1, 1, 24, 24), (1, 3, 24, 24))},
     "step": {"SIZE": (150, 140)},
+    "step_tried": {"SIZE": (150, 140)},
 }
 
 
