@@ -179,6 +179,7 @@ def run_command(command: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a page has dozens of commands
 @pytest.mark.parametrize(
     "page", [pytest.param(page, marks=pytest.mark.cluster if page == "docs/scale.md" else ()) for page in RUN]
 )
