@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +63,7 @@ def halves_step(network: nn.Module, source: PatchSource, config: Config) -> Step
         return float(loss.detach())
 
     def step() -> float:
-        batch = stepper.on_device(torch.from_numpy(source.sample(BATCH, np.random.default_rng(SEED))))
+        batch = stepper.on_device(stepper.batch(0))
         total = sum(threads.map(half, range(HALVES), torch.chunk(batch, HALVES)))
         for other in networks[1:]:
             for mine, theirs in zip(first.parameters(), other.parameters(), strict=True):
