@@ -20,6 +20,7 @@ from samples import TINY, trained, write_cloth, write_flawed
 
 pytest.importorskip("ray.data", reason="needs the extra ray")
 
+from flawmap.cluster import parts
 from flawmap.cluster.archive import ArchiveOutputs, score_archive
 from flawmap.cluster.parts import COLUMNS, part_files, read_scores
 from flawmap.cluster.sources import sources_of
@@ -102,6 +103,17 @@ def test_resumes_with_what_is_missing(ray_started: None, model: Path, images: Pa
         score_archive(model, [images], tmp_path, runtime=PLAIN, workers=ONE, outputs=ArchiveOutputs(threshold=0.5))
     with pytest.raises(ConfigError, match="holds scores by another model or other settings: inputs was"):
         score_archive(model, [str(first)], tmp_path, runtime=PLAIN, workers=ONE)
+
+
+def test_a_part_waits_from_its_first_row_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that a cluster takes to start does not count: no part of a single row comes of it."""
+    now = 100.0
+    monkeypatch.setattr(parts.time, "monotonic", lambda: now)
+    written = parts.Parts(tmp_path)
+    for now, expected in ((1000.0, 0), (1029.0, 0), (1030.0, 1), (2000.0, 1), (2029.0, 1), (2031.0, 2)):  # noqa: B007
+        written.add({"path": str(now)})
+        assert len(part_files(tmp_path)) == expected, now
+    assert [read_scores(tmp_path, ["path"]).num_rows, parts.SECONDS] == [6, 30]
 
 
 def test_duplicates_are_skipped(ray_started: None, model: Path, images: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ PLAIN = Runtime("cpu", "float32")
 ONE = Workers(actors=1)
 QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 """A node is dead after so long, instead of half a minute."""
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(150), pytest.mark.filterwarnings("ignore")]  # Ray's own
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]  # Ray's own
 ray.cloudpickle.register_pickle_by_value(faulty)  # workers do not see the folder of the tests
 
 
@@ -84,7 +84,7 @@ def check_scored(found: dict[str, dict[str, Any]], images: Path, detector: Detec
         assert row["error"] is None
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """What a condition gives once it gives something."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -188,6 +188,13 @@ def test_the_line_is_followed_and_a_lost_connection_comes_back(made: Path, tmp_p
         page.wait_for_function("window.flawmap.active?.mask")
         assert "from the line" in page.inner_text("#results")
     page.wait_for_function("document.getElementById('connection').textContent.startsWith('connection lost')")
+    page.select_option("#filter", index=1)
+    page.wait_for_selector("#problems li")
+    page.click(".export >> nth=0")
+    page.wait_for_selector("#problems li:nth-child(2)")
+    silent = "The service does not answer; check that it runs, and try again."
+    assert page.locator("#problems li").all_inner_texts() == [silent, silent]
+    page.select_option("#filter", index=0)
     with serving(made, tmp_path, int(address.rsplit(":", 1)[1])):
         page.wait_for_function("document.getElementById('connection').textContent === 'connected'")
         httpx.post(f"{address}/v1/inspect", params={"name": "afterwards"}, content=content)

@@ -24,7 +24,7 @@ from flawmap.core.files import atomic, clean_stale_parts
 
 RUN, LOCK = "run.json", ".lock"
 ROWS, SECONDS = 1000, 30.0
-"""A part is written after so many rows, or so much time: what a crash can cost."""
+"""A part is written after so many rows, or so long after its first row: what a crash can cost."""
 
 REGION = pyarrow.struct(
     [
@@ -60,11 +60,13 @@ class Parts:
     """Takes rows and writes them as parts. folder: made already."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._rows, self._since = folder, list[Mapping[str, Any]](), time.monotonic()
+        self._folder, self._rows, self._since = folder, list[Mapping[str, Any]](), 0.0
         self._next = max((_number(path) for path in part_files(folder)), default=-1) + 1
 
     def add(self, row: Mapping[str, Any]) -> None:
         """A row with the fields of COLUMNS; it is on the disk once its part is written. OutputError: a full disk."""
+        if not self._rows:
+            self._since = time.monotonic()
         self._rows.append(row)
         if len(self._rows) >= ROWS or time.monotonic() - self._since >= SECONDS:
             self.write()
@@ -75,7 +77,6 @@ class Parts:
             with atomic(self._folder / f"part-{self._next:06d}.parquet", durable=True) as file:
                 parquet.write_table(pyarrow.Table.from_pylist(self._rows, COLUMNS), file)
             self._rows, self._next = [], self._next + 1
-        self._since = time.monotonic()
 
 
 def part_files(folder: Path) -> list[Path]:

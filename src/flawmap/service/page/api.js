@@ -1,16 +1,20 @@
 // The service's interface. The token, if it asks for one, is kept for this tab alone.
+import { say } from "./words.js";
+
 let askForToken = async () => null;
 
 export function onTokenWanted(ask) {
   askForToken = ask;
 }
 
-/** A request; asks for the token once where it is wanted. Throws an Error with the service's own sentence. */
+/** A request; asks for the token once where it is wanted. Throws an Error with the service's own sentence, or that it is silent. */
 export async function request(place, options = {}) {
   for (;;) {
     const token = sessionStorage.getItem("token");
     const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
-    const answer = await fetch(place, { ...options, headers });
+    const answer = await fetch(place, { ...options, headers }).catch(() => {
+      throw new Error(say().silent);
+    });
     if (answer.ok) return answer;
     if (answer.status === 401) {
       const given = await askForToken();

@@ -29,12 +29,7 @@ async function start() {
   speak(kept);
   document.documentElement.dataset.theme = localStorage.getItem("theme") ?? "";
   setPanes(1);
-  try {
-    state.models = await json("/v1/models");
-  } catch (error) {
-    problem(error.message);
-    return;
-  }
+  state.models = await json("/v1/models");
   $("model").replaceChildren(...state.models.map(({ name }) => new Option(name, name)));
   fillPoints();
   await load();
@@ -61,6 +56,15 @@ function problem(text) {
   line.textContent = text;
   $("problems").append(line);
 }
+
+/** An action of the page; what fails in it stands in the list of problems. */
+const telling = (action) => async (...given) => {
+  try {
+    await action(...given);
+  } catch (error) {
+    problem(error.message);
+  }
+};
 
 // -------------------------------------------------------------------------------------------------------------- list
 
@@ -307,8 +311,8 @@ async function filesOf(data) {
 // ------------------------------------------------------------------------------------------------------------- rest
 
 $("model").onchange = fillPoints;
-$("filter").onchange = () => load();
-$("more").onclick = () => load(state.results.at(-1)?.id);
+$("filter").onchange = telling(() => load());
+$("more").onclick = telling(() => load(state.results.at(-1)?.id));
 $("opacity").oninput = () => redraw((pane) => (pane.opacity = $("opacity").value / 100));
 $("outlines").onchange = () => redraw((pane) => (pane.outlines = $("outlines").checked));
 $("zoom-in").onclick = () => state.active?.zoom(1.25);
@@ -335,7 +339,7 @@ $("card-open").onclick = () => {
   $("card").showModal();
 };
 for (const button of document.querySelectorAll(".export"))
-  button.onclick = async () => {
+  button.onclick = telling(async () => {
     const form = button.dataset.form;
     const filter = $("filter").value;
     const content = await (await request(`/v1/export?to=${form}${filter ? `&${filter}` : ""}`)).blob();
@@ -344,7 +348,7 @@ for (const button of document.querySelectorAll(".export"))
     link.download = `results.${form === "coco" ? "json" : form}`;
     link.click();
     URL.revokeObjectURL(link.href);
-  };
+  });
 
 function redraw(change) {
   for (const pane of state.panes) {
@@ -354,4 +358,4 @@ function redraw(change) {
 }
 
 window.flawmap = state; // for tests, and for whoever is curious
-start();
+telling(start)();
