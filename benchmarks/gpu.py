@@ -271,8 +271,8 @@ def record(
         row.note = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     if bench.compiling:
         torch._dynamo.reset()
-    gc.collect()
     if cuda:
+        gc.collect()
         with suppress(RuntimeError):  # the error that broke the row may come up again
             torch.cuda.set_stream(torch.cuda.default_stream(bench.where))  # a capture that failed leaves its own
             torch.cuda.empty_cache()

@@ -110,7 +110,7 @@ def test_a_part_waits_from_its_first_row_on(tmp_path: Path, monkeypatch: pytest.
     now = 100.0
     monkeypatch.setattr(parts.time, "monotonic", lambda: now)
     written = parts.Parts(tmp_path)
-    for now, expected in ((1000.0, 0), (1029.0, 0), (1030.0, 1), (2000.0, 1), (2029.0, 1), (2031.0, 2)):  # noqa: B007
+    for now, expected in ((1000.0, 0), (1029.0, 0), (1030.0, 1), (2000.0, 1), (2029.0, 1), (2031.0, 2)):
         written.add({"path": str(now)})
         assert len(part_files(tmp_path)) == expected, now
     assert [read_scores(tmp_path, ["path"]).num_rows, parts.SECONDS] == [6, 30]

@@ -37,7 +37,7 @@ def loaded(name: str) -> Iterator[ModuleType]:
 
 SMALL: dict[str, list[str]] = {
     "disk": ["--repeats", "1", "--images", "4", "--size", "100x90", "--patch", "32"],
-    "engines": ["--repeats", "1", "--patch", "32", "--latent", "4"],
+    "engines": ["--repeats", "1", "--patch", "32", "--latent", "4", "--size", "160x100"],
     "folder": ["--images", "3", "--side", "128"],
     "gpu": ["--device", "cpu", "--quick", "--compile", "no", "--minutes", "60"],
     "inspection": ["--repeats", "1", "--images", "2", "--size", "200x140"],

@@ -84,14 +84,26 @@ SMALLER_TOML = ((r"training.minutes = \d+", "training = { steps = 2, batch = 4 }
 SMALLER_PYTHON = ((r'"minutes": \d+', '"steps": 2, "batch": 4'),)
 
 QUICK = {
-    "evidence.PASTED_IMAGES": 2,
-    "choice.PARTS": 3,
-    "agreement.PARTS": 2,
-    "selfcheck.KINDS": ("spot",),
-    "selfcheck.CONTRASTS": (0.2,),
-    "selfcheck.DEFECTS": 2,
-    "selfcheck.TOLERANCE_PARTS": 2,
+    "evaluation.evidence.PASTED_IMAGES": 2,
+    "evaluation.choice.PARTS": 3,
+    "evaluation.agreement.PARTS": 2,
+    "evaluation.selfcheck.KINDS": ("spot",),
+    "evaluation.selfcheck.CONTRASTS": (0.2,),
+    "evaluation.selfcheck.DEFECTS": 2,
+    "evaluation.selfcheck.TOLERANCE_PARTS": 2,
+    "commands.train.VALIDATION_PATCHES": 8,
+    "methods.gradient.INIT_PATCHES": 16,
+    "methods.mixture.PATCHES": 4,
+    "methods.mixture.ROUNDS": 2,
 }
+FEWER: dict[str, dict[str, Any]] = {
+    "choice": {
+        "candidates": ("method.name=ssim", "method.name=gmm tiling.stride=96"),
+        "quicker": ("tiling.stride=60",),
+    },
+    "tiling": {"stride": 64},
+}
+"""What the preset `auto` tries, and how many patches it scores; tests/test_choice.py sees all of it."""
 
 JSON_FILES = ("measured/metrics.json", "drift/monitor.json")
 
@@ -151,11 +163,11 @@ SHELL = [(block, command) for block in ALL_BLOCKS if block.language == "sh" for 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer patches where a training looks at many whatever its budget."""
-    monkeypatch.setattr("flawmap.commands.train.VALIDATION_PATCHES", 8)
-    monkeypatch.setattr("flawmap.methods.gradient.INIT_PATCHES", 16)
+    """Less work where a training does much whatever its budget."""
     for name, value in QUICK.items():
-        monkeypatch.setattr(f"flawmap.evaluation.{name}", value)
+        monkeypatch.setattr(f"flawmap.{name}", value)
+    for section, changed in FEWER.items():
+        monkeypatch.setitem(presets.PRESETS["auto"], section, presets.PRESETS["auto"][section] | changed)
 
 
 @pytest.fixture
