@@ -2,12 +2,13 @@
 
     python benchmarks/inspection.py [--repeats 7] [--threads N] [--images 8] [--model FILE --data FOLDER] [--json FILE]
 
-Without a model, one of table 1 with 500 latent dimensions is initialised on fibres like NanoTWICE's: how long it takes
-does not depend on the weights. The image has 1024 x 696 pixels, the stride is 30: 620 patches. The plain script is the
-obvious one: patches one by one through the network in contiguous float32, added up where they overlap, SSIM by grouped
-convolutions, one grey opening, a threshold. "times" is how many times as fast as the first row of the case. Floor: the
-network's operations at the rate of this machine's largest product of matrices in the same numbers, measured beside it.
-The folder goes through `flawmap inspect`, with masks and overlays; its milliseconds are of one image.
+Without a model, one of table 1 with 500 latent dimensions is initialised on fibres like NanoTWICE's: how long it
+takes does not depend on the weights. The image has 1024 x 696 pixels, the stride is 30 where a row names no other:
+620 patches. What wider strides cost in quality, strides.py tells. The plain script is the obvious one: patches one by
+one through the network in contiguous float32, added up where they overlap, SSIM by grouped convolutions, one grey
+opening, a threshold. "times" is how many times as fast as the first row of the case. Floor: the network's operations
+at the rate of this machine's largest product of matrices in the same numbers, measured beside it. The folder goes
+through `flawmap inspect`, with masks and overlays; its milliseconds are of one image.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +51,12 @@ CHANGES = {
     "method": {"latent": LATENT},
     "tiling": {"stride": STRIDE},
     "residual": {"ssim": {"constants": "wang"}},
+}
+WAYS: dict[str, dict[str, Any]] = {
+    "": {},
+    "stride 44": {"stride": 44},
+    "stride 60": {"stride": 60},
+    "encoder once, stride 64": {"stride": 64, "encoder": "image"},
 }
 SIDES = (128, 256, 512)  # of small images, for their latency
 PRODUCT = 2048  # side of the matrices whose product gives the rate
@@ -130,19 +139,19 @@ def whole_image(detector: Detector, path: Path, repeats: int) -> list[Row]:
     own = build_network(detector.config)
     own.load_state_dict(detector.artifact.weights)
     network = step.plain_copy(own)
-    exact = Detector.of(detector.artifact, Runtime("cpu", "float32"))
-    works: dict[str, Callable[[], object]] = {
-        "patch by patch, float32": lambda: by_patches(network, detector, path),
-        "flawmap, float32": lambda: exact.inspect(path),
-    }
-    if detector.scorer.precision != "float32":
-        works["flawmap"] = lambda: detector.inspect(path)
+    works: dict[str, Callable[[], object]] = {"patch by patch, float32": lambda: by_patches(network, detector, path)}
+    own_precision = str(detector.scorer.precision).removeprefix("torch.")
+    for precision in dict.fromkeys(("float32", own_precision)):
+        for name, tiling in WAYS.items():
+            config = override(detector.config, {"tiling": tiling})
+            other = Detector.of(replace(detector.artifact, config=config), Runtime("cpu", precision))
+            works[", ".join(filter(None, ("flawmap", precision, name)))] = partial(other.inspect, path)
     rows = medians("inspection", "file to mask", works, repeats, warm=1)
     image = detector.read(path).pixels
     count = len(Grid(detector.config.model.patch, detector.config.tiling.stride).positions(image.shape[:2]))
     needed = count * operations(network, detector.config.model.patch)
     floor = 1e3 * needed / rate(detector.scorer.precision)
-    rows[-1].figures = {"patches": count, "GFLOP": needed / 1e9, "floor ms": floor}
+    rows[-len(WAYS)].figures = {"patches": count, "GFLOP": needed / 1e9, "floor ms": floor}
     return rows
 
 
