@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from flawmap.methods.config import method_type
 from flawmap.methods.presets import PRESETS
+from flawmap.methods.settings import AdversarialSettings
 from paper.sets import FABRICS
 
 LITERATURE = "literature"
@@ -29,7 +31,6 @@ best, and a training that stays there is a result. The others' learning rate of 
 CALM: dict[str, Any] = {"training": {"learning_rate": 3e-4}}
 """Two networks on faint texture: with the others' rate of 1e-3 all three trainings of fabric 03 diverged after 440 to
 1,100 updates; this is what the error then advises."""
-ADVERSARIAL = ("anogan", "bigan", "l1-adversarial")
 LATENT = {
     name: {**AS_IT_IS, "residual": {"name": name}} for name in ("kl", "euclidean", "bhattacharyya", "relative_kl")
 }
@@ -99,7 +100,7 @@ def _own(method: str, set_name: str) -> Mapping[str, Any]:
     """What a method needs on a data set, by its authors or to be trained at all."""
     if method == "vae" and set_name in FABRICS:
         return COLLAPSING
-    if method in ADVERSARIAL and set_name in FABRICS:
+    if issubclass(method_type(method), AdversarialSettings) and set_name in FABRICS:
         return CALM
     return DARKEST if method == "sparse-dictionary" and set_name == "nanotwice" else {}
 
