@@ -283,6 +283,14 @@ def test_real_weights_see_a_flaw_that_is_as_bright_as_cloth(real_data: Path) -> 
         assert detector.score(image)[56:72, 56:72].min() > 1.2 * good.max()
 
 
+def test_how_many_words_unless_told() -> None:
+    """A coreset has more than a dictionary of means, and neither more than the regions that it comes from."""
+    for measure, count in (("dictionary", 1000), ("nearest", 4000), ("gaussian", 1000)):
+        assert FeatureDictionarySettings(measure=measure).word_count == count  # type: ignore[arg-type]
+    assert FeatureDictionarySettings(measure="nearest", samples=1500).word_count == 1500
+    assert FeatureDictionarySettings(measure="nearest", words=7).word_count == 7
+
+
 # -------------------------------------------------------------------------------------------------------------- errors
 
 

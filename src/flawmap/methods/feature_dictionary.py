@@ -16,7 +16,8 @@ told defects pasted into good images of nanofibres best, of 16, 32 and 64.
 Two later measures compare the same vectors, in units of each layer's mean sum:
 
 - `nearest`, the distance to the nearest of a greedy coreset of good vectors (PatchCore). Ours: main components first,
-  and no other weight for a whole image.
+  and no other weight for a whole image. A fifth of the vectors is kept, where theirs are 1 to 25 %: with 4000 of 20,000
+  it told defects pasted into good images of nanofibres better than with 1000.
 - `gaussian`, the Mahalanobis distance to one Gaussian of all good vectors, without main components: where good
   material hardly varies, flaws are seen best (Rippel et al.).
 
@@ -150,7 +151,7 @@ def dictionary(values: Floats, settings: FeatureDictionarySettings, seed: int) -
     main = values @ basis.T
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different regions than words
-        found = KMeans(min(settings.words, len(main)), n_init=1, random_state=seed).fit(main)
+        found = KMeans(min(settings.word_count, len(main)), n_init=1, random_state=seed).fit(main)
     return basis, found.cluster_centers_
 
 
@@ -158,7 +159,7 @@ def nearest(values: Floats, settings: FeatureDictionarySettings, seed: int) -> t
     """Main components, and a coreset as words. values: (n, D), centred. Returns (M, D) and (K, M)."""
     basis = _main_components(values, settings)
     main = values @ basis.T
-    return basis, main[coreset(main, min(settings.words, len(main)))]
+    return basis, main[coreset(main, min(settings.word_count, len(main)))]
 
 
 def gaussian(values: Floats, settings: FeatureDictionarySettings, seed: int) -> tuple[Floats, Floats]:
