@@ -44,7 +44,14 @@ from flawmap.scoring.model_file import DEFAULT, Artifact, load_artifact
 from flawmap.scoring.operating_point import OperatingPoint
 
 CPU = Runtime(device="cpu", precision="float32")
-SMALL: dict[str, Any] = {"name": "cnn-dictionary", "region": 16, "words": 40, "neighbours": 3, "samples": 1000}
+SMALL: dict[str, Any] = {
+    "name": "cnn-dictionary",
+    "region": 16,
+    "words": 40,
+    "coreset": 50,
+    "neighbours": 3,
+    "samples": 1000,
+}
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +146,8 @@ def test_distances_are_those_of_scikit_learn(weights: dict[FeatureName, Path], m
     main = (vectors.double() - found.mean) @ found.basis.double().T
     expected, _ = NearestNeighbors(n_neighbors=neighbours).fit(found.words.double()).kneighbors(main)
     np.testing.assert_allclose(distances(vectors, found, neighbours), expected.mean(1), rtol=1e-3)
-    assert state.facts == {"regions": 1000, "dimensions": len(found.basis), "words": 40}
+    assert state.facts == {"regions": 1000, "dimensions": len(found.basis), "words": len(found.words)}
+    assert len(found.words) == {"dictionary": 40, "nearest": 50}[measure]
     assert 1 < len(found.basis) < 384
 
 
@@ -176,7 +184,7 @@ def test_a_coreset_takes_what_is_farthest() -> None:
 def test_repeated_values_give_fewer_words_and_no_warning() -> None:
     """A material of a few different regions: words may repeat."""
     values = np.repeat(np.eye(4), 50, axis=0) - 0.25
-    settings = FeatureDictionarySettings(words=30)
+    settings = FeatureDictionarySettings(words=30, coreset=30)
     for name in ("dictionary", "nearest"):
         basis, words = MEASURES[name](values, settings, 0)
         assert len(words) == 30
@@ -281,14 +289,6 @@ def test_real_weights_see_a_flaw_that_is_as_bright_as_cloth(real_data: Path) -> 
         shuffled = np.random.default_rng(0).permutation(image[48:80, 48:80].ravel())
         image[48:80, 48:80] = shuffled.reshape(32, 32, 1)
         assert detector.score(image)[56:72, 56:72].min() > 1.2 * good.max()
-
-
-def test_how_many_words_unless_told() -> None:
-    """A coreset has more than a dictionary of means, and neither more than the regions that it comes from."""
-    for measure, count in (("dictionary", 1000), ("nearest", 4000), ("gaussian", 1000)):
-        assert FeatureDictionarySettings(measure=measure).word_count == count  # type: ignore[arg-type]
-    assert FeatureDictionarySettings(measure="nearest", samples=1500).word_count == 1500
-    assert FeatureDictionarySettings(measure="nearest", words=7).word_count == 7
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

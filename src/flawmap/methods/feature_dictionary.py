@@ -151,7 +151,7 @@ def dictionary(values: Floats, settings: FeatureDictionarySettings, seed: int) -
     main = values @ basis.T
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different regions than words
-        found = KMeans(min(settings.word_count, len(main)), n_init=1, random_state=seed).fit(main)
+        found = KMeans(min(settings.words, len(main)), n_init=1, random_state=seed).fit(main)
     return basis, found.cluster_centers_
 
 
@@ -159,7 +159,7 @@ def nearest(values: Floats, settings: FeatureDictionarySettings, seed: int) -> t
     """Main components, and a coreset as words. values: (n, D), centred. Returns (M, D) and (K, M)."""
     basis = _main_components(values, settings)
     main = values @ basis.T
-    return basis, main[coreset(main, min(settings.word_count, len(main)))]
+    return basis, main[coreset(main, min(settings.coreset, len(main)))]
 
 
 def gaussian(values: Floats, settings: FeatureDictionarySettings, seed: int) -> tuple[Floats, Floats]:

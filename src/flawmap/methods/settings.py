@@ -174,7 +174,8 @@ class FeatureDictionarySettings(MethodSettings):
     region: Literal[16, 32, 64, 128] = 16  # side over which features are averaged, pixels
     measure: Literal["dictionary", "nearest", "gaussian"] = "dictionary"
     variance: float = Field(0.95, gt=0, lt=1)  # share that the main components keep; not for gaussian
-    words: int | None = Field(None, gt=0)  # none: 1000 of the dictionary, 4000 of the coreset
+    words: int = Field(1000, gt=0)  # of the dictionary
+    coreset: int = Field(4000, gt=0)  # words for nearest, where there are as many samples
     neighbours: int = Field(5, gt=0)  # m: nearest words whose distances are averaged; for dictionary
     samples: int = Field(20_000, ge=1000)  # regions that it is fitted to
 
@@ -186,17 +187,12 @@ class FeatureDictionarySettings(MethodSettings):
             raise ValueError(f"{self.features.network} has the layers {', '.join(known)}, got {unknown[0]}")
         if len(set(self.layers)) < len(self.layers):
             raise ValueError(f"layers must name each layer once, got {', '.join(self.layers)}")
-        if not self.neighbours <= self.word_count <= self.samples:
+        if not self.neighbours <= self.words <= self.samples:
             raise ValueError(
                 "neighbours must not exceed words, nor words the samples, got "
-                f"{self.neighbours}, {self.word_count} and {self.samples}"
+                f"{self.neighbours}, {self.words} and {self.samples}"
             )
         return self
-
-    @property
-    def word_count(self) -> int:
-        """How many words are asked for."""
-        return self.words or min(4000 if self.measure == "nearest" else 1000, self.samples)
 
     @property
     def read_layers(self) -> tuple[str, ...]:
