@@ -431,5 +431,5 @@ def test_a_model_scores_as_if_it_had_been_fitted_with_the_other_settings() -> No
 def test_what_only_training_can_change_is_refused(changes: dict[str, Any], message: str) -> None:
     """The exact texts."""
     with pytest.raises(ConfigError) as caught:
-        measured_model("kl").rescored(changes)
+        measured_model("kl").rescored(changes).complete()
     assert str(caught.value) == message

@@ -55,13 +55,13 @@ def evaluate_model(
         changes: other settings of scoring, such as the residual; the model's threshold then does not count.
         workers: detectors on Ray that score; all machines have the data set in the same place. None: this process.
     Raises:
-        ConfigError: the changes are none of scoring, see `Artifact.rescored`, the engine cannot run the model, or the
-            cluster cannot run the detectors. InputError: Ray is not installed, or the set has no image for this.
+        ConfigError: the changes are none of scoring, or ask for what training measures, the engine cannot run the
+            model, or the cluster the detectors. InputError: Ray is not installed, or the set has no image for this.
     """
     if workers is not None:
         check_installed()
         path, roi_masks = path.absolute(), roi_masks and roi_masks.absolute()
-    artifact = load_artifact(model).at_point(point).with_roi_masks(roi_masks).rescored(dict(changes or {}))
+    artifact = load_artifact(model).at_point(point).with_roi_masks(roi_masks).rescored(dict(changes or {})).complete()
     if workers is None:
         runtime = chosen(artifact, runtime or Runtime(), events=events)
     detector, where = _placed(artifact, runtime or Runtime(), workers)

@@ -174,8 +174,10 @@ class Artifact:
         """The model with other settings of scoring, without all that was measured by its own: operating points, border
         correction, evidence, self-check and variants. No changes: as it is.
 
+        Where the settings ask for evidence or a border correction, these are yet to be measured, see `complete`.
+
         Raises:
-            ConfigError: a change of the fit, or evidence or a border correction, which are measured in training.
+            ConfigError: a change of the fit.
         """
         if not changes:
             return self
@@ -185,15 +187,19 @@ class Artifact:
                 f"a fitted model takes other settings of {', '.join(SCORING)}, got {others[0]}; train anew with it"
             )
         config = override(self.config, changes)
-        for name, enabled in {
-            "evidence.enabled": config.evidence.enabled,
-            "residual.border_correction": config.residual.border_correction,
+        return Artifact(config, self.weights, provenance=self.provenance, facts=self.facts, graph=self.graph)
+
+    def complete(self) -> Artifact:
+        """The model as it is. ConfigError if it lacks evidence or a border correction that its settings ask for."""
+        for name, lacking in {
+            "evidence.enabled": self.config.evidence.enabled and self.evidence is None,
+            "residual.border_correction": self.config.residual.border_correction and self.border is None,
         }.items():
-            if enabled:
+            if lacking:
                 raise ConfigError(
                     f"{name} is measured in training, by the settings of then; with other ones add --set {name}=false"
                 )
-        return Artifact(config, self.weights, provenance=self.provenance, facts=self.facts, graph=self.graph)
+        return self
 
     def with_point(
         self, point: OperatingPoint, name: str = DEFAULT, calibration: dict[str, Any] | None = None
