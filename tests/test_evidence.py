@@ -203,11 +203,14 @@ def test_any_cut_into_bands_gives_the_same_evidence(trained: tuple[Artifact, Pat
     assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.parametrize("cores", [1, 3])
 @pytest.mark.parametrize("chunk", [1, 23 * 80, 10**9])
 def test_evidence_does_not_depend_on_how_much_is_computed_at_once(
-    chunk: int, trained: tuple[Artifact, Path], monkeypatch: pytest.MonkeyPatch
+    chunk: int, cores: int, trained: tuple[Artifact, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row by row, by pieces or in one: the same bits, and those of the sum's tail over the whole."""
+    """Row by row, by pieces or in one, on one core or several: the same bits, and those of the sum's tail over the
+    whole."""
+    monkeypatch.setattr("flawmap.core.parallel.own_cores", lambda: cores)
     profile = trained[0].evidence
     assert profile is not None
     layers = torch.rand(len(profile.layers), 50, 80, generator=torch.Generator().manual_seed(1))

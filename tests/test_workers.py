@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from flawmap.core.errors import InputError
-from flawmap.core.parallel import LARGE_PIXELS, parallel_map, pipelined_map
+from flawmap.core.parallel import LARGE_PIXELS, parallel_map, pipelined_map, side_by_side
 from flawmap.core.runtime import Runtime
 from flawmap.data.synthetic import texture
 from flawmap.imaging.threads import one_opencv_thread
@@ -102,6 +102,26 @@ def test_threads_part_the_cores_among_them(items: int, each: int) -> None:
             assert later.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7])
+def test_parts_of_an_image_have_a_core_each(parts: int, cores: int) -> None:
+    """Results come in order; the caller's own number of cores stays, and an error arrives."""
+    seen: set[tuple[int, int]] = set()
+    together = threading.Barrier(min(cores, parts))
+
+    def half(part: int) -> float:
+        if part < together.parties:
+            together.wait(PATIENCE)  # those that can be are computed at once
+        seen.add((threading.get_ident(), torch.get_num_threads()))
+        return part / 2
+
+    assert side_by_side(half, iter(range(parts))) == [part / 2 for part in range(parts)]
+    assert 1 <= len(seen) <= min(cores, parts)
+    assert {number for _, number in seen} == {cores if min(cores, parts) == 1 else 1}
+    assert torch.get_num_threads() == cores
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda part: 1 / (part - parts + 1), range(parts))
 
 
 def test_large_images_take_turns_with_all_cores(cores: int) -> None:

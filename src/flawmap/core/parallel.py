@@ -1,4 +1,4 @@
-"""Images side by side: each on cores of its own, results handed back in order.
+"""Images, or parts of one, side by side: each on cores of its own, results handed back in order.
 
 Cores that share a network's small layers wait for each other hundreds of times in an image. Cores with an image each
 do not, and one reads, labels and writes while another is in the network.
@@ -7,7 +7,7 @@ do not, and one reads, labels and writes while another is in the network.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from threading import Barrier
@@ -84,6 +84,20 @@ def pipelined_map(
                 yield result.result()
     finally:
         thread.shutdown(cancel_futures=True)
+
+
+def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """The function's results for parts of one image, in order, by as many threads as the caller has cores.
+
+    For arithmetic in many steps on arrays, which a library divides among cores step by step, or not at all. Not for
+    what needs gradients: a thread does not know whether its caller wants them.
+    """
+    parts = list(items)
+    threads = min(own_cores(), len(parts))
+    if threads < 2:
+        return [function(part) for part in parts]
+    with _pool(threads, 1) as pool:
+        return list(pool.map(function, parts))
 
 
 class ImagePool:

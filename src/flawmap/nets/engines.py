@@ -149,6 +149,7 @@ def _onnxruntime(network: Runnable, precision: str) -> Run:
     def compiled(threads: int, shape: tuple[int, ...]) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores have work between batches
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         given = session.get_inputs()[0].name
         return lambda batch: session.run(None, {given: batch})[0]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from flawmap.core.arrays import Array, as_numpy, beside, constant_like, converted, device_of, interpolated, namespace_of
+from flawmap.core.parallel import side_by_side
 from flawmap.core.settings import Settings
 from flawmap.scoring.borders import distances
 from flawmap.scoring.lookup import Lookup, entries
@@ -32,7 +33,7 @@ TAIL_SHARE = 1e-2  # of the good values: those that the tail beyond the data is 
 TAIL_VALUES = 30  # good values beyond the end of a tail's table, where what is counted gives way to what is fitted
 HEAVIEST = 0.5  # shape of a tail at most: beyond it a fit has no finite variance
 ENTRIES = 200  # of a tail's table
-CHUNK = 1 << 16  # pixels at once on a CPU: what is made of them on the way then stays in its caches
+CHUNK = 1 << 17  # pixels at once on a CPU: few enough for its caches, enough that threads seldom wait for Python's lock
 
 
 class Tail(Settings):
@@ -160,10 +161,12 @@ class EvidenceProfile(Settings):
         """
         rows, width = residuals.shape[-2:]
         at_once = max(1, CHUNK // width) if str(device_of(residuals)) == "cpu" else rows
-        starts, whole = range(0, rows, at_once), height or rows
-        bands = ((first, residuals[:, first : first + at_once]) for first in starts)
-        found = [self.total(self.weighted(band, top=top + first, height=whole)) for first, band in bands]
-        return namespace_of(residuals).concat(found)
+
+        def found(first: int) -> Array:
+            band = residuals[:, first : first + at_once]
+            return self.total(self.weighted(band, top=top + first, height=height or rows))
+
+        return namespace_of(residuals).concat(side_by_side(found, range(0, rows, at_once)))
 
     def summary(self) -> list[dict[str, float]]:
         """What each layer is worth, without tables."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import tee
+from itertools import product, tee
 
 from flawmap.core.arrays import Array, namespace_of, zeros_of
+from flawmap.core.parallel import side_by_side
 from flawmap.core.settings import TilingSettings
 from flawmap.imaging.rows import RowBuffer, band_rows, windows
 from flawmap.methods.interface import ImageEncoder, PatchScorer
@@ -58,7 +59,7 @@ def score_rows(
     )
     for window in windows(size[0], band_rows(size[1]), math.ceil(3 * max(scales))):
         band = mapped.take(window.first, window.last)
-        layers = [smoothed(residual, scale)[None] for residual in band[: scorer.parts] for scale in scales]
+        layers = side_by_side(lambda pair: smoothed(*pair)[None], product(band[: scorer.parts], scales))
         yield namespace_of(band).concat((*layers, band[scorer.parts :]))[:, window.inner]
 
 
