@@ -36,7 +36,7 @@ quick: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto -m "not slow and not cluster"
 
 # The tests of what computes, as on a processor without AVX-512 and bfloat16: the automatic precision is float32 there.
-FLOAT32 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=
+FLOAT32 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=
 NUMERIC := bootstrap borders calibration convolution corruption detector engines evaluation features hardware methods metrics models \
 	new_method regions rows scan ssim ssim_kernel tiling training vae variants
 check-float32: $(VENV)/installed-dev

@@ -56,6 +56,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "": {},
     "stride 44": {"stride": 44},
     "stride 60": {"stride": 60},
+    "stride 84": {"stride": 84},
     "encoder once, stride 64": {"stride": 64, "encoder": "image"},
 }
 SIDES = (128, 256, 512)  # of small images, for their latency

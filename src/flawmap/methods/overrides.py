@@ -100,12 +100,12 @@ def changed_by(config: Config, text: str) -> Config | None:
 def quicker_of(config: Config) -> dict[str, Config]:
     """Ways to score more quickly, with their whole configurations, in order; the settings themselves come last, as "".
 
-    Left out are those that cannot be, that are not quicker, and strides beyond half a patch.
+    Left out are those that cannot be, that are not quicker, and strides beyond two thirds of a patch.
     """
     found: dict[str, Config] = {}
     for text in config.choice.quicker:
         changed = changed_by(config, text)
-        if changed is not None and config.tiling.stride < changed.tiling.stride <= config.model.patch // 2:
+        if changed is not None and config.tiling.stride < changed.tiling.stride <= 2 / 3 * config.model.patch:
             found[text] = changed
     return found | {"": config}
 

@@ -40,7 +40,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
                 "method.name=gmm tiling.stride=96",
             ),
             # Averages need patches whose places differ by no multiple of 16, the network's own grid.
-            "quicker": ("tiling.stride=64 tiling.encoder=image", "tiling.stride=60", "tiling.stride=44"),
+            "quicker": ("tiling.stride=84", "tiling.stride=60", "tiling.stride=44"),
         },
         "check": {"enabled": True},
     },
