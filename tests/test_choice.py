@@ -249,7 +249,7 @@ def test_a_worth_is_kept_where_every_measure_is(worth: Worth, kept: bool) -> Non
 
 
 def test_quicker_ways_are_wider_strides_that_can_be() -> None:
-    """In their order, the settings last. Left out: no multiple of 16, beyond two thirds of a patch, and no wider stride."""
+    """In their order, the settings last. Left out: no multiple of 16, beyond two thirds of a patch, no wider stride."""
     ways = ("tiling.stride=96", "tiling.stride=64 tiling.encoder=image", "tiling.stride=60 tiling.encoder=image")
     config = parse({"tiling": {"stride": 30}, "choice": {"quicker": (*ways, "tiling.stride=44", "tiling.stride=30")}})
     found = quicker_of(config)
