@@ -219,6 +219,19 @@ def test_evidence_does_not_depend_on_how_much_is_computed_at_once(
     assert torch.equal(profile.evidence(layers, top=40, height=97), whole)
 
 
+@pytest.mark.parametrize("cores", [1, 3])
+def test_layers_do_not_depend_on_the_cores_that_smooth_them(
+    cores: int, trained: tuple[Artifact, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of residuals and scales, each as its Gaussian gives it."""
+    detector, image, roi = Detector.of(trained[0], CPU), plain(7, (97, 80)), Roi((0, 0, 80, 97))
+    expected = torch.cat(list(detector.working_layers(ImageRows.of(image), roi)), dim=1)
+    monkeypatch.setattr("flawmap.scoring.pipeline.SMALL", 0)
+    monkeypatch.setattr("flawmap.core.parallel.own_cores", lambda: cores)
+    found = torch.cat(list(detector.working_layers(ImageRows.of(image), roi)), dim=1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 def test_the_table_of_a_tail_is_linear_between_its_entries() -> None:
     """numpy's interpolation, in double precision, and level before the first entry."""
     random = np.random.default_rng(0)

@@ -22,9 +22,9 @@ from flawmap.core.events import Events
 from flawmap.core.runtime import Runtime
 from flawmap.core.settings import PATCH_SIDES, Preset
 from flawmap.data.layouts import find_dataset
-from flawmap.data.splits import Split, split_dataset
+from flawmap.data.splits import Split
 from flawmap.evaluation.calibration import border_from_good
-from flawmap.evaluation.evaluate import evaluate, unseen_samples
+from flawmap.evaluation.evaluate import evaluate, located, unseen_samples
 from flawmap.evaluation.histograms import ScoreHistogram
 from flawmap.methods.overrides import override
 from flawmap.scoring.detector import Detector
@@ -291,8 +291,7 @@ def test_figures_are_those_of_evaluate(made: tuple[Path, dict[str, Any]], data: 
         config = override(artifact.config, changes)
         detector = Detector.of(replace(artifact, config=config), Runtime("cpu", "float32"))
         if config.residual.border_correction:
-            good = split_dataset(dataset.samples, config.images, config.split, config.model.patch).train
-            border = border_from_good(detector, good)
+            border = border_from_good(detector, located(dataset, split.train))
             detector = replace(detector, artifact=detector.artifact.with_border(border))
         found, scoring = evaluate(detector, samples).to_dict(), record["scorings"][name]
         for key in METRICS - {"image_auroc"}:

@@ -43,6 +43,10 @@ def device_of(array: Array) -> Any:
     return "cpu" if is_numpy(array) else array.device
 
 
+def on_cpu(array: Array) -> bool:
+    return is_numpy(array) or array.device.type == "cpu"
+
+
 def on_device(values: NDArray[Any], device: torch.device | None) -> Array:
     """NumPy's values as a tensor on torch's device; None: as they are."""
     if device is None:

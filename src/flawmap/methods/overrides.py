@@ -105,7 +105,7 @@ def quicker_of(config: Config) -> dict[str, Config]:
     found: dict[str, Config] = {}
     for text in config.choice.quicker:
         changed = changed_by(config, text)
-        if changed is not None and config.tiling.stride < changed.tiling.stride <= 2 / 3 * config.model.patch:
+        if changed is not None and config.tiling.stride < changed.tiling.stride <= 2 * config.model.patch // 3:
             found[text] = changed
     return found | {"": config}
 

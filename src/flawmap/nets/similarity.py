@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from flawmap.core.arrays import Array, add_product, device_of, namespace_of, unchanging, without_autocast
+from flawmap.core.arrays import Array, add_product, device_of, namespace_of, on_cpu, unchanging, without_autocast
 from flawmap.core.checks import image_batch, same_shape
 from flawmap.core.errors import InputError
 from flawmap.core.settings import SSIMSettings
@@ -110,8 +110,7 @@ def is_product(settings: SSIMSettings) -> bool:
 
 def plane_pairs(p: Array, q: Array) -> Iterator[tuple[Array, Array]]:
     """Both stacks of planes, (M, H, W), in chunks."""
-    on_cpu = getattr(device_of(p), "type", "cpu") == "cpu"
-    at_once = max(1, CHUNK // max(1, p.shape[1] * p.shape[2])) if on_cpu else len(p)
+    at_once = max(1, CHUNK // max(1, p.shape[1] * p.shape[2])) if on_cpu(p) else len(p)
     return ((p[first : first + at_once], q[first : first + at_once]) for first in range(0, len(p), at_once))
 
 

@@ -20,7 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from flawmap.core.arrays import Array, as_numpy, beside, constant_like, converted, device_of, interpolated, namespace_of
+from flawmap.core.arrays import (
+    Array,
+    as_numpy,
+    beside,
+    constant_like,
+    converted,
+    device_of,
+    interpolated,
+    namespace_of,
+    on_cpu,
+)
 from flawmap.core.parallel import side_by_side
 from flawmap.core.settings import Settings
 from flawmap.scoring.borders import distances
@@ -160,7 +170,7 @@ class EvidenceProfile(Settings):
         top, height: of a band of rows, the row where it begins and the height of the whole.
         """
         rows, width = residuals.shape[-2:]
-        at_once = max(1, CHUNK // width) if str(device_of(residuals)) == "cpu" else rows
+        at_once = max(1, CHUNK // width) if on_cpu(residuals) else rows
 
         def found(first: int) -> Array:
             band = residuals[:, first : first + at_once]

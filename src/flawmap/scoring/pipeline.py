@@ -10,13 +10,15 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product, tee
 
-from flawmap.core.arrays import Array, namespace_of, zeros_of
+from flawmap.core.arrays import Array, namespace_of, on_cpu, zeros_of
 from flawmap.core.parallel import side_by_side
 from flawmap.core.settings import TilingSettings
 from flawmap.imaging.rows import RowBuffer, band_rows, windows
 from flawmap.methods.interface import ImageEncoder, PatchScorer
 from flawmap.nets.window_means import gaussian_window, window_means
 from flawmap.scoring.tiling import Grid, Merger, patch_batches
+
+SMALL = 1 << 16  # pixels of a map: below, starting threads would take longer than they save
 
 
 def batch_size(number: int, largest: int) -> int:
@@ -59,7 +61,8 @@ def score_rows(
     )
     for window in windows(size[0], band_rows(size[1]), math.ceil(3 * max(scales))):
         band = mapped.take(window.first, window.last)
-        layers = side_by_side(lambda pair: smoothed(*pair)[None], product(band[: scorer.parts], scales))
+        each = side_by_side if on_cpu(band) and math.prod(band.shape[1:]) > SMALL else map
+        layers = each(lambda pair: smoothed(*pair)[None], product(band[: scorer.parts], scales))
         yield namespace_of(band).concat((*layers, band[scorer.parts :]))[:, window.inner]
 
 
